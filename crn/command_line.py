@@ -1,0 +1,186 @@
+"""From the words of the command line to checked `Options`."""
+
+import argparse
+import dataclasses
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from crn.config import GROUPS, Options, allowed, flag, is_list, option_names, value_type
+from crn.errors import UserError
+
+# What --demo sets, unless the flag is typed as well.
+DEMO_PROFILE = {"batch_size": 2, "imsize": 32, "num_competitive_units": 3}
+# What --demo caps.
+DEMO_LIMITS = {"max_network_depth": 3, "training_steps": 50}
+DEMO_SAMPLE = Path("datasets/demo_roads")
+
+DEFAULT_IMAGE_INTERVAL = 500
+
+
+def parse_options(argv: Sequence[str] | None = None) -> Options:
+    """Read and check the command line.
+
+    Args:
+        argv: the words after the program's name; those of the process by default.
+
+    Returns:
+        The options, with the demo profile applied.
+
+    Raises:
+        UserError: a flag is unknown, out of range, or contradicts another one.
+    """
+    given = vars(_build_parser().parse_args(argv))
+    values = _with_demo_profile(given)
+    try:
+        groups = {
+            name: group(**{k: values[k] for k in option_names(group) if k in values})
+            for name, group in GROUPS.items()
+        }
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    options = Options(**groups, given=frozenset(given))
+    _check_combinations(options)
+    return options
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    """One argument group for every class of `GROUPS`; only what is typed ends up in the result."""
+    parser = _Parser(
+        usage="python train.py --mode train|inference --dataset NAME --dataset-path DIR [...]",
+        description="Competitive Reconstruction Networks: train on images of undamaged things, "
+        "score how badly new images fit.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    for group in GROUPS.values():
+        section = parser.add_argument_group(group.__doc__)
+        for option_field in dataclasses.fields(group):
+            section.add_argument(flag(option_field.name), **_argument(option_field))
+    return parser
+
+
+def _argument(option_field: dataclasses.Field) -> dict[str, Any]:
+    kind = value_type(option_field)
+    about = [option_field.metadata["help"].replace("%", "%%")]
+    if allowed(option_field):
+        about.append(f"[{allowed(option_field)}]")
+    if kind is not bool and option_field.default not in (None, ""):
+        default = option_field.default
+        about.append(
+            f"(default: {' '.join(map(str, default)) if is_list(option_field) else default})"
+        )
+    if kind is bool and option_field.default:
+        about.append("(default: 1)")
+    if option_field.metadata["mode"]:
+        about.append(f"({option_field.metadata['mode']} only)")
+    argument: dict[str, Any] = {"help": " ".join(about), "metavar": kind.__name__.upper()}
+    if is_list(option_field):
+        return argument | {"nargs": "+", "action": _ListAction, "type": str, "metavar": "N"}
+    if kind is bool:
+        return argument | {"nargs": "?", "const": True, "type": _boolean, "metavar": "0|1"}
+    return argument | {"type": _CONVERTERS[kind]}
+
+
+def _boolean(text: str) -> bool:
+    """0/1 and true/false in any case, as people and sweep agents write them."""
+    words = {"1": True, "true": True, "0": False, "false": False}
+    if text.lower() not in words:
+        raise argparse.ArgumentTypeError(f"takes 0, 1, true or false, not {text!r}")
+    return words[text.lower()]
+
+
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"takes a whole number, not {text!r}") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"takes a number, not {text!r}") from None
+
+
+def _path(text: str) -> Path:
+    if not text.strip() or "\0" in text:
+        raise argparse.ArgumentTypeError("takes the name of a file or folder, not an empty one")
+    return Path(text)
+
+
+_CONVERTERS: dict[type, Callable[[str], Any]] = {
+    int: _whole_number,
+    float: _number,
+    str: str,
+    Path: _path,
+}
+
+
+class _ListAction(argparse.Action):
+    """Whole numbers as people write them (30 60 90) and as sweep agents do ("[30, 60, 90]")."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:  # noqa: ARG002
+        words = " ".join(values).strip("[]").replace(",", " ").split()
+        try:
+            setattr(namespace, self.dest, tuple(_whole_number(word) for word in words))
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentError(self, str(error)) from None
+
+
+def _with_demo_profile(given: dict[str, Any]) -> dict[str, Any]:
+    if not given.get("demo"):
+        return given
+    values = DEMO_PROFILE | given
+    if "epochs" not in given:
+        values["training_steps"] = min(
+            given.get("training_steps", DEMO_LIMITS["training_steps"]),
+            DEMO_LIMITS["training_steps"],
+        )
+    values["max_network_depth"] = min(
+        given.get("max_network_depth", DEMO_LIMITS["max_network_depth"]),
+        DEMO_LIMITS["max_network_depth"],
+    )
+    if "dataset_path" not in given and given.get("dataset", "RoadImages") == "RoadImages":
+        values |= {"dataset": "RoadImages", "dataset_path": DEMO_SAMPLE}
+    return values
+
+
+def uses_demo_sample(options: Options) -> bool:
+    """Whether the images are the sample that the program makes itself."""
+    return options.run.demo and "dataset_path" not in options.given
+
+
+def _check_combinations(options: Options) -> None:
+    mode = options.run.mode
+    for group in GROUPS.values():
+        for option_field in dataclasses.fields(group):
+            only = option_field.metadata["mode"]
+            if option_field.name in options.given and only not in (None, mode):
+                raise UserError(
+                    f"{flag(option_field.name)} works with --mode {only} only: leave it out here"
+                )
+    if options.data.dataset is None:
+        raise UserError("--dataset is missing: give MVTec, Panorama or RoadImages")
+    if options.data.dataset_path is None:
+        raise UserError("--dataset-path is missing: give the folder of the data set")
+    if mode == "inference" and options.run.model_input is None:
+        raise UserError("--mode inference needs --model-input: give the checkpoint to score with")
+    if options.run.model_input is not None and not options.run.model_input.is_file():
+        raise UserError(
+            f"--model-input {options.run.model_input}: no such file; training with "
+            "--checkpoint-path writes best.ckpt and last.ckpt"
+        )
+    if {"epochs", "training_steps"} <= options.given:
+        raise UserError("--epochs and --training-steps both say how long to train: give one")
+    if options.output.image_output_interval and not options.output.image_output_path:
+        raise UserError("--image-output-interval needs --image-output-path, the folder to write to")
+    if options.output.wandb and importlib.util.find_spec("wandb") is None:
+        raise UserError("--wandb needs the package wandb: pip install wandb")

@@ -1,0 +1,379 @@
+"""Every option of the program: name, type, range, default and meaning, defined here and only here.
+
+A field of these dataclasses is a flag of ``train.py`` (``batch_size`` is ``--batch-size``), a class
+is a group in its help, and an instance is the typed configuration that the code works with.
+"""
+
+import dataclasses
+import math
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+IMAGE_SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
+SCORES = ("reconstruction", "residual", "discrimination")
+DATASETS = ("MVTec", "Panorama", "RoadImages")
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    mode: str | None = None,
+) -> Any:
+    """A dataclass field that is also a command-line flag.
+
+    Args:
+        default: the value where the flag is not given.
+        help: what it does, with its unit; the command line adds the range and the default.
+        choices: the values allowed.
+        low: the smallest number allowed.
+        high: the largest number allowed.
+        above: numbers have to be larger than this.
+        mode: the only ``--mode`` in which the flag has an effect.
+    """
+    limits = {"choices": choices, "low": low, "high": high, "above": above}
+    return field(default=default, metadata={"help": help, "mode": mode, **limits})
+
+
+def option_names(*groups: type) -> list[str]:
+    """The names of the options in some groups."""
+    return [option_field.name for group in groups for option_field in dataclasses.fields(group)]
+
+
+def flag(name: str) -> str:
+    """How the option is typed: ``batch_size`` is ``--batch-size``."""
+    return "--" + name.replace("_", "-")
+
+
+def value_type(option_field: dataclasses.Field) -> type:
+    """The type of the option's value or, for a list, of its items: `int` for ``int | None``."""
+    (kind,) = {
+        part
+        for part in typing.get_args(option_field.type) or (option_field.type,)
+        if part not in (NoneType, Ellipsis)
+    }
+    return kind
+
+
+def is_list(option_field: dataclasses.Field) -> bool:
+    """Whether the option takes several values."""
+    return typing.get_origin(option_field.type) is tuple
+
+
+def allowed(option_field: dataclasses.Field) -> str:
+    """The values that the option takes, in words; empty where it takes any."""
+    limits = option_field.metadata
+    if limits["choices"]:
+        return ", ".join(str(choice) or '""' for choice in limits["choices"])
+    low, high, above = limits["low"], limits["high"], limits["above"]
+    words = []
+    if above is not None:
+        words.append(f"above {above}")
+    if low is not None and high is not None:
+        words.append(f"{low} to {high}")
+    elif low is not None:
+        words.append(f"at least {low}")
+    elif high is not None:
+        words.append(f"at most {high}")
+    return ", ".join(words)
+
+
+class OptionGroup:
+    """Base of the dataclasses below: values of the wrong type or out of range are refused.
+
+    Raises:
+        ValueError: on construction; one line that names the flag and what it takes.
+    """
+
+    def __post_init__(self) -> None:
+        for option_field in dataclasses.fields(self):
+            value = getattr(self, option_field.name)
+            if value is None and option_field.default is None:
+                continue
+            items = value if is_list(option_field) and isinstance(value, tuple) else (value,)
+            for item in items:
+                _check_value(option_field, item)
+
+
+def _check_value(option_field: dataclasses.Field, value: Any) -> None:
+    kind, limits = value_type(option_field), option_field.metadata
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    fits = is_number and math.isfinite(value) if kind is float else isinstance(value, kind)
+    if kind is int and isinstance(value, bool):
+        fits = False
+    if fits and limits["choices"]:
+        fits = value in limits["choices"]
+    if fits and is_number:
+        low, high, above = limits["low"], limits["high"], limits["above"]
+        fits = (
+            (low is None or value >= low)
+            and (high is None or value <= high)
+            and (above is None or value > above)
+        )
+    if not fits:
+        takes = allowed(option_field) or f"a value of type {kind.__name__}"
+        raise ValueError(f"{flag(option_field.name)} takes {takes}, not {value!r}")
+
+
+@dataclass(frozen=True)
+class Run(OptionGroup):
+    """what to do"""
+
+    mode: str = option(
+        "train",
+        "train a model, or score images with a trained one",
+        choices=("train", "inference"),
+    )
+    model: str = option("crn", "the method: competitive reconstruction networks", choices=("crn",))
+    model_input: Path | None = option(
+        None, "checkpoint to resume (train) or to score with (inference)"
+    )
+    seed: int | None = option(
+        None,
+        "seed of weights, pairs and batches; the same seed gives the same numbers on the same "
+        "machine (drawn and printed where not given)",
+        low=0,
+        high=2**32 - 1,
+    )
+    demo: bool = option(
+        False,
+        "small and quick: batch 2, 32x32 images, 3 units, depth at most 3, at most 50 steps; "
+        "without --dataset-path on a road sample that the program makes itself",
+    )
+    cpu: bool = option(False, "use the CPU even where there is a GPU")
+
+
+@dataclass(frozen=True)
+class Data(OptionGroup):
+    """images"""
+
+    dataset: str | None = option(None, "the layout of the data set", choices=DATASETS)
+    dataset_path: Path | None = option(
+        None, "its folder; for MVTec the folder of one category, as in datasets/mvtec/cable"
+    )
+    num_workers: int = option(
+        0, "threads that decode images at the start (0: the main thread does)", low=0, high=256
+    )
+
+
+@dataclass(frozen=True)
+class Network(OptionGroup):
+    """network of a competitive unit"""
+
+    imsize: int = option(128, "width and height of the images in pixels", choices=IMAGE_SIZES)
+    max_network_depth: int = option(
+        8, "most levels of the U-Net; it has log2(imsize) of them otherwise", low=1, high=10
+    )
+    improved: bool = option(
+        True, "upsample by nearest neighbour and 3x3 convolution, else by transposed convolution"
+    )
+    use_dropout: bool = option(False, "dropout of 0.5 on the wide inner levels of the decoder")
+    norm: str = option(
+        "batch", "normalisation of the features", choices=("batch", "instance", "none")
+    )
+
+
+@dataclass(frozen=True)
+class Competition(OptionGroup):
+    """competition"""
+
+    num_competitive_units: int = option(12, "networks that compete", low=1, high=1000)
+    reconstruction_weight: float = option(
+        0.5, "weight w_rec of |x - r|: a generator reproduces the image", low=0
+    )
+    feedback_weight: float = option(
+        1.0, "weight w_fb of |r - f|: a generator pleases the discriminator", low=0
+    )
+    discrimination_weight: float = option(
+        2.0, "weight w_disc of -|r - f|: a discriminator spoils what it is given", low=0
+    )
+
+
+@dataclass(frozen=True)
+class Optimization(OptionGroup):
+    """optimization"""
+
+    training_steps: int = option(
+        20_000, "training steps; a step is one batch, which updates two units", low=1, mode="train"
+    )
+    epochs: int | None = option(
+        None,
+        "train this many passes over the images, instead of --training-steps",
+        low=1,
+        mode="train",
+    )
+    batch_size: int = option(64, "images in a training step", low=1)
+    optimizer: str = option(
+        "adam",
+        "optimizer of every unit",
+        choices=("adam", "adamw", "radam", "nadam", "rmsprop", "sgd"),
+    )
+    lr: float = option(1e-4, "learning rate", above=0)
+    lr_scheduler: str = option(
+        "",
+        'how the learning rate falls: "step" by --lr-factor at each of --lr-steps, "exponential" '
+        'evenly to --lr-factor at the end, "cosine" to zero at the end, "" not at all',
+        choices=("", "step", "exponential", "cosine"),
+    )
+    lr_factor: float = option(0.1, "factor of the step and exponential schedulers", above=0, high=1)
+    lr_steps: tuple[int, ...] = option(
+        (30, 60, 90),
+        "when the step scheduler acts, in percent of the training steps",
+        low=0,
+        high=100,
+    )
+    momentum: float = option(0.9, "momentum of sgd and rmsprop", low=0, high=1)
+
+
+@dataclass(frozen=True)
+class Scoring(OptionGroup):
+    """scores"""
+
+    anomaly_score: str = option(
+        "residual", "anomaly score that metrics and decisions are about", choices=SCORES
+    )
+    pairs: str = option(
+        "best",
+        "score with the best generator and discriminator, or with the mean over all ordered pairs",
+        choices=("best", "all"),
+        mode="inference",
+    )
+    threshold_quantile: float = option(
+        0.99,
+        "an image is called anomalous above this quantile of the scores of the normal training "
+        "images",
+        low=0,
+        high=1,
+        mode="inference",
+    )
+    anomaly_score_file: Path | None = option(
+        None,
+        "CSV file of the scores (anomaly_scores.csv in --image-output-path where not given)",
+        mode="inference",
+    )
+
+
+@dataclass(frozen=True)
+class Output(OptionGroup):
+    """output"""
+
+    checkpoint_path: Path | None = option(
+        None, "folder for best.ckpt and last.ckpt; nothing is stored without it", mode="train"
+    )
+    validation_interval: int | None = option(
+        None, "training steps between validations (one epoch where not given)", low=1, mode="train"
+    )
+    image_output_path: Path | None = option(None, "folder for pictures")
+    image_output_interval: int | None = option(
+        None, "training steps between picture grids (500 where not given)", low=1, mode="train"
+    )
+    log_dir: Path = option(Path("logged_metrics"), "folder for version_N/metrics.csv", mode="train")
+    log_file: Path | None = option(None, "also write the messages of the run to this file")
+    log_level: str = option(
+        "info", "least important message shown", choices=("debug", "info", "warning", "error")
+    )
+    wandb: bool = option(False, "also log to Weights & Biases", mode="train")
+    experiment: str | None = option(None, "name of the W&B project", mode="train")
+    auto_set_name: bool = option(
+        False, "name the run after model, dataset, category and seed", mode="train"
+    )
+
+
+GROUPS = {
+    "run": Run,
+    "data": Data,
+    "network": Network,
+    "competition": Competition,
+    "optimization": Optimization,
+    "scoring": Scoring,
+    "output": Output,
+}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a checkpoint carries: all that is needed to build the model and to go on training it."""
+
+    model: str
+    network: Network
+    competition: Competition
+    optimization: Optimization
+    seed: int
+    anomaly_score: str
+
+    def as_plain_values(self) -> dict[str, Any]:
+        """Nested dictionaries of numbers, strings and lists, which loading as data can read."""
+        values = dataclasses.asdict(self)
+        values["optimization"]["lr_steps"] = list(self.optimization.lr_steps)
+        return values
+
+    @classmethod
+    def from_plain_values(cls, values: dict[str, Any]) -> "ModelConfig":
+        """The inverse of `as_plain_values`.
+
+        Raises:
+            KeyError, TypeError: a name is unknown or missing.
+            ValueError: a value is out of range.
+        """
+        optimization = dict(values["optimization"])
+        optimization["lr_steps"] = tuple(optimization["lr_steps"])
+        parts = {
+            "network": Network(**values["network"]),
+            "competition": Competition(**values["competition"]),
+            "optimization": Optimization(**optimization),
+        }
+        return cls(**{**values, **parts})
+
+
+@dataclass(frozen=True)
+class Options:
+    """All options of one run of the program, resolved.
+
+    Attributes:
+        given: names of the options that the user typed, as in ``{"batch_size"}``.
+    """
+
+    run: Run
+    data: Data
+    network: Network
+    competition: Competition
+    optimization: Optimization
+    scoring: Scoring
+    output: Output
+    given: frozenset[str] = frozenset()
+
+    def model_config(self) -> ModelConfig:
+        """The part that a checkpoint carries; the seed has to be resolved."""
+        assert self.run.seed is not None
+        return ModelConfig(
+            self.run.model,
+            self.network,
+            self.competition,
+            self.optimization,
+            self.run.seed,
+            self.scoring.anomaly_score,
+        )
+
+    def flat(self) -> dict[str, Any]:
+        """Option name to plain value, for printing and for loggers."""
+        values = {k: v for group in GROUPS for k, v in vars(getattr(self, group)).items()}
+        return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
+
+    def replace(self, **changes: Any) -> "Options":
+        """A copy in which the named options have other values."""
+        groups = {}
+        for name, group in GROUPS.items():
+            mine = set(option_names(group)) & changes.keys()
+            groups[name] = dataclasses.replace(
+                getattr(self, name), **{key: changes.pop(key) for key in mine}
+            )
+        if changes:
+            raise TypeError(f"no such options: {sorted(changes)}")
+        return dataclasses.replace(self, **groups)

@@ -1,0 +1,8 @@
+"""The one exception for mistakes that the user can mend."""
+
+
+class UserError(Exception):
+    """Bad input. Its message is one line that names the file or flag, and the mend.
+
+    ``train.py`` prints the message without a traceback and exits with status 2.
+    """

@@ -1,0 +1,193 @@
+"""Competitive reconstruction networks as a LightningModule."""
+
+import random
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from crn.config import ModelConfig
+from crn.metrics import auroc
+from crn.objective import GeneratorLosses, generator_losses
+from crn.optimizers import learning_rate, make_optimizer, set_learning_rate
+from crn.scores import Maps, image_scores, score_pairs
+from crn.standing import Standing
+from crn.unit import CompetitiveUnit
+
+# Training steps between two rows of losses in the logs; reading a loss makes a GPU wait.
+LOG_INTERVAL = 10
+
+
+class CompetitiveReconstructionNetwork(pl.LightningModule):
+    """A pool of N units that train all against all (Mattes et al. 2023).
+
+    Training batches are images (B, 3, S, S) in [-1, 1]; validation batches are (images, labels).
+
+    Attributes:
+        units: the networks.
+        standing: their running figures, which choose the best generator and discriminator.
+        step: training steps done; a step is one batch.
+        max_roc_auc: the best validation AUROC so far, of the score that was asked for.
+        is_best: whether the latest validation was that one.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.config = config
+        self.save_hyperparameters(config.as_plain_values(), logger=False)
+        count = config.competition.num_competitive_units
+        self.units = nn.ModuleList(CompetitiveUnit(config.network) for _ in range(count))
+        self.standing = Standing(count)
+        self.step = 0
+        self.max_roc_auc = 0.0
+        self.is_best = False
+        self._seconds_before = 0.0
+        self._fit_start = time.monotonic()
+        self._scored: list[tuple[Maps, Tensor]] = []
+
+    @property
+    def optimizer_steps_per_batch(self) -> int:
+        """Lightning counts these; everything that a user sees counts batches."""
+        return min(2, len(self.units))
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        """One optimizer for every unit."""
+        return [make_optimizer(self.config.optimization, unit.parameters()) for unit in self.units]
+
+    def draw_pair(self) -> tuple[int, int]:
+        """Two different units, a function of seed and step; a lone unit plays itself."""
+        if len(self.units) == 1:
+            return 0, 0
+        draw = random.Random(f"pair {self.config.seed} {self.step}")
+        i, j = draw.sample(range(len(self.units)), 2)
+        return i, j
+
+    def compete(self, x: Tensor, i: int, j: int) -> tuple[Tensor, dict[int, GeneratorLosses]]:
+        """Let two units play both roles against each other, with four forward passes.
+
+        Args:
+            x: images, (B, 3, S, S) in [-1, 1].
+            i, j: the units.
+
+        Returns:
+            The sum of both units' losses in both roles, whose gradients are theirs alone, and the
+            terms of each unit as generator.
+        """
+        weights = self.config.competition
+        r = {unit: self.units[unit](x) for unit in {i, j}}
+        total = x.new_zeros(())
+        losses = {}
+        for generator, discriminator in {(i, j), (j, i)}:
+            f = self.units[discriminator](r[generator].detach())
+            losses[generator] = generator_losses(x, r[generator], f)
+            total = total + losses[generator].generator(weights)
+            total = total + losses[generator].discriminator(weights)
+        return total, losses
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> None:  # noqa: ARG002
+        """Update two units with one batch."""
+        i, j = self.draw_pair()
+        total, losses = self.compete(batch, i, j)
+        self.manual_backward(total)
+
+        optimizers = self.optimizers() if len(self.units) > 1 else [self.optimizers()]
+        lr = learning_rate(self.config.optimization, self.step)
+        for unit in losses:
+            set_learning_rate(optimizers[unit], lr)
+            optimizers[unit].step()
+            optimizers[unit].zero_grad()
+        for unit, partner in {(i, j), (j, i)}:
+            self.standing.update(unit, losses[unit].reconstruction, losses[partner].discrimination)
+        self.step += 1
+        if self.step % LOG_INTERVAL == 0:
+            self._report(self._mean_losses(losses), lr=lr)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:  # noqa: ARG002
+        """Score a batch with the best pair."""
+        images, labels = batch
+        _, maps = score_pairs(images, self.units, [self.best_pair()])
+        self._scored.append((image_scores(maps), labels))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the AUROC of all three scores."""
+        labels = torch.cat([labels for _, labels in self._scored]).cpu()
+        aurocs = {
+            name: auroc(torch.cat([scores[name] for scores, _ in self._scored]).cpu(), labels)
+            for name in self._scored[0][0]
+        }
+        self._scored.clear()
+        current = aurocs[self.config.anomaly_score]
+        self.is_best = current > self.max_roc_auc
+        self.max_roc_auc = max(self.max_roc_auc, current)
+        generator, discriminator = self.best_pair()
+        self._report(
+            {
+                "metrics/roc_auc": current,
+                "metrics/max_roc_auc": self.max_roc_auc,
+                **{f"metrics/roc_auc_{name}": value for name, value in aurocs.items()},
+                "metrics/training_time": self.training_seconds,
+                "units/best_generator": generator,
+                "units/best_discriminator": discriminator,
+            }
+        )
+
+    def best_pair(self) -> tuple[int, int]:
+        """Indices of the best generator and the best discriminator."""
+        return self.standing.best_generator(), self.standing.best_discriminator()
+
+    @property
+    def training_seconds(self) -> float:
+        """Wall time of the training so far, in seconds, before and after every resumption."""
+        return self._seconds_before + time.monotonic() - self._fit_start
+
+    def on_fit_start(self) -> None:
+        """Start the clock."""
+        self._fit_start = time.monotonic()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what Lightning does not save, as plain values and tensors."""
+        checkpoint["progress"] = {
+            "step": self.step,
+            "max_roc_auc": self.max_roc_auc,
+            "training_seconds": self.training_seconds,
+        }
+        checkpoint["random_state"] = {
+            "cpu": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the training where the checkpoint left it."""
+        progress = checkpoint["progress"]
+        self.step = progress["step"]
+        self.max_roc_auc = progress["max_roc_auc"]
+        self._seconds_before = progress["training_seconds"]
+        state = checkpoint["random_state"]
+        torch.set_rng_state(state["cpu"])
+        if len(state["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["cuda"])
+
+    def _mean_losses(self, losses: dict[int, GeneratorLosses]) -> dict[str, Tensor]:
+        """The mean over the units that played of each term and of both roles' losses."""
+        weights = self.config.competition
+        rows = [
+            {
+                "losses/reconstruction": each.reconstruction,
+                "losses/feedback": each.feedback,
+                "losses/generator": each.generator(weights),
+                "losses/discriminator": each.discriminator(weights),
+            }
+            for each in losses.values()
+        ]
+        return {name: torch.stack([row[name] for row in rows]).mean().detach() for name in rows[0]}
+
+    def _report(self, values: dict[str, Any], **more: Any) -> None:
+        """Give figures to the loggers, under the number of batches done, and to the callbacks."""
+        figures = {name: float(value) for name, value in (values | more).items()}
+        self.log_dict(figures, logger=False)
+        for logger in self.loggers:
+            logger.log_metrics(figures, step=self.step)

@@ -1,0 +1,72 @@
+"""Anomaly maps and anomaly scores of a generator and a discriminator.
+
+Every map and score is oriented so that higher means more anomalous. The orientation follows from
+what the networks are trained to do, never from labels.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from itertools import groupby
+
+from torch import Tensor
+
+Reconstruct = Callable[[Tensor], Tensor]
+Maps = dict[str, Tensor]
+
+
+def anomaly_maps(x: Tensor, r: Tensor, f: Tensor) -> Maps:
+    """The three maps, each the mean over channels of an absolute difference.
+
+    Args:
+        x: images, (B, 3, H, W) in [-1, 1].
+        r: the generator's reconstructions of x.
+        f: the discriminator's answers to r.
+
+    Returns:
+        For each of `SCORES` a map (B, H, W): ``reconstruction`` |x - r| and ``residual`` |x - f|
+        in [0, 2]; ``discrimination`` in [-2, 0] is -|r - f|, since discriminators learn to distort
+        the reconstructions of normal images, and what they distort less is what they do not know.
+    """
+    return {
+        "reconstruction": (x - r).abs().mean(1),
+        "residual": (x - f).abs().mean(1),
+        "discrimination": -(r - f).abs().mean(1),
+    }
+
+
+def image_scores(maps: Maps) -> Maps:
+    """One anomaly score for every image: the mean of its map, (B, H, W) to (B,)."""
+    return {name: pixels.mean((1, 2)) for name, pixels in maps.items()}
+
+
+def score_pairs(
+    x: Tensor, units: Mapping[int, Reconstruct], pairs: Iterable[tuple[int, int]]
+) -> tuple[Tensor, Maps]:
+    """Mean reconstruction and mean anomaly maps over pairs of units.
+
+    Args:
+        x: images, (B, 3, H, W) in [-1, 1].
+        units: index to network.
+        pairs: (generator, discriminator) indices; each generator reconstructs once.
+
+    Returns:
+        The mean of the generators' reconstructions (B, 3, H, W), and the mean of the pairs' maps.
+    """
+    reconstructions = []
+    sums: Maps = {}
+    count = 0
+    for generator, group in groupby(sorted(pairs), key=lambda pair: pair[0]):
+        r = units[generator](x)
+        reconstructions.append(r)
+        for _, discriminator in group:
+            count += 1
+            for name, pixels in anomaly_maps(x, r, units[discriminator](r)).items():
+                sums[name] = sums[name] + pixels if name in sums else pixels
+    mean = sum(reconstructions[1:], reconstructions[0]) / len(reconstructions)
+    return mean, {name: pixels / count for name, pixels in sums.items()}
+
+
+def ordered_pairs(units: int) -> list[tuple[int, int]]:
+    """All (generator, discriminator) pairs of different units; (0, 0) where there is only one."""
+    if units == 1:
+        return [(0, 0)]
+    return [(g, d) for g in range(units) for d in range(units) if g != d]

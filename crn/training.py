@@ -1,0 +1,258 @@
+"""One training run, from listed samples to stored checkpoints."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import CSVLogger, Logger
+
+from crn.callbacks import (
+    GRID_IMAGES,
+    Checkpoints,
+    PictureGrids,
+    StepProgress,
+    StopOnSignal,
+    Stopped,
+    WholeCheckpoints,
+)
+from crn.checkpoint import read_checkpoint, refuse_contradictions
+from crn.command_line import DEFAULT_IMAGE_INTERVAL, DEMO_LIMITS
+from crn.config import GROUPS, Network, Options, option_names
+from crn.errors import UserError
+from crn.files import claim_version, set_aside
+from crn.model import CompetitiveReconstructionNetwork
+from datasets.memory import (
+    EvaluationBatches,
+    TrainingBatches,
+    normalize,
+    steps_per_epoch,
+    to_device_if_it_fits,
+)
+from datasets.reader import read_images
+from datasets.samples import TEST, TRAIN, Sample
+
+log = logging.getLogger(__name__)
+
+VALIDATION_BATCH = 64
+
+# What has to stay as it was when a training is resumed.
+_FIXED_ON_RESUME = {"model", *option_names(Network), "num_competitive_units", "optimizer"}
+
+
+class InMemoryData(pl.LightningDataModule):
+    """Both splits, decoded once, as tensors on the training device."""
+
+    def __init__(self, samples: Sequence[Sample], size: int, workers: int) -> None:
+        """Decode all images.
+
+        Attributes:
+            interval: training steps between two validations, which Lightning calls an epoch.
+
+        Raises:
+            UserError: a file cannot be read.
+        """
+        super().__init__()
+        by_split = {split: [s for s in samples if s.split == split] for split in (TRAIN, TEST)}
+        self.train_pixels = read_images(by_split[TRAIN], size, workers).pixels
+        self.test_pixels = read_images(by_split[TEST], size, workers).pixels
+        self.test_labels = torch.tensor([sample.label for sample in by_split[TEST]])
+        self.interval = 1
+
+    def train_dataloader(self) -> TrainingBatches:
+        """The batches of the steps that are left."""
+        model = self.trainer.lightning_module
+        optimization = model.config.optimization
+        device = self.trainer.strategy.root_device
+        return TrainingBatches(
+            to_device_if_it_fits(self.train_pixels, device),
+            optimization.batch_size,
+            model.config.seed,
+            next_step=lambda: model.step,
+            interval=self.interval,
+            last_step=optimization.training_steps,
+            device=device,
+        )
+
+    def val_dataloader(self) -> EvaluationBatches:
+        """The test split."""
+        device = self.trainer.strategy.root_device
+        pixels = to_device_if_it_fits(self.test_pixels, device)
+        return EvaluationBatches(pixels, self.test_labels, VALIDATION_BATCH, device)
+
+
+def train(options: Options, samples: Sequence[Sample]) -> int:
+    """Train, or go on training, as the options say.
+
+    Returns:
+        The exit status: 0, or 128 + N where signal N stopped the training after a step.
+
+    Raises:
+        UserError: an image or the checkpoint cannot be used.
+    """
+    _quiet_lightning()
+    options, start = _resume(options)
+    data = InMemoryData(samples, options.network.imsize, options.data.num_workers)
+    epoch = steps_per_epoch(len(data.train_pixels), options.optimization.batch_size)
+    data.interval = options.output.validation_interval or epoch
+    options = _resolve_length(options, epoch)
+    steps = options.optimization.training_steps
+    if start >= steps:
+        log.info("nothing to do: %s has had %d of %d steps", options.run.model_input, start, steps)
+        return 0
+
+    pl.seed_everything(options.run.seed, verbose=False)
+    model = CompetitiveReconstructionNetwork(options.model_config())
+    loggers = _loggers(options)
+    checkpoints = _checkpoints(options)
+    trainer = pl.Trainer(
+        accelerator="cpu" if options.run.cpu else "auto",
+        devices=1,
+        max_epochs=-1,
+        max_steps=steps * model.optimizer_steps_per_batch,
+        num_sanity_val_steps=0,
+        deterministic="warn" if "seed" in options.given else None,
+        logger=loggers,
+        callbacks=[StepProgress(steps), *_pictures(options, data), *checkpoints],
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        plugins=[WholeCheckpoints()],
+    )
+    _describe(options, data, trainer, epoch, start)
+    try:
+        trainer.fit(model, datamodule=data, ckpt_path=options.run.model_input, weights_only=True)
+    except Stopped as stopped:
+        log.warning("%s: stopped at step %d of %d", stopped, model.step, steps)
+        return 128 + stopped.number
+    log.info(
+        "trained %d steps in %.1f s; AUROC (%s) %.3f at the last validation, %.3f at the best",
+        model.step - start,
+        model.training_seconds,
+        options.scoring.anomaly_score,
+        trainer.callback_metrics["metrics/roc_auc"],
+        model.max_roc_auc,
+    )
+    return 0
+
+
+def _resume(options: Options) -> tuple[Options, int]:
+    """Options in which a checkpoint's stand for those that were not typed, and the first step."""
+    path = options.run.model_input
+    if path is None:
+        return options, 0
+    checkpoint, config = read_checkpoint(path)
+    refuse_contradictions(options, config, path, _FIXED_ON_RESUME)
+    if not checkpoint.get("optimizer_states"):
+        raise UserError(f"{path}: holds no optimizer states, so training cannot go on from it")
+    trained = {
+        **vars(config.network),
+        **vars(config.competition),
+        **vars(config.optimization),
+        "seed": config.seed,
+        "anomaly_score": config.anomaly_score,
+    }
+    if "epochs" in options.given:
+        del trained["training_steps"]
+    # The seed decides the order of images and pairs: another one would not be a continuation.
+    if "seed" in options.given and options.run.seed != config.seed:
+        raise UserError(
+            f"--seed {options.run.seed} contradicts {path}, which was trained with {config.seed}: "
+            "leave the flag out"
+        )
+    kept = {name: value for name, value in trained.items() if name not in options.given}
+    return options.replace(**kept), checkpoint["progress"]["step"]
+
+
+def _resolve_length(options: Options, epoch: int) -> Options:
+    if options.optimization.epochs is None:
+        return options
+    steps = options.optimization.epochs * epoch
+    if options.run.demo:
+        steps = min(steps, DEMO_LIMITS["training_steps"])
+    return options.replace(training_steps=steps)
+
+
+def _loggers(options: Options) -> list[Logger]:
+    folder = options.output.log_dir
+    loggers: list[Logger] = [CSVLogger(folder, name="", version=claim_version(folder))]
+    if options.output.wandb:
+        from pytorch_lightning.loggers import WandbLogger
+
+        loggers.append(
+            WandbLogger(
+                name=run_name(options) if options.output.auto_set_name else None,
+                project=options.output.experiment or "competitive-reconstruction-networks",
+                save_dir=folder,
+            )
+        )
+    for logger in loggers:
+        logger.log_hyperparams(options.flat())
+    return loggers
+
+
+def run_name(options: Options) -> str:
+    """Model, data set, category and seed, as in crn-MVTec-cable-41020."""
+    category = (options.data.dataset_path or Path()).resolve().name
+    return "-".join(map(str, (options.run.model, options.data.dataset, category, options.run.seed)))
+
+
+def _checkpoints(options: Options) -> list[pl.Callback]:
+    """What stores the model and what stops the training, in the order in which they act."""
+    folder = options.output.checkpoint_path
+    if folder is None:
+        return [StopOnSignal(None)]
+    resumed = options.run.model_input
+    for name in ("best.ckpt", "last.ckpt"):
+        if resumed is None or resumed.resolve().parent != folder.resolve():
+            set_aside(folder / name)
+    checkpoints = Checkpoints(folder)
+    return [checkpoints, StopOnSignal(checkpoints)]
+
+
+def _pictures(options: Options, data: InMemoryData) -> list[pl.Callback]:
+    folder = options.output.image_output_path
+    if folder is None:
+        return []
+    if options.run.model_input is None:
+        set_aside(folder / "training")
+    # Half of them normal, half anomalous.
+    order = torch.argsort(data.test_labels, stable=True)
+    half = GRID_IMAGES // 2
+    images = normalize(data.test_pixels[torch.cat([order[:half], order[-half:]])])
+    interval = options.output.image_output_interval or DEFAULT_IMAGE_INTERVAL
+    return [PictureGrids(folder / "training", images, interval)]
+
+
+def _describe(
+    options: Options, data: InMemoryData, trainer: pl.Trainer, epoch: int, start: int
+) -> None:
+    for group in GROUPS:
+        values = vars(getattr(options, group)).items()
+        log.info("%s: %s", group, "  ".join(f"{k}={v}" for k, v in values if v not in (None, "")))
+    if options.output.auto_set_name:
+        log.info("run: %s", run_name(options))
+    log.info(
+        "images: %d to train on (%d steps an epoch), %d to test on (%d of them anomalous)",
+        len(data.train_pixels),
+        epoch,
+        len(data.test_pixels),
+        data.test_labels.sum(),
+    )
+    log.info("device: %s; logs: %s", trainer.strategy.root_device, trainer.loggers[0].log_dir)
+    if start:
+        log.info("resuming %s from step %d", options.run.model_input, start)
+
+
+def _quiet_lightning() -> None:
+    """Leave out Lightning's remarks about what this program does on purpose."""
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*is not resumable.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*LeafSpec.*is deprecated.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)

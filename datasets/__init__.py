@@ -1,0 +1,15 @@
+"""The data sets: a function for each layout on disk, and one reader for all of them."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from datasets.mvtec import mvtec
+from datasets.panorama import panorama
+from datasets.road_images import road_images
+from datasets.samples import Sample
+
+LAYOUTS: dict[str, Callable[[Path], Iterable[Sample]]] = {
+    "MVTec": mvtec,
+    "Panorama": panorama,
+    "RoadImages": road_images,
+}

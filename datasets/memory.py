@@ -1,0 +1,113 @@
+"""Images in memory, on the training device where they fit; batches are index operations."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Share of a GPU's free memory that the images may take; the rest is for the networks.
+_SHARE_OF_FREE_MEMORY = 0.25
+
+
+def to_device_if_it_fits(pixels: Tensor, device: torch.device) -> Tensor:
+    """Move images to the device, or pin them in main memory where they would take too much."""
+    if device.type != "cuda":
+        return pixels.to(device)
+    free, _ = torch.cuda.mem_get_info(device)
+    if pixels.numel() * pixels.element_size() < free * _SHARE_OF_FREE_MEMORY:
+        return pixels.to(device)
+    return pixels.pin_memory()
+
+
+def normalize(pixels: Tensor) -> Tensor:
+    """From 0..255 to [-1, 1] in float32, the range that tanh can reach."""
+    return pixels.float().div_(127.5).sub_(1.0)
+
+
+@dataclass(frozen=True)
+class TrainingBatches:
+    """The training batches between two validations, in an order that only the seed decides.
+
+    Every epoch is a new permutation; batches run over its end into the next one, so that all have
+    the same size and every image comes equally often. A batch depends on the seed and the number
+    of its step alone, so a resumed training sees what an uninterrupted one would have seen.
+
+    Attributes:
+        pixels: (N, 3, S, S), 0..255.
+        batch_size: images in a batch; N where there are fewer images.
+        seed: decides the order.
+        next_step: tells the number of steps done, where iteration starts.
+        interval: iteration ends at the next multiple of it ...
+        last_step: ... or when so many steps are done.
+        device: where the batches go.
+    """
+
+    pixels: Tensor
+    batch_size: int
+    seed: int
+    next_step: Callable[[], int]
+    interval: int
+    last_step: int
+    device: torch.device
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield batches (B, 3, S, S) in [-1, 1]."""
+        start = self.next_step()
+        end = min((start // self.interval + 1) * self.interval, self.last_step)
+        for step in range(start, end):
+            index = torch.from_numpy(self._indices(step)).to(self.pixels.device)
+            yield normalize(self.pixels[index].to(self.device, non_blocking=True))
+
+    def _indices(self, step: int) -> np.ndarray:
+        count = len(self.pixels)
+        size = min(self.batch_size, count)
+        position = step * size + np.arange(size)
+        epochs = np.unique(position // count)
+        return np.concatenate(
+            [
+                _order(self.seed, int(e), count)[position[position // count == e] % count]
+                for e in epochs
+            ]
+        )
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """Training steps until every image has been seen."""
+    return math.ceil(images / min(batch_size, images))
+
+
+@dataclass(frozen=True)
+class EvaluationBatches:
+    """All images in their order, with their labels.
+
+    Attributes:
+        pixels: (N, 3, S, S), 0..255.
+        labels: (N,).
+        batch_size: images in a batch.
+        device: where the batches go.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    batch_size: int
+    device: torch.device
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return math.ceil(len(self.pixels) / self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield images (B, 3, S, S) in [-1, 1] and labels (B,)."""
+        for pixels, labels in zip(
+            self.pixels.split(self.batch_size), self.labels.split(self.batch_size), strict=True
+        ):
+            yield normalize(pixels.to(self.device, non_blocking=True)), labels.to(self.device)

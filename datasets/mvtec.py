@@ -1,0 +1,43 @@
+"""MVTec AD: one category of industrial images with masks (Bergmann et al., CVPR 2019)."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from crn.errors import UserError
+from datasets.samples import ANOMALOUS, NORMAL, TEST, TRAIN, Sample, image_files, subfolder
+
+
+def mvtec(root: Path) -> Iterator[Sample]:
+    """Samples of CATEGORY/train/good, CATEGORY/test/DEFECT and CATEGORY/ground_truth/DEFECT.
+
+    A test image's key is DEFECT/NAME; names repeat between train/good and test/good, so a training
+    image's is train/good/NAME.
+
+    Raises:
+        UserError: a folder or a mask is missing.
+    """
+    if not (root / "train").is_dir() and any(root.glob("*/train/good")):
+        raise UserError(
+            f"{root}: holds several categories; give the folder of one, such as "
+            f"{min(root.glob('*/train/good')).parent.parent}"
+        )
+    for file in image_files(subfolder(subfolder(root, "train"), "good")):
+        yield Sample(f"train/good/{file.name}", (file,), TRAIN, NORMAL)
+    test = subfolder(root, "test")
+    for folder in sorted(path for path in test.iterdir() if path.is_dir()):
+        for file in image_files(folder):
+            if folder.name == "good":
+                yield Sample(f"good/{file.name}", (file,), TEST, NORMAL)
+            else:
+                mask = _mask(root / "ground_truth", folder.name, file)
+                yield Sample(f"{folder.name}/{file.name}", (file,), TEST, ANOMALOUS, mask)
+
+
+def _mask(ground_truth: Path, defect: str, file: Path) -> Path | None:
+    """The mask of a test image, or None where the data set comes without masks."""
+    if not ground_truth.is_dir():
+        return None
+    mask = ground_truth / defect / f"{file.stem}_mask.png"
+    if not mask.is_file():
+        raise UserError(f"{mask}: no such file; {file} has to have a mask")
+    return mask

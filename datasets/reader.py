@@ -1,0 +1,140 @@
+"""One reader for every image file: from bytes on disk to a tensor of one size.
+
+Values are on the scale of 8-bit images, 0 to 255, whatever the depth of the file, so that splits
+of 8-bit files can be kept as uint8 and all splits are normalised by one formula.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from crn.errors import UserError
+from datasets.samples import Sample
+
+# A larger file is refused by its header: decoding it would take gigabytes.
+MAX_PIXELS = 128 * 1024 * 1024
+# Pillow's own guard warns at 89 million pixels; the limit above stands in for it.
+Image.MAX_IMAGE_PIXELS = None
+
+
+@dataclass(frozen=True)
+class Images:
+    """The decoded images of some samples.
+
+    Attributes:
+        pixels: (N, 3, S, S), uint8 or, where a file has more than 8 bits, float32; 0 to 255.
+        sizes: (height, width) of every sample's own file.
+    """
+
+    pixels: Tensor
+    sizes: list[tuple[int, int]]
+
+
+def read_images(samples: Sequence[Sample], size: int, workers: int = 0) -> Images:
+    """Decode and resize the images of all samples.
+
+    Args:
+        samples: at least one.
+        size: width and height of the result in pixels.
+        workers: threads that decode; the calling thread does it where 0.
+
+    Raises:
+        UserError: a file is no image, damaged, or of a kind that cannot be read.
+    """
+    pixels = torch.empty(len(samples), 3, size, size, dtype=torch.uint8)
+    sizes = []
+
+    def read(sample: Sample) -> tuple[Tensor, tuple[int, int]]:
+        return read_sample(sample, size)
+
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        decoded = pool.map(read, samples) if workers else map(read, samples)
+        try:
+            for index, (image, own_size) in enumerate(decoded):
+                if image.dtype != pixels.dtype:
+                    pixels, image = pixels.float(), image.float()
+                pixels[index] = image
+                sizes.append(own_size)
+        except UserError:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return Images(pixels, sizes)
+
+
+def read_sample(sample: Sample, size: int) -> tuple[Tensor, tuple[int, int]]:
+    """The image of one sample and the size of its file.
+
+    A height and an intensity image are stacked as (height, intensity, intensity).
+
+    Returns:
+        pixels (3, S, S), uint8 or float32, and the (height, width) of the first file.
+
+    Raises:
+        UserError: see `read_images`.
+    """
+    if len(sample.files) == 1:
+        image = read_file(sample.files[0], channels=3)
+        return resize(image, size), tuple(image.shape[1:])
+    height, intensity = (read_file(file, channels=1) for file in sample.files)
+    layers = [resize(image, size) for image in (height, intensity)]
+    if layers[0].dtype != layers[1].dtype:
+        layers = [layer.float() for layer in layers]
+    return torch.cat([layers[0], layers[1], layers[1]]), tuple(height.shape[1:])
+
+
+def read_file(path: Path, channels: int) -> Tensor:
+    """Decode one file, turned upright as its EXIF orientation says.
+
+    Args:
+        path: an image of 8 bits (colour, gray, palette; transparency is dropped) or of 16 bits
+            (gray).
+        channels: 3 for colour, 1 for luminance.
+
+    Returns:
+        (channels, H, W): uint8 for 8-bit files, float32 for 16-bit files; 0 to 255.
+
+    Raises:
+        UserError: the file is no image, damaged, too large, or of a kind that cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise UserError(
+                    f"{path}: {image.width}x{image.height} pixels are too many (at most "
+                    f"{MAX_PIXELS:,} are read); make the image smaller"
+                )
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode == "F":
+                raise UserError(
+                    f"{path}: floating point images have no fixed range; save it with 8 or 16 bits"
+                )
+            if upright.mode.startswith("I"):
+                return _from_16_bits(path, upright).expand(channels, -1, -1)
+            array = np.array(upright.convert("RGB" if channels == 3 else "L"))
+    except UserError:
+        raise
+    except UnidentifiedImageError:
+        raise UserError(f"{path}: not an image; move it out of the data set") from None
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: cannot be read ({reason}); replace or remove it") from None
+    return torch.from_numpy(array).view(*array.shape[:2], channels).permute(2, 0, 1)
+
+
+def _from_16_bits(path: Path, image: Image.Image) -> Tensor:
+    array = np.array(image)
+    if array.min() < 0 or array.max() > 65535:
+        raise UserError(f"{path}: has more than 16 bits; save it with 8 or 16 bits")
+    return torch.from_numpy(array.astype(np.float32) / 257)[None]
+
+
+def resize(image: Tensor, size: int) -> Tensor:
+    """Resize (C, H, W) to (C, size, size), bilinear and antialiased; the dtype stays."""
+    return interpolate(image[None], (size, size), mode="bilinear", antialias=True)[0]

@@ -1,0 +1,39 @@
+"""RoadImages: height and intensity of road tiles from LiDAR scans (doi:10.5281/zenodo.7681876)."""
+
+from pathlib import Path
+
+from crn.errors import UserError
+from datasets.samples import Sample, image_files, split_good_and_bad, subfolder
+
+
+def road_images(root: Path) -> list[Sample]:
+    """Samples of {good_ones,bad_ones}/{height_files,intensity_files}/*, paired by file stem.
+
+    Raises:
+        UserError: a folder is missing or empty, or a height or an intensity image has no partner.
+    """
+    good, bad = (_pairs(subfolder(root, name)) for name in ("good_ones", "bad_ones"))
+    return split_good_and_bad(good, bad, root / "good_ones")
+
+
+def _pairs(folder: Path) -> list[tuple[Path, Path]]:
+    heights, intensities = (
+        _by_stem(subfolder(folder, name)) for name in ("height_files", "intensity_files")
+    )
+    unpaired = sorted(heights.keys() ^ intensities.keys())
+    if unpaired:
+        shown = ", ".join(unpaired[:5]) + (", ..." if len(unpaired) > 5 else "")
+        raise UserError(
+            f"{folder / 'height_files'} and {folder / 'intensity_files'} do not pair: "
+            f"{len(unpaired)} without a partner ({shown})"
+        )
+    return [(heights[stem], intensities[stem]) for stem in sorted(heights)]
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for file in image_files(folder):
+        if file.stem in files:
+            raise UserError(f"{file}: there is {files[file.stem].name} beside it; keep one of them")
+        files[file.stem] = file
+    return files

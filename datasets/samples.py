@@ -1,0 +1,126 @@
+"""The table of samples: what there is on disk, before any image is decoded."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from crn.errors import UserError
+
+TRAIN, TEST = "train", "test"
+NORMAL, ANOMALOUS = 0, 1
+
+# Files that operating systems leave beside images.
+_LITTER = {"thumbs.db", "desktop.ini"}
+_TRAIN_SHARE = 0.7
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One thing to look at: a photograph, or the height and intensity images of a road tile.
+
+    Attributes:
+        key: its unique name, DEFECT/NAME or folder/NAME; whatever is written for it is named so.
+        files: one colour image, or a height and an intensity image.
+        split: `TRAIN` or `TEST`.
+        label: `NORMAL` or `ANOMALOUS`.
+        mask: image of the anomalous pixels, where there is one.
+    """
+
+    key: str
+    files: tuple[Path, ...]
+    split: str
+    label: int
+    mask: Path | None = None
+
+    @property
+    def kind(self) -> str:
+        """The folder in the key: the kind of defect, or "good"."""
+        return self.key.rpartition("/")[0]
+
+
+def subfolder(parent: Path, name: str) -> Path:
+    """The folder ``parent/name``.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    folder = parent / name
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; {parent} has to contain {name}/")
+    return folder
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The files in a folder, sorted by name, without what operating systems leave there.
+
+    Raises:
+        UserError: the folder cannot be read, or contains no files.
+    """
+    try:
+        files = sorted(
+            path
+            for path in folder.iterdir()
+            if path.is_file() and not path.name.startswith(".") and path.name.lower() not in _LITTER
+        )
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
+    if not files:
+        raise UserError(f"{folder}: contains no images")
+    return files
+
+
+def split_good_and_bad(
+    good: Sequence[tuple[Path, ...]], bad: Sequence[tuple[Path, ...]], where: Path
+) -> list[Sample]:
+    """Samples of a data set without a split of its own.
+
+    The first 70 % of the good ones train; the rest and the bad ones test.
+
+    Args:
+        good, bad: the files of every sample, sorted.
+        where: folder to name in messages.
+
+    Raises:
+        UserError: there are too few good ones for both splits.
+    """
+    count = int(len(good) * _TRAIN_SHARE)
+    if count == 0:
+        raise UserError(
+            f"{where}: one good sample is too few; the first 70 % train and the rest tests, so "
+            "there have to be at least two"
+        )
+    return [
+        *(Sample(f"good_ones/{files[0].name}", files, TRAIN, NORMAL) for files in good[:count]),
+        *(Sample(f"good_ones/{files[0].name}", files, TEST, NORMAL) for files in good[count:]),
+        *(Sample(f"bad_ones/{files[0].name}", files, TEST, ANOMALOUS) for files in bad),
+    ]
+
+
+def list_samples(layout: Callable[[Path], Iterable[Sample]], root: Path) -> list[Sample]:
+    """List and check a data set.
+
+    Args:
+        layout: the function that knows how the data set is laid out.
+        root: its folder.
+
+    Returns:
+        Samples with unique keys: normal ones to train on, and normal and anomalous ones to test.
+
+    Raises:
+        UserError: a folder is missing or empty, files do not pair, or a split lacks a class.
+    """
+    if not root.exists():
+        raise UserError(f"{root}: no such folder; give the data set's folder with --dataset-path")
+    if not root.is_dir():
+        raise UserError(f"{root}: not a folder; give the data set's folder with --dataset-path")
+    samples = list(layout(root))
+    present = Counter((sample.split, sample.label) for sample in samples)
+    for split, label, words in (
+        (TRAIN, NORMAL, "normal images to train on"),
+        (TEST, NORMAL, "normal images to test on"),
+        (TEST, ANOMALOUS, "anomalous images to test on"),
+    ):
+        if not present[split, label]:
+            raise UserError(f"{root}: contains no {words}")
+    return samples
