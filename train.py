@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return run(options)
     except UserError as error:
-        print(f"train.py: error: {error}", file=sys.stderr)
+        print("train.py: error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("train.py: interrupted", file=sys.stderr)

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from crn.checkpoint import write_checkpoint
+from crn.errors import Diverged
 from crn.pictures import picture_grid
 from crn.scores import score_pairs
 
@@ -60,6 +61,11 @@ class Checkpoints(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Save the final state."""
         self.save_last(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, _: Any, exception: BaseException) -> None:
+        """Save the last good state where the training diverges."""
+        if isinstance(exception, Diverged) and exception.is_sound:
+            self.save_last(trainer)
 
     def save_last(self, trainer: pl.Trainer) -> None:
         """Replace last.ckpt by the present state."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from crn.config import ModelConfig, Options, flag
 from crn.errors import UserError
@@ -15,7 +16,16 @@ from crn.scores import ordered_pairs
 from crn.standing import Standing
 from crn.unit import CompetitiveUnit
 
-_PARTS = ("state_dict", "hyper_parameters", "progress", "random_state")
+# Parts of a checkpoint and their types: what scoring needs, and what training needs besides.
+_PARTS = {"state_dict": dict, "hyper_parameters": dict, "progress": dict}
+_TRAINING_PARTS = {
+    "optimizer_states": list,
+    "random_state": dict,
+    "loops": dict,
+    "global_step": int,
+    "epoch": int,
+}
+_PROGRESS = {"step": int, "max_roc_auc": float, "training_seconds": float}
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
@@ -40,10 +50,9 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], ModelConfig]:
             f"{path}: refused, since it is no checkpoint or holds more than numbers and text; "
             "give one that this program wrote"
         ) from None
-    except (RuntimeError, OSError, ValueError, EOFError, KeyError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{path}: not a readable checkpoint ({reason})") from None
-    if not isinstance(checkpoint, dict) or any(part not in checkpoint for part in _PARTS):
+    except (RuntimeError, OSError, ValueError, EOFError, KeyError):
+        raise UserError(f"{path}: not a checkpoint, or a damaged one") from None
+    if not _has(checkpoint, _PARTS) or not _has(checkpoint["progress"], _PROGRESS):
         raise UserError(f"{path}: not a checkpoint of this program")
     try:
         config = ModelConfig.from_plain_values(checkpoint["hyper_parameters"])
@@ -80,6 +89,86 @@ def refuse_contradictions(
             )
 
 
+def read_training(path: Path) -> tuple[dict[str, Any], ModelConfig]:
+    """As `read_checkpoint`, for one that training is to go on from.
+
+    Raises:
+        UserError: see `read_checkpoint`; or what training needs is missing or does not fit.
+    """
+    checkpoint, config = read_checkpoint(path)
+    count = config.competition.num_competitive_units
+    if not _has(checkpoint, _TRAINING_PARTS) or not _has(
+        checkpoint["random_state"], {"cpu": torch.Tensor, "cuda": list}
+    ):
+        raise UserError(f"{path}: holds no training state, so training cannot go on from it")
+    if checkpoint["global_step"] != checkpoint["progress"]["step"] * min(2, count):
+        raise UserError(f"{path}: its step counts contradict each other; it is damaged")
+    for index in range(count):
+        _check_state(path, _unit_state(checkpoint, index), config)
+    _standing(path, checkpoint, count)
+    _check_optimizers(path, checkpoint["optimizer_states"], config)
+    return checkpoint, config
+
+
+def _has(part: Any, types: dict[str, type]) -> bool:
+    return isinstance(part, dict) and all(isinstance(part.get(k), t) for k, t in types.items())
+
+
+def _unit_state(checkpoint: dict[str, Any], index: int) -> dict[str, Any]:
+    return _below(checkpoint["state_dict"], f"units.{index}.")
+
+
+def _below(state: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def _check_state(path: Path, state: dict[str, Any], config: ModelConfig) -> None:
+    """Refuse weights of one unit that do not fit the configuration or are not finite."""
+    with torch.device("meta"):
+        expected = CompetitiveUnit(config.network).state_dict()
+    wrong = sorted(
+        expected.keys() ^ state.keys()
+        or {
+            name
+            for name, like in expected.items()
+            if not isinstance(state[name], Tensor)
+            or (state[name].shape, state[name].dtype) != (like.shape, like.dtype)
+        }
+    )
+    if wrong:
+        raise UserError(f"{path}: its weights do not fit its options (first: {wrong[0]})")
+    if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
+        raise UserError(f"{path}: holds weights that are not finite; the training diverged")
+
+
+def _check_optimizers(path: Path, states: list[Any], config: ModelConfig) -> None:
+    """Refuse optimizer states that are not those of the units."""
+    with torch.device("meta"):
+        shapes = [p.shape for p in CompetitiveUnit(config.network).parameters()]
+    fits = len(states) == config.competition.num_competitive_units and all(
+        _has(state, {"state": dict, "param_groups": list})
+        and set(state["state"]) <= set(range(len(shapes)))
+        and all(
+            tensor.ndim == 0 or tensor.shape == shapes[index]
+            for index, buffers in state["state"].items()
+            for tensor in buffers.values()
+            if isinstance(tensor, Tensor)
+        )
+        for state in states
+    )
+    if not fits:
+        raise UserError(f"{path}: its optimizer states do not fit its options; it is damaged")
+
+
+def _standing(path: Path, checkpoint: dict[str, Any], count: int) -> Standing:
+    standing = Standing(count)
+    try:
+        standing.load_state_dict(_below(checkpoint["state_dict"], "standing."))
+    except (RuntimeError, TypeError, AttributeError):
+        raise UserError(f"{path}: its running figures do not fit its number of units") from None
+    return standing
+
+
 @dataclass(frozen=True)
 class TrainedUnits:
     """The units of a checkpoint that scoring needs.
@@ -107,30 +196,19 @@ def load_units(path: Path, pairs: str, device: torch.device) -> TrainedUnits:
         UserError: see `read_checkpoint`; or the weights do not fit or are not finite.
     """
     checkpoint, config = read_checkpoint(path)
-    state = checkpoint["state_dict"]
     count = config.competition.num_competitive_units
-    standing = Standing(count)
-    try:
-        standing.load_state_dict(_below(state, "standing."))
-        chosen = (
-            ordered_pairs(count)
-            if pairs == "all"
-            else [(standing.best_generator(), standing.best_discriminator())]
-        )
-        units = {}
-        for index in sorted({unit for pair in chosen for unit in pair}):
-            with torch.device("meta"):
-                unit = CompetitiveUnit(config.network)
-            unit.load_state_dict(_below(state, f"units.{index}."), assign=True)
-            units[index] = unit.to(device).eval().requires_grad_(False)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: its weights do not fit its options ({reason})") from None
-    for unit in units.values():
-        if not all(bool(tensor.isfinite().all()) for tensor in unit.state_dict().values()):
-            raise UserError(f"{path}: holds weights that are not finite; the training diverged")
+    standing = _standing(path, checkpoint, count)
+    chosen = (
+        ordered_pairs(count)
+        if pairs == "all"
+        else [(standing.best_generator(), standing.best_discriminator())]
+    )
+    units = {}
+    for index in sorted({unit for pair in chosen for unit in pair}):
+        state = _unit_state(checkpoint, index)
+        _check_state(path, state, config)
+        with torch.device("meta"):
+            unit = CompetitiveUnit(config.network)
+        unit.load_state_dict(state, assign=True)
+        units[index] = unit.to(device).eval().requires_grad_(False)
     return TrainedUnits(config, checkpoint["progress"]["step"], units, chosen)
-
-
-def _below(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}

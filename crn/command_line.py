@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import importlib.util
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -76,8 +77,8 @@ def _argument(option_field: dataclasses.Field) -> dict[str, Any]:
         about.append(
             f"(default: {' '.join(map(str, default)) if is_list(option_field) else default})"
         )
-    if kind is bool and option_field.default:
-        about.append("(default: 1)")
+    if kind is bool:
+        about.append(f"(default: {int(option_field.default)})")
     if option_field.metadata["mode"]:
         about.append(f"({option_field.metadata['mode']} only)")
     argument: dict[str, Any] = {"help": " ".join(about), "metavar": kind.__name__.upper()}
@@ -173,7 +174,7 @@ def _check_combinations(options: Options) -> None:
         raise UserError("--dataset-path is missing: give the folder of the data set")
     if mode == "inference" and options.run.model_input is None:
         raise UserError("--mode inference needs --model-input: give the checkpoint to score with")
-    if options.run.model_input is not None and not options.run.model_input.is_file():
+    if options.run.model_input is not None and not os.path.isfile(options.run.model_input):
         raise UserError(
             f"--model-input {options.run.model_input}: no such file; training with "
             "--checkpoint-path writes best.ckpt and last.ckpt"

@@ -329,6 +329,11 @@ class ModelConfig:
             "competition": Competition(**values["competition"]),
             "optimization": Optimization(**optimization),
         }
+        # The groups to which the others belong check them.
+        Run(model=values["model"], seed=values["seed"])
+        Scoring(anomaly_score=values["anomaly_score"])
+        if values["seed"] is None:
+            raise ValueError("--seed is missing")
         return cls(**{**values, **parts})
 
 

@@ -74,8 +74,9 @@ def fold_kernel(weight: Tensor) -> Tensor:
         (C, C', 4, 4), for `conv_transpose2d` with stride 2 and padding 1.
     """
     out_channels, in_channels = weight.shape[:2]
-    folded = weight.reshape(-1, 9) @ _FOLD.to(weight)
-    return folded.view(out_channels, in_channels, 4, 4).transpose(0, 1)
+    # Transposed before it is folded, since it is smaller then.
+    taps = weight.transpose(0, 1).reshape(-1, 9)
+    return (taps @ _FOLD.to(weight)).view(in_channels, out_channels, 4, 4)
 
 
 def conv_as_product(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:

@@ -18,7 +18,7 @@ from crn.files import set_aside, written_whole
 from crn.metrics import auroc, average_precision
 from crn.pictures import heat_map, side_by_side, to_image
 from crn.scores import Maps, image_scores, score_pairs
-from datasets.memory import EvaluationBatches, to_device_if_it_fits
+from datasets.memory import EvaluationBatches, normalize, to_device_if_it_fits
 from datasets.reader import Images, read_images
 from datasets.samples import ANOMALOUS, NORMAL, TEST, TRAIN, Sample
 
@@ -156,11 +156,13 @@ def _write_pictures(
     for path in folders.values():
         set_aside(path)
 
+    names = picture_names([sample.key for sample in samples])
+
     def write(index: int) -> None:
         anomaly_map = results.maps[index]
-        name = picture_name(samples[index].key)
+        name = names[index]
         row = side_by_side(
-            to_image(images.pixels[index].float() / 127.5 - 1),
+            to_image(normalize(images.pixels[index])),
             to_image(results.reconstructions[index]),
             heat_map(anomaly_map, low, high),
         )
@@ -180,7 +182,16 @@ def _write_pictures(
     log.info("colours of the maps run from %.4g to %.4g", low, high)
 
 
-def picture_name(key: str) -> PurePosixPath:
-    """The PNG file that shows the sample ``key``; a.jpg and a.png get different ones."""
-    path = PurePosixPath(key)
-    return path if path.suffix == ".png" else path.with_name(path.name + ".png")
+def picture_names(keys: Sequence[str]) -> list[PurePosixPath]:
+    """The PNG files that show some samples: KEY, or KEY.png where it has another ending."""
+    taken: set[PurePosixPath] = set()
+    names = []
+    for key in keys:
+        name = PurePosixPath(key)
+        if name.suffix != ".png":
+            name = name.with_name(name.name + ".png")
+        while name in taken:
+            name = name.with_name(name.stem + "_.png")
+        taken.add(name)
+        names.append(name)
+    return names

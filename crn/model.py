@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from crn.config import ModelConfig
+from crn.errors import Diverged
 from crn.metrics import auroc
 from crn.objective import GeneratorLosses, generator_losses
 from crn.optimizers import learning_rate, make_optimizer, set_learning_rate
@@ -92,6 +93,7 @@ class CompetitiveReconstructionNetwork(pl.LightningModule):
         """Update two units with one batch."""
         i, j = self.draw_pair()
         total, losses = self.compete(batch, i, j)
+        self._refuse_divergence(total, i, j)
         self.manual_backward(total)
 
         optimizers = self.optimizers() if len(self.units) > 1 else [self.optimizers()]
@@ -105,6 +107,26 @@ class CompetitiveReconstructionNetwork(pl.LightningModule):
         self.step += 1
         if self.step % LOG_INTERVAL == 0:
             self._report(self._mean_losses(losses), lr=lr)
+
+    def _refuse_divergence(self, total: Tensor, i: int, j: int) -> None:
+        """Stop before a step that would spoil the weights.
+
+        Looking at a number makes a GPU wait, so there the running figures, in which a loss that
+        is not finite stays, are looked at when losses are logged.
+
+        Raises:
+            Diverged: a loss is not finite.
+        """
+        on_cpu = total.device.type == "cpu"
+        if not on_cpu and (self.step + 1) % LOG_INTERVAL:
+            return
+        figures = total if on_cpu else total + self.standing.reconstruction_loss.sum()
+        if not figures.isfinite():
+            raise Diverged(
+                f"step {self.step + 1}: the losses of units {i} and {j} are not finite; "
+                f"train with a smaller --lr than {self.config.optimization.lr:g}",
+                is_sound=on_cpu,
+            )
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:  # noqa: ARG002
         """Score a batch with the best pair."""

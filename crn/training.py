@@ -18,7 +18,7 @@ from crn.callbacks import (
     Stopped,
     WholeCheckpoints,
 )
-from crn.checkpoint import read_checkpoint, refuse_contradictions
+from crn.checkpoint import read_training, refuse_contradictions
 from crn.command_line import DEFAULT_IMAGE_INTERVAL, DEMO_LIMITS
 from crn.config import GROUPS, Network, Options, option_names
 from crn.errors import UserError
@@ -142,10 +142,8 @@ def _resume(options: Options) -> tuple[Options, int]:
     path = options.run.model_input
     if path is None:
         return options, 0
-    checkpoint, config = read_checkpoint(path)
+    checkpoint, config = read_training(path)
     refuse_contradictions(options, config, path, _FIXED_ON_RESUME)
-    if not checkpoint.get("optimizer_states"):
-        raise UserError(f"{path}: holds no optimizer states, so training cannot go on from it")
     trained = {
         **vars(config.network),
         **vars(config.competition),
@@ -153,8 +151,10 @@ def _resume(options: Options) -> tuple[Options, int]:
         "seed": config.seed,
         "anomaly_score": config.anomaly_score,
     }
-    if "epochs" in options.given:
-        del trained["training_steps"]
+    # Of the two ways to say how long to train, the one that was typed counts.
+    for typed, other in (("epochs", "training_steps"), ("training_steps", "epochs")):
+        if typed in options.given:
+            trained[other] = getattr(options.optimization, other)
     # The seed decides the order of images and pairs: another one would not be a continuation.
     if "seed" in options.given and options.run.seed != config.seed:
         raise UserError(
@@ -166,9 +166,8 @@ def _resume(options: Options) -> tuple[Options, int]:
 
 
 def _resolve_length(options: Options, epoch: int) -> Options:
-    if options.optimization.epochs is None:
-        return options
-    steps = options.optimization.epochs * epoch
+    epochs = options.optimization.epochs
+    steps = options.optimization.training_steps if epochs is None else epochs * epoch
     if options.run.demo:
         steps = min(steps, DEMO_LIMITS["training_steps"])
     return options.replace(training_steps=steps)
@@ -187,8 +186,11 @@ def _loggers(options: Options) -> list[Logger]:
                 save_dir=folder,
             )
         )
-    for logger in loggers:
-        logger.log_hyperparams(options.flat())
+    loggers[0].log_hyperparams(options.flat())
+    for logger in loggers[1:]:
+        # A sweep has set, and locked, those that it decides.
+        known = logger.experiment.config.keys()
+        logger.log_hyperparams({k: v for k, v in options.flat().items() if k not in known})
     return loggers
 
 
@@ -217,10 +219,8 @@ def _pictures(options: Options, data: InMemoryData) -> list[pl.Callback]:
         return []
     if options.run.model_input is None:
         set_aside(folder / "training")
-    # Half of them normal, half anomalous.
-    order = torch.argsort(data.test_labels, stable=True)
-    half = GRID_IMAGES // 2
-    images = normalize(data.test_pixels[torch.cat([order[:half], order[-half:]])])
+    shown = [(data.test_labels == label).nonzero()[: GRID_IMAGES // 2] for label in (0, 1)]
+    images = normalize(data.test_pixels[torch.cat(shown).flatten()])
     interval = options.output.image_output_interval or DEFAULT_IMAGE_INTERVAL
     return [PictureGrids(folder / "training", images, interval)]
 

@@ -47,7 +47,9 @@ class CompetitiveUnit(nn.Module):
                     dropout=network.use_dropout and is_wide_inner,
                 )
             )
-        self.apply(_initialize)
+        # On the meta device there is nothing to fill: the weights of a checkpoint take their place.
+        if not self.down[0][0].weight.is_meta:
+            self.apply(_initialize)
 
     def forward(self, x: Tensor) -> Tensor:
         """Reconstruct images.

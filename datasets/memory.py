@@ -25,7 +25,7 @@ def to_device_if_it_fits(pixels: Tensor, device: torch.device) -> Tensor:
 
 def normalize(pixels: Tensor) -> Tensor:
     """From 0..255 to [-1, 1] in float32, the range that tanh can reach."""
-    return pixels.float().div_(127.5).sub_(1.0)
+    return pixels.float() / 127.5 - 1.0
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ def mvtec(root: Path) -> Iterator[Sample]:
     for file in image_files(subfolder(subfolder(root, "train"), "good")):
         yield Sample(f"train/good/{file.name}", (file,), TRAIN, NORMAL)
     test = subfolder(root, "test")
-    for folder in sorted(path for path in test.iterdir() if path.is_dir()):
+    for folder in sorted(p for p in test.iterdir() if p.is_dir() and not p.name.startswith(".")):
         for file in image_files(folder):
             if folder.name == "good":
                 yield Sample(f"good/{file.name}", (file,), TEST, NORMAL)

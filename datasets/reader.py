@@ -104,7 +104,8 @@ def read_file(path: Path, channels: int) -> Tensor:
         UserError: the file is no image, damaged, too large, or of a kind that cannot be read.
     """
     try:
-        with Image.open(path) as image:
+        # From an open file: Pillow would map an uncompressed TIFF into memory and turn it wrongly.
+        with path.open("rb") as file, Image.open(file) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(
                     f"{path}: {image.width}x{image.height} pixels are too many (at most "
@@ -117,12 +118,14 @@ def read_file(path: Path, channels: int) -> Tensor:
                 )
             if upright.mode.startswith("I"):
                 return _from_16_bits(path, upright).expand(channels, -1, -1)
+            # It is dropped; where palette images have it, Pillow would warn.
+            upright.info.pop("transparency", None)
             array = np.array(upright.convert("RGB" if channels == 3 else "L"))
     except UserError:
         raise
     except UnidentifiedImageError:
         raise UserError(f"{path}: not an image; move it out of the data set") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}: cannot be read ({reason}); replace or remove it") from None
     return torch.from_numpy(array).view(*array.shape[:2], channels).permute(2, 0, 1)

@@ -1,5 +1,6 @@
 """The table of samples: what there is on disk, before any image is decoded."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ NORMAL, ANOMALOUS = 0, 1
 
 # Files that operating systems leave beside images.
 _LITTER = {"thumbs.db", "desktop.ini"}
-_TRAIN_SHARE = 0.7
+_TRAIN_PERCENT = 70
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,10 @@ def image_files(folder: Path) -> list[Path]:
         raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
     if not files:
         raise UserError(f"{folder}: contains no images")
+    for path in files:
+        if not path.name.isprintable():
+            # Such names cannot be written to tables, or would break their lines.
+            raise UserError(f"{folder}: the file name {path.name!r} is not text; rename it")
     return files
 
 
@@ -84,7 +89,7 @@ def split_good_and_bad(
     Raises:
         UserError: there are too few good ones for both splits.
     """
-    count = int(len(good) * _TRAIN_SHARE)
+    count = len(good) * _TRAIN_PERCENT // 100
     if count == 0:
         raise UserError(
             f"{where}: one good sample is too few; the first 70 % train and the rest tests, so "
@@ -110,9 +115,9 @@ def list_samples(layout: Callable[[Path], Iterable[Sample]], root: Path) -> list
     Raises:
         UserError: a folder is missing or empty, files do not pair, or a split lacks a class.
     """
-    if not root.exists():
+    if not os.path.exists(root):
         raise UserError(f"{root}: no such folder; give the data set's folder with --dataset-path")
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise UserError(f"{root}: not a folder; give the data set's folder with --dataset-path")
     samples = list(layout(root))
     present = Counter((sample.split, sample.label) for sample in samples)

@@ -1,0 +1,187 @@
+"""Miniature data sets, made anew for every test, and ways to run the program on them."""
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# The networks here are too small for several threads, which only wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+GOOD, BAD = 6, 3
+
+
+class Finished(NamedTuple):
+    """How a run of the program in this process ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+def write_image(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def texture(seed: int, *shape: int, dtype: type = np.uint8) -> np.ndarray:
+    """Noise that differs for every seed."""
+    return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, shape, dtype)
+
+
+def write_mvtec_category(root: Path) -> Path:
+    """Colour images of 32x24 and 24x32 pixels; names repeat across the defects."""
+    for index in range(GOOD):
+        write_image(root / f"train/good/{index:03d}.png", texture(index, 24, 32, 3))
+    for index in range(BAD):
+        write_image(root / f"test/good/{index:03d}.png", texture(10 + index, 24, 32, 3))
+        for defect, seed in (("crack", 20), ("hole", 30)):
+            name = f"{defect}/{index:03d}"
+            write_image(root / f"test/{name}.png", texture(seed + index, 32, 24, 3))
+            mask = np.zeros((32, 24), np.uint8)
+            mask[8:16, 8:16] = 255
+            write_image(root / f"ground_truth/{name}_mask.png", mask)
+    return root
+
+
+def write_panorama(root: Path) -> Path:
+    """Colour images of 40x24 pixels, some of them JPEG."""
+    for index in range(GOOD):
+        suffix = "jpg" if index % 2 else "png"
+        write_image(root / f"good_ones/p{index}.{suffix}", texture(index, 24, 40, 3))
+    for index in range(BAD):
+        write_image(root / f"bad_ones/p{index}.png", texture(10 + index, 24, 40, 3))
+    return root
+
+
+def write_road_images(root: Path) -> Path:
+    """Height images of 16 bits and intensity images of 8 bits, 24x28 pixels."""
+    for name, count, seed in (("good_ones", GOOD, 0), ("bad_ones", BAD, 10)):
+        for index in range(count):
+            height = texture(seed + index, 28, 24, dtype=np.uint16)
+            intensity = texture(seed + index + 100, 28, 24)
+            write_image(root / name / f"height_files/tile_{index}.png", height)
+            write_image(root / name / f"intensity_files/tile_{index}.png", intensity)
+    return root
+
+
+@pytest.fixture
+def mvtec_category(tmp_path: Path) -> Path:
+    """A category that the test may change: 6 training images; 3 good, 3 crack, 3 hole to test."""
+    return write_mvtec_category(tmp_path / "mvtec" / "widget")
+
+
+@pytest.fixture
+def panorama(tmp_path: Path) -> Path:
+    """A data set that the test may change: 6 good and 3 bad photographs."""
+    return write_panorama(tmp_path / "panorama")
+
+
+@pytest.fixture
+def road_images(tmp_path: Path) -> Path:
+    """A data set that the test may change: 6 good and 3 bad pairs of height and intensity."""
+    return write_road_images(tmp_path / "roads")
+
+
+@pytest.fixture(scope="session")
+def read_only_mvtec_category(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `mvtec_category`, for tests that only read it."""
+    return write_mvtec_category(tmp_path_factory.mktemp("mvtec") / "widget")
+
+
+@pytest.fixture(scope="session")
+def read_only_panorama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `panorama`, for tests that only read it."""
+    return write_panorama(tmp_path_factory.mktemp("read_only") / "panorama")
+
+
+@pytest.fixture(scope="session")
+def read_only_road_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `road_images`, for tests that only read it."""
+    return write_road_images(tmp_path_factory.mktemp("read_only") / "roads")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real images, where they lie beside the repository."""
+    folder = REPOSITORY.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the real images of ../shared/data are not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the interpreter as a process: ``run_python("-c", code, cwd=folder)``."""
+
+    def run(
+        *args: str | Path, cwd: Path, timeout: float = 120, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
+        return subprocess.run(
+            [sys.executable, *map(str, args)],
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": path, **environment},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_train(run_python) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the program as a process: ``run_train("--help", cwd=folder)``."""
+
+    def run(*args: str | Path, cwd: Path, **kwargs) -> subprocess.CompletedProcess[str]:
+        return run_python(REPOSITORY / "train.py", *args, cwd=cwd, **kwargs)
+
+    return run
+
+
+@pytest.fixture
+def run_main(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Finished]:
+    """Run the program in this process and in ``tmp_path``: ``run_main("--cpu", ...)``.
+
+    An exception that the program does not turn into a message fails the test.
+    """
+    from train import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: str | Path) -> Finished:
+        root = logging.getLogger()
+        handlers, level = root.handlers[:], root.level
+        capsys.readouterr()
+        try:
+            status = main([str(arg) for arg in args])
+        finally:
+            for handler in set(root.handlers) - set(handlers):
+                handler.close()
+            root.handlers[:] = handlers
+            root.setLevel(level)
+            _allow_nondeterminism()
+        return Finished(status, *capsys.readouterr())
+
+    return run
+
+
+def _allow_nondeterminism() -> None:
+    """Undo what --seed sets for the whole process."""
+    if "torch" in sys.modules:
+        import torch
+
+        torch.use_deterministic_algorithms(False)

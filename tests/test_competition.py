@@ -1,0 +1,186 @@
+"""The training step against the equations, written naively with eight forward passes."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch.nn.functional import conv2d, interpolate
+
+from crn.config import Competition, ModelConfig, Network, Optimization
+from crn.convolution import HalvingConv, NearestConv, conv_as_product, fold_kernel
+from crn.model import CompetitiveReconstructionNetwork
+from crn.standing import DECAY, Standing
+from crn.unit import CompetitiveUnit
+
+
+def make_model(units: int = 2, **network) -> CompetitiveReconstructionNetwork:
+    torch.manual_seed(0)
+    config = ModelConfig(
+        model="crn",
+        network=Network(**{"imsize": 16, **network}),
+        competition=Competition(num_competitive_units=units),
+        optimization=Optimization(),
+        seed=3,
+        anomaly_score="residual",
+    )
+    return CompetitiveReconstructionNetwork(config).double()
+
+
+def naive_gradients(model, x, i, j):
+    """DESIGN: every term with forward passes of its own, both directions, 8 for two units."""
+    weights = model.config.competition
+    units = model.units
+    model.zero_grad()
+    for generator, discriminator in {(i, j), (j, i)}:
+        u, v = units[generator], units[discriminator]
+        r = u(x)
+        feedback = (r - v(r.detach()).detach()).abs().mean()
+        reconstruction = (x - u(x)).abs().mean()
+        l_gen = weights.reconstruction_weight * reconstruction + weights.feedback_weight * feedback
+        l_disc = -weights.discrimination_weight * (u(x).detach() - v(r.detach())).abs().mean()
+        l_gen.backward()
+        l_disc.backward()
+    return [p.grad.clone() for p in (*units[i].parameters(), *units[j].parameters())]
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance", "none"])
+@pytest.mark.parametrize("improved", [True, False])
+@pytest.mark.parametrize("units", [1, 2])
+def test_four_forwards_have_the_gradients_of_eight(norm, improved, units):
+    model = make_model(units, norm=norm, improved=improved)
+    i, j = 0, units - 1
+    x = torch.rand(4, 3, 16, 16, dtype=torch.double) * 2 - 1
+
+    expected = naive_gradients(model, x, i, j)
+
+    model.zero_grad()
+    total, _ = model.compete(x, i, j)
+    total.backward()
+    actual = [p.grad for p in (*model.units[i].parameters(), *model.units[j].parameters())]
+    for mine, naive in zip(actual, expected, strict=True):
+        torch.testing.assert_close(mine, naive, rtol=1e-9, atol=1e-12)
+    assert any(gradient.abs().max() > 1e-6 for gradient in actual)
+
+
+def test_a_step_takes_four_forward_passes():
+    model = make_model(3)
+    calls = []
+    for index, unit in enumerate(model.units):
+        unit.register_forward_hook(lambda *_, index=index: calls.append(index))
+    model.compete(torch.rand(2, 3, 16, 16, dtype=torch.double), 0, 2)
+    assert sorted(calls) == [0, 0, 2, 2]
+
+
+def test_units_that_do_not_play_get_no_gradient():
+    model = make_model(3)
+    total, _ = model.compete(torch.rand(2, 3, 16, 16, dtype=torch.double), 0, 2)
+    total.backward()
+    assert all(p.grad is None for p in model.units[1].parameters())
+
+
+def test_pairs_are_uniform_and_depend_on_seed_and_step_alone():
+    model = make_model(3)
+    pairs = []
+    for step in range(3000):
+        model.step = step
+        pairs.append(model.draw_pair())
+    counts = {pair: pairs.count(pair) for pair in set(pairs)}
+    assert set(counts) == {(i, j) for i in range(3) for j in range(3) if i != j}
+    assert min(counts.values()) > 420  # 500 expected, deviation 20
+    model.step = 77
+    torch.rand(5)
+    assert model.draw_pair() == pairs[77]
+
+
+@pytest.mark.parametrize("batch", [1, 16])
+@pytest.mark.parametrize("side", [1, 2, 5, 16])
+@pytest.mark.parametrize("bias", [True, False])
+def test_every_form_of_upsampling_is_the_plain_one(batch, side, bias):
+    torch.manual_seed(0)
+    layer = NearestConv(6, 5, bias).double()
+    x = torch.randn(batch, 6, side, side, dtype=torch.double, requires_grad=True)
+    out = torch.randn(batch, 5, 2 * side, 2 * side, dtype=torch.double)
+
+    def plain():
+        return conv2d(interpolate(x, scale_factor=2.0), layer.weight, layer.bias, padding=1)
+
+    def gradients(y):
+        return torch.autograd.grad((y * out).sum(), [x, *layer.parameters()])
+
+    torch.testing.assert_close(layer(x), plain(), rtol=1e-10, atol=1e-12)
+    for mine, expected in zip(gradients(layer(x)), gradients(plain()), strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_folded_kernel_is_the_kernel_convolved_with_ones():
+    weight = torch.arange(9.0).reshape(1, 1, 3, 3)
+    block = conv2d(weight, torch.ones(1, 1, 2, 2), padding=1)
+    torch.testing.assert_close(fold_kernel(weight), block.flip(2, 3))
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 2, 2), (3, 4, 6, 8), (40, 4, 8, 8)])
+def test_halving_convolution_is_conv2d(shape):
+    torch.manual_seed(0)
+    layer = HalvingConv(4, 7, bias=True).double()
+    x = torch.randn(shape, dtype=torch.double)
+    expected = conv2d(x, layer.weight, layer.bias, stride=2, padding=1)
+    torch.testing.assert_close(layer(x), expected)
+    torch.testing.assert_close(conv_as_product(x, layer.weight, layer.bias, 2), expected)
+
+
+@pytest.mark.parametrize(
+    ("imsize", "depth", "millions"), [(32, 5, 12.4), (64, 6, 21.3), (128, 7, 30.2), (128, 8, 30.2)]
+)
+def test_parameters_of_a_unit(imsize, depth, millions):
+    with torch.device("meta"):
+        unit = CompetitiveUnit(Network(imsize=imsize, max_network_depth=depth))
+    assert sum(p.numel() for p in unit.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+@pytest.mark.parametrize("imsize", [8, 32, 64])
+@pytest.mark.parametrize("depth", [1, 2, 3, 8])
+@pytest.mark.parametrize("norm", ["batch", "instance", "none"])
+def test_units_of_every_shape_reconstruct_into_range(imsize, depth, norm):
+    unit = CompetitiveUnit(Network(imsize=imsize, max_network_depth=depth, norm=norm))
+    y = unit(torch.rand(1, 3, imsize, imsize) * 2 - 1)
+    assert y.shape == (1, 3, imsize, imsize)
+    assert y.abs().max() <= 1
+
+
+def test_bias_only_where_no_norm_with_a_shift_follows():
+    def biases(norm):
+        unit = CompetitiveUnit(Network(imsize=16, norm=norm))
+        return [m.bias is not None for m in unit.modules() if isinstance(m, torch.nn.Conv2d)]
+
+    # down: outermost and innermost have no norm; up: the outermost ends in tanh
+    assert biases("batch") == [True, False, False, True, True, False, False, False]
+    assert all(biases("instance"))
+    assert all(biases("none"))
+
+
+def test_dropout_only_on_wide_inner_levels():
+    unit = CompetitiveUnit(Network(imsize=128, use_dropout=True))
+    has = [any(isinstance(m, torch.nn.Dropout) for m in up) for up in unit.up]
+    assert has == [False, False, False, False, True, True, False]
+
+
+def test_standing_is_a_corrected_moving_average():
+    standing = Standing(3)
+    for reconstruction, discrimination in ((0.5, 0.9), (0.3, 1.1)):
+        standing.update(0, torch.tensor(reconstruction), torch.tensor(discrimination))
+    standing.update(2, torch.tensor(0.45), torch.tensor(1.9))
+    # unit 0: (0.5 * 0.9 + 0.3) / 1.9 = 0.39474 and (0.4 * 0.9 + 0.8) / 1.9; unit 2: 0.45 and 1.45
+    average = standing._average(standing.reconstruction_loss, torch.inf)
+    expected = (0.5 * DECAY + 0.3) / (1 + DECAY)
+    assert average[0].item() == pytest.approx(expected, rel=1e-5)
+    assert average[2].item() == pytest.approx(0.45, rel=1e-5)
+    assert standing.best_generator() == 0
+    assert standing.best_discriminator() == 2  # never unit 1, which has not played
+
+
+def test_hyperparameters_are_saved_as_plain_values():
+    model = make_model()
+    restored = ModelConfig.from_plain_values(dict(model.hparams))
+    assert restored == model.config
+    changed = dataclasses.replace(restored, seed=4)
+    assert changed != model.config

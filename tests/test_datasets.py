@@ -1,0 +1,606 @@
+"""Data sets: the table of samples, the decoded images, and the batches made from them."""
+
+import shutil
+import struct
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import texture, write_image
+from PIL import Image, features
+from torch.nn.functional import interpolate
+
+from crn.errors import UserError
+from datasets import LAYOUTS
+from datasets.memory import EvaluationBatches, TrainingBatches, normalize, steps_per_epoch
+from datasets.reader import read_file, read_images, read_sample, resize
+from datasets.samples import ANOMALOUS, NORMAL, TEST, TRAIN, Sample, list_samples
+
+CPU = torch.device("cpu")
+LITTER = (".DS_Store", "Thumbs.db", "desktop.ini", "._000.png")
+
+
+def samples_of(layout: str, root: Path) -> list[Sample]:
+    return list_samples(LAYOUTS[layout], root)
+
+
+def keys(samples: list[Sample], split: str, label: int) -> list[str]:
+    return [s.key for s in samples if (s.split, s.label) == (split, label)]
+
+
+def mode_of(file: Path) -> str:
+    with Image.open(file) as image:
+        return image.mode
+
+
+def save_as_tiff(file: Path) -> None:
+    with Image.open(file) as image:
+        image.save(file.with_suffix(".tif"))
+
+
+# --- listing ---
+
+
+def test_mvtec_splits_labels_and_keys(read_only_mvtec_category: Path) -> None:
+    samples = samples_of("MVTec", read_only_mvtec_category)
+    assert keys(samples, TRAIN, NORMAL) == [f"train/good/{i:03d}.png" for i in range(6)]
+    assert keys(samples, TRAIN, ANOMALOUS) == []
+    assert keys(samples, TEST, NORMAL) == [f"good/{i:03d}.png" for i in range(3)]
+    defects = [f"{defect}/{i:03d}.png" for defect in ("crack", "hole") for i in range(3)]
+    assert keys(samples, TEST, ANOMALOUS) == defects
+    assert {s.key: s.kind for s in samples}["hole/001.png"] == "hole"
+    assert {s.key: s.kind for s in samples}["good/001.png"] == "good"
+
+
+def test_mvtec_files_and_masks_belong_to_the_keys(read_only_mvtec_category: Path) -> None:
+    root = read_only_mvtec_category
+    by_key = {s.key: s for s in samples_of("MVTec", root)}
+    assert by_key["train/good/002.png"].files == (root / "train/good/002.png",)
+    assert by_key["good/002.png"].files == (root / "test/good/002.png",)
+    assert by_key["crack/002.png"].files == (root / "test/crack/002.png",)
+    assert by_key["crack/002.png"].mask == root / "ground_truth/crack/002_mask.png"
+    assert by_key["hole/000.png"].mask == root / "ground_truth/hole/000_mask.png"
+    assert all(s.mask is None for s in by_key.values() if s.label == NORMAL)
+
+
+def test_mvtec_without_any_masks_is_fine(mvtec_category: Path) -> None:
+    shutil.rmtree(mvtec_category / "ground_truth")
+    samples = samples_of("MVTec", mvtec_category)
+    assert len(samples) == 15
+    assert {s.mask for s in samples} == {None}
+
+
+def test_panorama_splits_labels_and_keys(read_only_panorama: Path) -> None:
+    samples = samples_of("Panorama", read_only_panorama)
+    # 70 % of 6, rounded down, train.
+    assert keys(samples, TRAIN, NORMAL) == [
+        f"good_ones/{name}" for name in ("p0.png", "p1.jpg", "p2.png", "p3.jpg")
+    ]
+    assert keys(samples, TEST, NORMAL) == ["good_ones/p4.png", "good_ones/p5.jpg"]
+    assert keys(samples, TEST, ANOMALOUS) == [f"bad_ones/p{i}.png" for i in range(3)]
+    assert len(samples) == 9
+    assert samples[0].files == (read_only_panorama / "good_ones/p0.png",)
+
+
+def test_road_images_pair_height_and_intensity(read_only_road_images: Path) -> None:
+    root = read_only_road_images
+    samples = samples_of("RoadImages", root)
+    assert keys(samples, TRAIN, NORMAL) == [f"good_ones/tile_{i}.png" for i in range(4)]
+    assert keys(samples, TEST, NORMAL) == ["good_ones/tile_4.png", "good_ones/tile_5.png"]
+    assert keys(samples, TEST, ANOMALOUS) == [f"bad_ones/tile_{i}.png" for i in range(3)]
+    assert samples[-1].files == (
+        root / "bad_ones/height_files/tile_2.png",
+        root / "bad_ones/intensity_files/tile_2.png",
+    )
+
+
+def test_road_images_pair_by_stem_across_suffixes(road_images: Path) -> None:
+    folder = road_images / "good_ones"
+    for index in range(3):
+        height = folder / f"height_files/tile_{index}.png"
+        save_as_tiff(height)
+        height.unlink()
+    by_key = {s.key: s for s in samples_of("RoadImages", road_images)}
+    assert len(by_key) == 9
+    for index in range(3):
+        assert by_key[f"good_ones/tile_{index}.tif"].files == (
+            folder / f"height_files/tile_{index}.tif",
+            folder / f"intensity_files/tile_{index}.png",
+        )
+
+
+def test_two_height_images_of_one_tile_are_refused(road_images: Path) -> None:
+    height = road_images / "good_ones/height_files/tile_1.png"
+    save_as_tiff(height)
+    with pytest.raises(UserError, match=r"tile_1\.(png|tif).*tile_1\.(png|tif)"):
+        samples_of("RoadImages", road_images)
+
+
+@pytest.mark.parametrize(
+    ("good", "training"), [(2, 1), (3, 2), (4, 2), (10, 7), (11, 7), (75, 52), (90, 63), (170, 119)]
+)
+def test_seventy_percent_of_the_sorted_good_images_train(
+    tmp_path: Path, good: int, training: int
+) -> None:
+    (tmp_path / "good_ones").mkdir()
+    (tmp_path / "bad_ones").mkdir()
+    # Made in another order than sorted; listing does not open the files.
+    for index in reversed(range(good)):
+        (tmp_path / f"good_ones/{index:03d}.png").touch()
+    (tmp_path / "bad_ones/000.png").touch()
+    samples = samples_of("Panorama", tmp_path)
+    assert keys(samples, TRAIN, NORMAL) == [f"good_ones/{i:03d}.png" for i in range(training)]
+    assert keys(samples, TEST, NORMAL) == [f"good_ones/{i:03d}.png" for i in range(training, good)]
+
+
+@pytest.mark.parametrize(
+    ("layout", "fixture"),
+    [
+        ("MVTec", "read_only_mvtec_category"),
+        ("Panorama", "read_only_panorama"),
+        ("RoadImages", "read_only_road_images"),
+    ],
+)
+def test_keys_are_unique_and_files_are_there(
+    layout: str, fixture: str, request: pytest.FixtureRequest
+) -> None:
+    samples = samples_of(layout, request.getfixturevalue(fixture))
+    assert max(Counter(s.key for s in samples).values()) == 1
+    files = [file for s in samples for file in s.files]
+    assert len(set(files)) == len(files)
+    assert all(file.is_file() for file in files)
+    assert all(s.mask.is_file() for s in samples if s.mask is not None)
+
+
+@pytest.mark.parametrize(
+    ("layout", "fixture"),
+    [("MVTec", "mvtec_category"), ("Panorama", "panorama"), ("RoadImages", "road_images")],
+)
+def test_litter_of_operating_systems_is_ignored(
+    layout: str, fixture: str, request: pytest.FixtureRequest
+) -> None:
+    root = request.getfixturevalue(fixture)
+    before = samples_of(layout, root)
+    for folder in [root, *(path for path in root.rglob("*") if path.is_dir())]:
+        for name in LITTER:
+            (folder / name).write_bytes(b"litter")
+    assert samples_of(layout, root) == before
+
+
+def test_hidden_folders_are_no_defects(mvtec_category: Path) -> None:
+    before = samples_of("MVTec", mvtec_category)
+    (mvtec_category / "test/.ipynb_checkpoints").mkdir()
+    assert samples_of("MVTec", mvtec_category) == before
+
+
+@pytest.mark.parametrize(
+    ("layout", "path", "expected"),
+    [
+        ("MVTec", "mvtec/transistor", (213, 60, 40)),
+        ("Panorama", "panorama", (52, 23, 236)),
+        ("RoadImages", "roadimages", (52, 23, 236)),
+    ],
+)
+def test_real_data_sets(
+    shared_data: Path, layout: str, path: str, expected: tuple[int, int, int]
+) -> None:
+    samples = samples_of(layout, shared_data / path)
+    counts = Counter((s.split, s.label) for s in samples)
+    assert (counts[TRAIN, NORMAL], counts[TEST, NORMAL], counts[TEST, ANOMALOUS]) == expected
+    assert counts.total() == sum(expected)
+    assert len({s.key for s in samples}) == len(samples)
+    images = read_images([samples[0], samples[-1]], 32)
+    assert images.pixels.shape == (2, 3, 32, 32)
+    assert images.pixels.float().std() > 1
+
+
+# --- one file ---
+
+
+def test_gray_becomes_three_equal_channels(tmp_path: Path) -> None:
+    gray = texture(0, 5, 7)
+    write_image(tmp_path / "a.png", gray)
+    image = read_file(tmp_path / "a.png", channels=3)
+    assert image.dtype == torch.uint8
+    np.testing.assert_array_equal(image, np.stack([gray] * 3))
+    np.testing.assert_array_equal(read_file(tmp_path / "a.png", channels=1), gray[None])
+
+
+def test_colour_keeps_its_channels(tmp_path: Path) -> None:
+    colour = texture(0, 5, 7, 3)
+    write_image(tmp_path / "a.png", colour)
+    image = read_file(tmp_path / "a.png", channels=3)
+    assert image.dtype == torch.uint8
+    np.testing.assert_array_equal(image, colour.transpose(2, 0, 1))
+
+
+def test_colour_to_luminance(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", np.array([[(200, 100, 50), (255, 255, 255)]], np.uint8))
+    # 0.299 R + 0.587 G + 0.114 B = 59.8 + 58.7 + 5.7 = 124.2
+    assert read_file(tmp_path / "a.png", channels=1).tolist() == [[[124, 255]]]
+
+
+def test_transparency_of_colour_images_is_dropped(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", np.array([[(200, 100, 50, 0), (1, 2, 3, 128)]], np.uint8))
+    image = read_file(tmp_path / "a.png", channels=3)
+    assert image[:, 0, 0].tolist() == [200, 100, 50]
+    assert image[:, 0, 1].tolist() == [1, 2, 3]
+
+
+def palette_image() -> Image.Image:
+    image = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8)).convert("P")
+    image.putpalette([10, 20, 30, 200, 100, 50, 255, 255, 255])
+    return image
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.parametrize(
+    "transparency", [None, 1, bytes([255, 0, 128])], ids=["opaque", "one colour", "by colour"]
+)
+def test_palette_images_have_the_colours_of_their_palette(
+    tmp_path: Path, transparency: int | bytes | None
+) -> None:
+    more = {} if transparency is None else {"transparency": transparency}
+    palette_image().save(tmp_path / "a.png", **more)
+    assert mode_of(tmp_path / "a.png") == "P"
+    image = read_file(tmp_path / "a.png", channels=3)
+    assert image.shape == (3, 2, 2)
+    assert image[:, 0, 0].tolist() == [10, 20, 30]
+    assert image[:, 0, 1].tolist() == [200, 100, 50]
+    assert image[:, 1, 0].tolist() == [255, 255, 255]
+    assert read_file(tmp_path / "a.png", channels=1)[0, 0, 1] == 124
+
+
+def test_one_bit_is_black_and_white(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 255, 255]], np.uint8)).convert("1").save(tmp_path / "a.png")
+    assert mode_of(tmp_path / "a.png") == "1"
+    for channels in (1, 3):
+        image = read_file(tmp_path / "a.png", channels)
+        assert image.dtype == torch.uint8
+        assert image.tolist() == [[[0, 255, 255]]] * channels
+
+
+def test_cmyk(tmp_path: Path) -> None:
+    pixels = [(0, 0, 0, 0), (0, 255, 255, 0), (0, 0, 0, 255)]  # white, red, black
+    image = Image.new("CMYK", (3, 1))
+    for x, pixel in enumerate(pixels):
+        image.putpixel((x, 0), pixel)
+    image.save(tmp_path / "a.tif")
+    colour = read_file(tmp_path / "a.tif", channels=3)
+    assert colour[:, 0].T.tolist() == [[255, 255, 255], [255, 0, 0], [0, 0, 0]]
+    assert read_file(tmp_path / "a.tif", channels=1).tolist() == [[[255, 76, 0]]]
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_gray_of_16_bits_keeps_its_precision(tmp_path: Path, suffix: str) -> None:
+    values = np.array([[0, 257, 257 * 100, 65535, 1, 300]], np.uint16)
+    write_image(tmp_path / f"a.{suffix}", values)
+    for channels in (1, 3):
+        image = read_file(tmp_path / f"a.{suffix}", channels)
+        assert image.dtype == torch.float32
+        assert image.shape == (channels, 1, 6)
+        for channel in image:
+            # 65535 / 255 = 257
+            assert channel[0, :4].tolist() == [0, 1, 100, 255]
+            assert channel[0, 4:].tolist() == pytest.approx([0.00389105, 1.16731518])
+
+
+def write_png_of_16_bit_colour(path: Path, pixels: np.ndarray) -> None:
+    """Pillow writes no such files."""
+    height, width, _ = pixels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n")
+    with path.open("ab") as file:
+        for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+            checksum = zlib.crc32(kind + data)
+            file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum))
+
+
+def test_colour_of_16_bits(tmp_path: Path) -> None:
+    write_png_of_16_bit_colour(
+        tmp_path / "a.png", np.array([[(257, 257 * 100, 65535)], [(0, 0, 257 * 7)]])
+    )
+    image = read_file(tmp_path / "a.png", channels=3)
+    assert image[:, 0, 0].tolist() == pytest.approx([1, 100, 255], abs=0.5)
+    assert image[:, 1, 0].tolist() == pytest.approx([0, 0, 7], abs=0.5)
+
+
+def save_with_orientation(image: Image.Image, path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(path, exif=exif)
+
+
+# How a stored image of two rows, 0 1 2 and 3 4 5, is to be shown, after the EXIF standard: the
+# stored row 0 is the visual top, or where the orientation says.
+UPRIGHT = {
+    1: [[0, 1, 2], [3, 4, 5]],
+    2: [[2, 1, 0], [5, 4, 3]],
+    3: [[5, 4, 3], [2, 1, 0]],
+    4: [[3, 4, 5], [0, 1, 2]],
+    5: [[0, 3], [1, 4], [2, 5]],
+    6: [[3, 0], [4, 1], [5, 2]],
+    7: [[5, 2], [4, 1], [3, 0]],
+    8: [[2, 5], [1, 4], [0, 3]],
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_images_are_turned_upright(
+    tmp_path: Path, suffix: str, dtype: type, orientation: int
+) -> None:
+    scale = 257 if dtype is np.uint16 else 1
+    stored = (np.arange(6).reshape(2, 3) * scale).astype(dtype)
+    save_with_orientation(Image.fromarray(stored), tmp_path / f"a.{suffix}", orientation)
+    image = read_file(tmp_path / f"a.{suffix}", channels=1)
+    assert image[0].tolist() == UPRIGHT[orientation]
+
+
+def test_photographs_are_turned_upright(tmp_path: Path) -> None:
+    stored = np.zeros((16, 32, 3), np.uint8)
+    stored[:8] = (250, 0, 0)  # above, as stored
+    save_with_orientation(Image.fromarray(stored), tmp_path / "a.jpg", 6)
+    image, own_size = read_sample(Sample("a", (tmp_path / "a.jpg",), TRAIN, NORMAL), 8)
+    assert own_size == (32, 16)
+    assert image[0, :, 5:].min() > 150  # turned clockwise, it is on the right
+    assert image[0, :, :3].max() < 100
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_a_damaged_avif_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.avif"
+    Image.fromarray(texture(0, 32, 32, 3)).save(file)
+    content = bytearray(file.read_bytes())
+    start = content.index(b"mdat") + 4
+    content[start : start + 8] = b"\xff" * 8
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.avif"):
+        read_file(file, channels=3)
+
+
+def test_floating_point_images_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(UserError, match=r"a\.tif.*floating point"):
+        read_file(tmp_path / "a.tif", channels=1)
+
+
+def test_more_than_16_bits_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 65536]], np.int32)).save(tmp_path / "a.tif")
+    with pytest.raises(UserError, match=r"a\.tif.*more than 16 bits"):
+        read_file(tmp_path / "a.tif", channels=1)
+
+
+# --- many files ---
+
+
+def write_samples(folder: Path, *arrays: np.ndarray) -> list[Sample]:
+    for index, pixels in enumerate(arrays):
+        write_image(folder / f"{index}.png", pixels)
+    return [Sample(f"x/{i}.png", (folder / f"{i}.png",), TRAIN, NORMAL) for i in range(len(arrays))]
+
+
+def test_8_bit_images_are_kept_as_bytes(tmp_path: Path) -> None:
+    samples = write_samples(tmp_path, texture(0, 20, 30, 3), texture(1, 40, 10))
+    images = read_images(samples, 16)
+    assert images.pixels.shape == (2, 3, 16, 16)
+    assert images.pixels.dtype == torch.uint8
+    assert images.sizes == [(20, 30), (40, 10)]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 1, 0)])
+def test_8_and_16_bits_mix(tmp_path: Path, order: tuple[int, ...]) -> None:
+    arrays = [
+        np.full((9, 9), 40, np.uint8),
+        np.full((9, 9), 257 * 41 + 128, np.uint16),
+        np.full((9, 9, 3), 42, np.uint8),
+    ]
+    samples = write_samples(tmp_path, *(arrays[index] for index in order))
+    images = read_images(samples, 8)
+    assert images.pixels.dtype == torch.float32
+    values = [(40, 41 + 128 / 257, 42)[index] for index in order]
+    for image, value in zip(images.pixels, values, strict=True):
+        np.testing.assert_allclose(image, value, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("layout", "fixture"),
+    [
+        ("MVTec", "read_only_mvtec_category"),
+        ("Panorama", "read_only_panorama"),
+        ("RoadImages", "read_only_road_images"),
+    ],
+)
+def test_threads_give_the_same(layout: str, fixture: str, request: pytest.FixtureRequest) -> None:
+    samples = samples_of(layout, request.getfixturevalue(fixture))
+    alone, threads = read_images(samples, 16), read_images(samples, 16, workers=3)
+    assert alone.pixels.dtype == threads.pixels.dtype
+    assert torch.equal(alone.pixels, threads.pixels)
+    assert alone.sizes == threads.sizes
+    assert len(alone.sizes) == len(alone.pixels) == len(samples)
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_a_damaged_image_is_named_with_and_without_threads(
+    read_only_panorama: Path, tmp_path: Path, workers: int
+) -> None:
+    samples = samples_of("Panorama", read_only_panorama)
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    samples.insert(4, Sample("x/broken.png", (tmp_path / "broken.png",), TRAIN, NORMAL))
+    with pytest.raises(UserError, match=r"broken\.png: not an image"):
+        read_images(samples, 8, workers)
+
+
+def test_road_images_are_height_intensity_intensity(tmp_path: Path) -> None:
+    height = np.full((6, 4), 257 * 30, np.uint16)
+    intensity = np.full((6, 4, 3), (200, 100, 50), np.uint8)
+    write_image(tmp_path / "h.png", height)
+    write_image(tmp_path / "i.png", intensity)
+    sample = Sample("x/h.png", (tmp_path / "h.png", tmp_path / "i.png"), TRAIN, NORMAL)
+    image, own_size = read_sample(sample, 8)
+    assert image.shape == (3, 8, 8)
+    assert image.dtype == torch.float32
+    assert own_size == (6, 4)
+    for channel, value in zip(image, (30, 124, 124), strict=True):
+        np.testing.assert_allclose(channel, value, atol=1e-4)
+
+
+def test_road_images_of_8_bits_are_kept_as_bytes(tmp_path: Path) -> None:
+    write_image(tmp_path / "h.png", np.full((6, 4), 30, np.uint8))
+    write_image(tmp_path / "i.png", np.full((12, 8), 60, np.uint8))
+    sample = Sample("x/h.png", (tmp_path / "h.png", tmp_path / "i.png"), TRAIN, NORMAL)
+    image, own_size = read_sample(sample, 8)
+    assert image.dtype == torch.uint8
+    assert own_size == (6, 4)
+    assert image[:, 0, 0].tolist() == [30, 60, 60]
+
+
+def test_values_stay_on_the_8_bit_scale(read_only_road_images: Path) -> None:
+    images = read_images(samples_of("RoadImages", read_only_road_images), 16)
+    assert images.pixels.dtype == torch.float32
+    assert images.pixels.min() >= 0
+    assert 200 < images.pixels.max() <= 255
+    assert torch.equal(images.pixels[:, 1], images.pixels[:, 2])
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 24), (7, 90), (5, 5)])
+def test_resize_is_bilinear_and_antialiased(height: int, width: int) -> None:
+    pixels = torch.from_numpy(texture(0, 3, height, width))
+    exact = interpolate(
+        pixels[None].double(), (16, 16), mode="bilinear", align_corners=False, antialias=True
+    )[0]
+    floats = resize(pixels.float(), 16)
+    assert floats.dtype == torch.float32
+    np.testing.assert_allclose(floats, exact, atol=1e-3)
+    rounded = resize(pixels, 16)
+    assert rounded.dtype == torch.uint8
+    # Torch rounds bytes after each of the two directions.
+    np.testing.assert_allclose(rounded, exact, atol=1.01)
+
+
+def test_resize_averages_what_it_shrinks() -> None:
+    checkerboard = torch.zeros(1, 64, 64)
+    checkerboard[:, ::2, 1::2] = checkerboard[:, 1::2, ::2] = 200
+    np.testing.assert_allclose(resize(checkerboard, 8), 100, atol=0.2)
+
+
+def test_resize_to_the_own_size_changes_nothing() -> None:
+    pixels = torch.from_numpy(texture(0, 3, 16, 16))
+    assert torch.equal(resize(pixels, 16), pixels)
+
+
+# --- batches ---
+
+
+def numbered_images(count: int, dtype: torch.dtype = torch.uint8) -> torch.Tensor:
+    """Images that can be told apart: all pixels of image n are n."""
+    return torch.arange(count, dtype=dtype)[:, None, None, None].repeat(1, 3, 2, 2)
+
+
+def numbers(batch: torch.Tensor) -> list[int]:
+    """Which images a batch consists of."""
+    return ((batch[:, 0, 0, 0] + 1) * 127.5).round().int().tolist()
+
+
+def training_batches(count: int, batch_size: int, **changes) -> TrainingBatches:
+    values = {
+        "pixels": numbered_images(count),
+        "batch_size": batch_size,
+        "seed": 7,
+        "next_step": lambda: 0,
+        "interval": 1000,
+        "last_step": 30,
+        "device": CPU,
+    }
+    return TrainingBatches(**{**values, **changes})
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(10, 4), (10, 5), (7, 3), (9, 1), (3, 3)])
+def test_every_image_comes_once_in_every_epoch(count: int, batch_size: int) -> None:
+    batches = list(training_batches(count, batch_size, last_step=5 * count))
+    assert {len(batch) for batch in batches} == {batch_size}
+    order = [number for batch in batches for number in numbers(batch)]
+    assert len(order) == 5 * count * batch_size
+    for start in range(0, len(order), count):
+        assert sorted(order[start : start + count]) == list(range(count))
+
+
+def test_epochs_and_seeds_have_different_orders() -> None:
+    order = [n for batch in training_batches(20, 5, last_step=8) for n in numbers(batch)]
+    other = [n for batch in training_batches(20, 5, last_step=8, seed=8) for n in numbers(batch)]
+    assert len({tuple(order[:20]), tuple(order[20:]), tuple(other[:20]), tuple(range(20))}) == 4
+
+
+def test_a_batch_depends_on_seed_and_step_alone() -> None:
+    whole = list(training_batches(10, 4))
+    assert len(whole) == 30
+    for start in (1, 5, 12, 29):
+        resumed = list(training_batches(10, 4, next_step=lambda start=start: start))
+        assert len(resumed) == 30 - start
+        assert all(torch.equal(a, b) for a, b in zip(resumed, whole[start:], strict=True))
+
+
+def test_a_batch_is_no_larger_than_the_data_set() -> None:
+    batches = list(training_batches(3, 64, last_step=4))
+    assert [sorted(numbers(batch)) for batch in batches] == [[0, 1, 2]] * 4
+
+
+@pytest.mark.parametrize(
+    ("start", "expected"), [(0, 3), (1, 2), (2, 1), (3, 3), (4, 2), (8, 1), (9, 1), (10, 0)]
+)
+def test_iteration_ends_at_the_interval_or_the_last_step(start: int, expected: int) -> None:
+    batches = training_batches(10, 4, next_step=lambda: start, interval=3, last_step=10)
+    assert len(list(batches)) == expected
+
+
+def test_every_iteration_asks_for_the_step() -> None:
+    done = iter((0, 3))
+    batches = training_batches(10, 4, next_step=lambda: next(done), interval=3, last_step=6)
+    parts = [numbers(batch) for _ in range(2) for batch in batches]
+    assert parts == [numbers(batch) for batch in training_batches(10, 4, last_step=6)]
+
+
+@pytest.mark.parametrize(
+    ("images", "batch_size", "expected"),
+    [(10, 5, 2), (10, 4, 3), (10, 64, 1), (1, 1, 1), (64, 64, 1), (65, 64, 2)],
+)
+def test_steps_per_epoch(images: int, batch_size: int, expected: int) -> None:
+    assert steps_per_epoch(images, batch_size) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_training_batches_are_in_the_range_of_tanh(dtype: torch.dtype) -> None:
+    pixels = torch.tensor([0, 255], dtype=dtype)[:, None, None, None].repeat(1, 3, 2, 2)
+    for batch in training_batches(2, 2, pixels=pixels, last_step=3):
+        assert batch.dtype == torch.float32
+        assert sorted(batch[:, 0, 0, 0].tolist()) == [-1, 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_evaluation_batches_come_in_order_every_time(dtype: torch.dtype) -> None:
+    labels = torch.tensor([0, 1, 1, 0, 1])
+    batches = EvaluationBatches(numbered_images(5, dtype), labels, 2, CPU)
+    assert len(batches) == 3
+    for _ in range(2):
+        images, theirs = zip(*batches, strict=True)
+        assert [numbers(batch) for batch in images] == [[0, 1], [2, 3], [4]]
+        assert torch.cat(theirs).tolist() == labels.tolist()
+        assert {batch.dtype for batch in images} == {torch.float32}
+
+
+def test_normalize() -> None:
+    pixels = torch.tensor([0, 51, 102, 255], dtype=torch.uint8)
+    assert normalize(pixels).dtype == torch.float32
+    assert normalize(pixels).tolist() == pytest.approx([-1, -0.6, -0.2, 1])
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_normalize_leaves_its_argument_alone(dtype: torch.dtype) -> None:
+    pixels = torch.tensor([0, 51, 255], dtype=dtype)
+    normalize(pixels)
+    assert pixels.tolist() == [0, 51, 255]

@@ -1,0 +1,308 @@
+"""What users do: train, stop, resume, score. With real files, most of it in real processes."""
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import REPOSITORY
+from PIL import Image
+
+from crn.checkpoint import load_units
+from crn.pictures import heat_colours
+
+TINY = ("--demo", "--cpu", "--max-network-depth", 2, "--num-competitive-units", 3)
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def states(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint that a training goes on from."""
+    checkpoint = torch.load(path, weights_only=True)
+    tensors = {f"model {k}": v for k, v in checkpoint["state_dict"].items()}
+    for unit, optimizer in enumerate(checkpoint["optimizer_states"]):
+        for parameter, state in optimizer["state"].items():
+            tensors |= {f"optimizer {unit} {parameter} {k}": v for k, v in state.items()}
+    return tensors
+
+
+def assert_same_states(one: Path, other: Path) -> None:
+    mine, theirs = states(one), states(other)
+    assert mine.keys() == theirs.keys()
+    assert [k for k in mine if not torch.equal(mine[k], theirs[k])] == []
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, read_only_road_images, run_train) -> Path:
+    """A folder in which a process has trained six steps on a miniature data set."""
+    folder = tmp_path_factory.mktemp("trained")
+    arguments = ("--dataset", "RoadImages", "--dataset-path", read_only_road_images)
+    finished = run_train(
+        *TINY, *arguments, "--training-steps", 6, "--validation-interval", 4, "--seed", 5,
+        "--checkpoint-path", "checkpoints", "--image-output-path", "pictures",
+        "--image-output-interval", 3, cwd=folder,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    return folder
+
+
+def test_demo_makes_its_own_sample_and_trains_on_it(run_train, tmp_path):
+    finished = run_train("--demo", "--cpu", "--training-steps", 2, cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert "datasets/demo_roads" in finished.stderr
+    assert len(list((tmp_path / "datasets/demo_roads/good_ones/height_files").iterdir())) == 60
+    (metrics,) = tmp_path.glob("logged_metrics/version_0/metrics.csv")
+    assert [row["step"] for row in read_table(metrics) if row["metrics/roc_auc"]] == ["2"]
+
+
+def test_training_logs_what_the_readme_says(trained):
+    rows = read_table(trained / "logged_metrics/version_0/metrics.csv")
+    validations = [row for row in rows if row["metrics/roc_auc"]]
+    assert [row["step"] for row in validations] == ["4", "6"]
+    for row in validations:
+        assert row["metrics/roc_auc"] == row["metrics/roc_auc_residual"]
+        assert {"metrics/roc_auc_reconstruction", "metrics/roc_auc_discrimination"} <= row.keys()
+        assert float(row["metrics/training_time"]) > 0
+    best = max(float(row["metrics/roc_auc"]) for row in validations)
+    assert float(validations[-1]["metrics/max_roc_auc"]) == best
+    options = (trained / "logged_metrics/version_0/hparams.yaml").read_text()
+    assert "batch_size: 2" in options
+    assert "seed: 5" in options
+
+
+def test_picture_grids_come_at_their_interval(trained):
+    grids = sorted(path.name for path in (trained / "pictures/training").iterdir())
+    assert grids == ["step_000003.png", "step_000006.png"]
+    with Image.open(trained / "pictures/training" / grids[0]) as grid:
+        # two normal and three anomalous test images, each with its reconstruction and map
+        assert grid.size == (3 * 34 + 2, 5 * 34 + 2)
+
+
+def test_every_checkpoint_is_plain_data(trained):
+    for name in ("best.ckpt", "last.ckpt"):
+        checkpoint = torch.load(trained / "checkpoints" / name, weights_only=True)
+        assert checkpoint["hyper_parameters"]["network"]["imsize"] == 32
+    assert checkpoint["progress"]["step"] == 6
+
+
+def test_scoring_reads_the_two_units_it_needs(trained):
+    cpu = torch.device("cpu")
+    best = load_units(trained / "checkpoints/last.ckpt", "best", cpu)
+    assert set(best.units) == {unit for pair in best.pairs for unit in pair}
+    assert len(best.pairs) == 1
+    everything = load_units(trained / "checkpoints/last.ckpt", "all", cpu)
+    assert set(everything.units) == {0, 1, 2}
+    assert len(everything.pairs) == 6
+    assert not any(unit.training for unit in everything.units.values())
+
+
+@pytest.fixture(scope="module")
+def scored(trained, read_only_road_images, run_train) -> tuple[Path, str]:
+    """The folder of the pictures and scores of a run of inference, and what it printed."""
+    finished = run_train(
+        "--mode", "inference", "--dataset", "RoadImages", "--dataset-path", read_only_road_images,
+        "--model-input", "checkpoints/last.ckpt", "--image-output-path", "results", "--cpu",
+        "--threshold-quantile", 0.5, cwd=trained,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    return trained / "results", finished.stdout
+
+
+def test_inference_writes_a_row_for_every_sample(scored):
+    rows = read_table(scored[0] / "anomaly_scores.csv")
+    assert list(rows[0]) == [
+        "file", "split", "label", "residual", "reconstruction", "discrimination", "threshold",
+        "decision",
+    ]  # fmt: skip
+    assert len({row["file"] for row in rows}) == len(rows) == 9
+    assert [row["split"] for row in rows] == ["train"] * 4 + ["test"] * 5
+    assert [row["label"] for row in rows] == ["0"] * 6 + ["1"] * 3
+    assert rows[0]["file"] == "good_ones/tile_0.png"
+    assert all(float(row["discrimination"]) <= 0 <= float(row["residual"]) for row in rows)
+    normal = [float(row["residual"]) for row in rows[:4]]
+    assert float(rows[0]["threshold"]) == pytest.approx(np.quantile(normal, 0.5), rel=1e-6)
+    for row in rows:
+        assert int(row["decision"]) == (float(row["residual"]) > float(row["threshold"]))
+
+
+def test_inference_agrees_with_the_last_validation(trained, scored):
+    *_, last = read_table(trained / "logged_metrics/version_0/metrics.csv")
+    printed = dict(re.findall(r"^(\w+) +([0-9.]+) +[0-9.]+", scored[1], re.MULTILINE))
+    for name in ("reconstruction", "residual", "discrimination"):
+        assert float(printed[name]) == pytest.approx(
+            float(last[f"metrics/roc_auc_{name}"]), abs=5e-4
+        )
+
+
+def test_pictures_show_what_they_claim(scored, read_only_road_images):
+    folder, _ = scored
+    keys = [row["file"] for row in read_table(folder / "anomaly_scores.csv")]
+    for kind in ("inference", "diff"):
+        written = {path.relative_to(folder / kind) for path in (folder / kind).rglob("*.png")}
+        assert written == {Path(key) for key in keys}
+    with Image.open(folder / "diff" / keys[0]) as diff:
+        assert diff.size == (24, 28)
+    with Image.open(folder / "inference" / keys[0]) as row:
+        assert row.size == (3 * 32 + 2 * 2, 32)
+        shown = np.asarray(row.crop((0, 0, 32, 32))).astype(int)
+    name = keys[0].rpartition("/")[2]
+    with Image.open(read_only_road_images / "good_ones/intensity_files" / name) as file:
+        intensity = np.asarray(file.resize((32, 32), Image.Resampling.BILINEAR)).astype(int)
+    assert np.abs(shown[..., 1] - intensity).max() <= 2
+    assert (shown[..., 1] == shown[..., 2]).all()
+
+
+def test_maps_of_a_run_share_one_colour_scale(scored):
+    folder, _ = scored
+    maps = []
+    for path in sorted((folder / "inference").rglob("*.png")):
+        with Image.open(path) as row:
+            maps.append(np.asarray(row.crop((68, 0, 100, 32))).reshape(-1, 3))
+    coldest, hottest = heat_colours()[[0, -1]]
+    assert sum((pixels == hottest).all(1).any() for pixels in maps) == 1
+    assert sum((pixels == coldest).all(1).any() for pixels in maps) == 1
+
+
+def test_all_pairs_and_another_score(run_main, trained, read_only_road_images, tmp_path):
+    finished = run_main(
+        "--mode", "inference", "--dataset", "RoadImages", "--dataset-path", read_only_road_images,
+        "--model-input", trained / "checkpoints/last.ckpt", "--cpu", "--pairs", "all",
+        "--anomaly-score", "discrimination", "--anomaly-score-file", "table/scores.csv",
+    )  # fmt: skip
+    assert finished.status == 0
+    rows = read_table(tmp_path / "table/scores.csv")
+    assert list(rows[0])[3] == "discrimination"
+    assert float(rows[0]["threshold"]) < 0
+    assert not (tmp_path / "anomaly_scores.csv").exists()
+
+
+@pytest.mark.parametrize("stop_at", [5, 8])
+def test_resuming_continues_bit_for_bit(run_main, read_only_mvtec_category, tmp_path, stop_at):
+    common = (
+        *TINY, "--dataset", "MVTec", "--dataset-path", read_only_mvtec_category, "--seed", 3,
+        "--max-network-depth", 3, "--use-dropout", 1, "--validation-interval", 4,
+        "--lr-scheduler", "", "--image-output-path", "grids", "--image-output-interval", 2,
+    )  # fmt: skip
+    whole = run_main(*common, "--training-steps", 12, "--checkpoint-path", "whole")
+    first = run_main(*common, "--training-steps", stop_at, "--checkpoint-path", "parts")
+    second = run_main(
+        *common, "--training-steps", 12, "--checkpoint-path", "parts",
+        "--model-input", "parts/last.ckpt",
+    )  # fmt: skip
+    assert (whole.status, first.status, second.status) == (0, 0, 0)
+    assert f"from step {stop_at}" in second.err
+    assert_same_states(tmp_path / "whole/last.ckpt", tmp_path / "parts/last.ckpt")
+    logs = [
+        {
+            row["step"]: row
+            for row in read_table(tmp_path / f"logged_metrics/version_{n}/metrics.csv")
+        }
+        for n in (0, 2)
+    ]
+    for step, row in logs[1].items():
+        assert {k: v for k, v in row.items() if not k.endswith(("time", "max_roc_auc"))} == {
+            k: v for k, v in logs[0][step].items() if not k.endswith(("time", "max_roc_auc"))
+        }
+
+
+def test_a_finished_training_has_nothing_to_resume(run_main, trained, read_only_road_images):
+    finished = run_main(
+        "--dataset", "RoadImages", "--dataset-path", read_only_road_images, "--cpu",
+        "--training-steps", 6, "--model-input", trained / "checkpoints/last.ckpt",
+    )  # fmt: skip
+    assert finished.status == 0
+    assert "6 of 6 steps" in finished.err
+
+
+def test_the_same_seed_gives_the_same_numbers(run_main, read_only_panorama, tmp_path):
+    for folder in ("one", "two"):
+        torch.rand(7)  # what came before does not matter
+        finished = run_main(
+            *TINY, "--dataset", "Panorama", "--dataset-path", read_only_panorama,
+            "--epochs", 2, "--seed", 11, "--checkpoint-path", folder,
+        )  # fmt: skip
+        assert finished.status == 0
+    assert_same_states(tmp_path / "one/last.ckpt", tmp_path / "two/last.ckpt")
+    checkpoint = torch.load(tmp_path / "one/last.ckpt", weights_only=True)
+    assert checkpoint["progress"]["step"] == 4  # two epochs of four images in batches of two
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_stops(number, read_only_road_images, tmp_path):
+    arguments = (
+        *TINY, "--dataset", "RoadImages", "--dataset-path", read_only_road_images, "--seed", 1,
+        "--training-steps", 50, "--validation-interval", 1, "--checkpoint-path", "kept",
+        "--batch-size", 4,
+    )  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "train.py"), *map(str, arguments)],
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("step 2/"):
+                break
+        process.send_signal(number)
+        rest = process.stderr.read()
+    assert process.returncode == 128 + number, rest
+    step = int(re.search(r"saved kept/last.ckpt at step (\d+)", rest).group(1))
+    assert 2 <= step < 50
+    assert torch.load(tmp_path / "kept/last.ckpt", weights_only=True)["progress"]["step"] == step
+
+
+def test_earlier_results_are_kept(run_main, trained, read_only_road_images, tmp_path):
+    scoring = (
+        "--mode", "inference", "--dataset", "RoadImages", "--dataset-path", read_only_road_images,
+        "--model-input", trained / "checkpoints/last.ckpt", "--cpu", "--image-output-path", "out",
+    )  # fmt: skip
+    training = (
+        *TINY, "--dataset", "RoadImages", "--dataset-path", read_only_road_images,
+        "--training-steps", 1, "--checkpoint-path", "kept",
+    )  # fmt: skip
+    for arguments in (scoring, training):
+        for _ in range(2):
+            assert run_main(*arguments).status == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "anomaly_scores.csv", "anomaly_scores-v1.csv", "diff", "diff-v1", "inference",
+        "inference-v1",
+    }  # fmt: skip
+    assert {path.name for path in (tmp_path / "kept").iterdir()} == {
+        "best.ckpt", "best-v1.ckpt", "last.ckpt", "last-v1.ckpt",
+    }  # fmt: skip
+    assert {path.name for path in (tmp_path / "logged_metrics").iterdir()} == {
+        "version_0", "version_1",
+    }  # fmt: skip
+
+
+def test_best_checkpoint_is_of_the_best_validation(trained):
+    rows = read_table(trained / "logged_metrics/version_0/metrics.csv")
+    aurocs = {int(r["step"]): float(r["metrics/roc_auc"]) for r in rows if r["metrics/roc_auc"]}
+    best = torch.load(trained / "checkpoints/best.ckpt", weights_only=True)["progress"]
+    assert best["max_roc_auc"] == max(aurocs.values())
+    assert aurocs[best["step"]] == best["max_roc_auc"]
+
+
+def test_the_demo_on_real_road_images(shared_data, run_train, tmp_path):
+    finished = run_train(
+        "--mode", "train", "--dataset", "RoadImages", "--dataset-path", shared_data / "roadimages",
+        "--model", "crn", "--demo", "--num-workers", 4, "--cpu", "--seed", 41020,
+        "--training-steps", 4, "--checkpoint-path", "model_checkpoints", cwd=tmp_path,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    assert "52 to train on" in finished.stderr
+    scoring = run_train(
+        "--mode", "inference", "--dataset", "RoadImages", "--model", "crn", "--cpu",
+        "--dataset-path", shared_data / "roadimages", "--image-output-path", "inference_images/",
+        "--model-input", "model_checkpoints/last.ckpt", cwd=tmp_path,
+    )  # fmt: skip
+    assert scoring.returncode == 0, scoring.stderr
+    assert len(read_table(tmp_path / "inference_images/anomaly_scores.csv")) == 311

@@ -1,0 +1,111 @@
+"""Maps, scores and metrics against values worked out by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from crn.config import Optimization
+from crn.metrics import auroc, average_precision
+from crn.optimizers import learning_rate, make_optimizer
+from crn.pictures import heat_colours, heat_map, picture_grid
+from crn.scores import anomaly_maps, image_scores, ordered_pairs, score_pairs
+
+
+def test_maps_and_scores_by_hand():
+    x = torch.zeros(1, 3, 1, 2)
+    r = torch.tensor([[[[0.3, 0.0]], [[0.0, 0.0]], [[0.0, 0.6]]]])
+    f = torch.full((1, 3, 1, 2), -0.2)
+    maps = anomaly_maps(x, r, f)
+    torch.testing.assert_close(maps["reconstruction"], torch.tensor([[[0.1, 0.2]]]))
+    torch.testing.assert_close(maps["residual"], torch.tensor([[[0.2, 0.2]]]))
+    torch.testing.assert_close(maps["discrimination"], torch.tensor([[[-0.3, -0.4]]]))
+    scores = image_scores(maps)
+    torch.testing.assert_close(scores["reconstruction"], torch.tensor([0.15]))
+    torch.testing.assert_close(scores["discrimination"], torch.tensor([-0.35]))
+
+
+def test_pairs_average_maps_and_reconstruct_once_per_generator():
+    calls = []
+
+    def unit(index, factor):
+        def reconstruct(x):
+            calls.append(index)
+            return x * factor
+
+        return reconstruct
+
+    units = {0: unit(0, 0.5), 1: unit(1, 0.2), 2: unit(2, 0.0)}
+    x = torch.full((2, 3, 4, 4), 0.8)
+    reconstruction, maps = score_pairs(x, units, ordered_pairs(3))
+    assert len(calls) == 3 + 6
+    torch.testing.assert_close(reconstruction, x * 0.7 / 3)
+    # residual |x - f| = 0.8 * (1 - product of the factors): 1 - 0.1 twice, else 1
+    torch.testing.assert_close(maps["residual"], torch.full((2, 4, 4), 0.8 * (0.9 * 2 + 4) / 6))
+
+
+def test_ordered_pairs():
+    assert ordered_pairs(1) == [(0, 0)]
+    assert set(ordered_pairs(3)) == {(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)}
+
+
+def test_metrics_by_hand_and_never_flipped():
+    labels = [0, 0, 1, 1]
+    assert auroc([0.1, 0.4, 0.35, 0.8], labels) == pytest.approx(0.75)
+    assert auroc([0.9, 0.8, 0.2, 0.1], labels) == 0.0
+    assert average_precision([0.1, 0.4, 0.35, 0.8], labels) == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_metrics_refuse_what_they_cannot_rank():
+    with pytest.raises(ValueError, match="normal and anomalous"):
+        auroc([0.1, 0.2], [1, 1])
+    with pytest.raises(ValueError, match="NaN"):
+        auroc([float("nan"), 0.2], [0, 1])
+
+
+def test_heat_colours_get_lighter_evenly():
+    colours = heat_colours().astype(float) / 255
+    luminance = colours @ [0.2126, 0.7152, 0.0722]
+    assert colours.shape == (256, 3)
+    assert (np.diff(luminance) > -0.004).all()
+    assert luminance[0] < 0.05
+    assert luminance[-1] > 0.9
+
+
+def test_heat_map_uses_the_given_scale():
+    picture = np.asarray(heat_map(torch.tensor([[0.0, 1.0, 2.0, 9.0]]), low=0, high=2))
+    colours = heat_colours()
+    assert (picture[0] == colours[[0, 128, 255, 255]]).all()
+
+
+def test_grid_has_a_row_of_three_for_every_image():
+    images = torch.rand(2, 3, 16, 16)
+    grid = picture_grid(images, images, torch.rand(2, 16, 16))
+    assert grid.size == (3 * 18 + 2, 2 * 18 + 2)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "expected"),
+    [
+        ("", [1e-3, 1e-3, 1e-3, 1e-3]),
+        ("step", [1e-3, 1e-4, 1e-5, 1e-6]),
+        ("exponential", [1e-3, 1e-3 * 0.1**0.3, 1e-3 * 0.1**0.6, 1e-3 * 0.1**0.9]),
+        ("cosine", [1e-3, 7.938926e-4, 3.454915e-4, 2.447174e-5]),
+    ],
+)
+def test_learning_rates(scheduler, expected):
+    config = Optimization(lr=1e-3, lr_scheduler=scheduler, training_steps=100)
+    rates = [learning_rate(config, step) for step in (0, 30, 60, 90)]
+    assert rates == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "radam", "nadam", "rmsprop", "sgd"])
+def test_every_optimizer_descends(name):
+    weight = torch.nn.Parameter(torch.tensor([1.0]))
+    optimizer = make_optimizer(Optimization(optimizer=name, lr=0.01), [weight])
+    for _ in range(3):
+        weight.square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert 0 < weight.item() < 1
+    if name in ("sgd", "rmsprop"):
+        assert optimizer.param_groups[0]["momentum"] == 0.9
