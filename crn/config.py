@@ -148,6 +148,13 @@ class Run(OptionGroup):
         "without --dataset-path on a road sample that the program makes itself",
     )
     cpu: bool = option(False, "use the CPU even where there is a GPU")
+    precision: str = option(
+        "auto",
+        "arithmetic of the training: float32, bfloat16 with float32 parameters, or bfloat16 where "
+        "the hardware has it; scores are always computed in float32",
+        choices=("auto", "32", "bf16"),
+        mode="train",
+    )
 
 
 @dataclass(frozen=True)

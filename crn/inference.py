@@ -15,6 +15,7 @@ from torch.nn.functional import interpolate
 from crn.checkpoint import TrainedUnits, load_units, read_checkpoint, refuse_contradictions
 from crn.config import SCORES, Competition, Network, Optimization, Options, option_names
 from crn.files import set_aside, written_whole
+from crn.hardware import pick_device, set_up_cpu
 from crn.metrics import auroc, average_precision
 from crn.pictures import heat_map, side_by_side, to_image
 from crn.scores import Maps, image_scores, score_pairs
@@ -61,7 +62,8 @@ def infer(options: Options, samples: Sequence[Sample]) -> int:
     assert path is not None
     _, config = read_checkpoint(path)
     refuse_contradictions(options, config, path, _FROM_CHECKPOINT)
-    device = torch.device("cuda" if torch.cuda.is_available() and not options.run.cpu else "cpu")
+    set_up_cpu()
+    device = pick_device(options.run.cpu)
     model = load_units(path, options.scoring.pairs, device)
     images = read_images(samples, config.network.imsize, options.data.num_workers)
     log.info("scoring %d samples with %s of step %d on %s", len(samples), path, model.step, device)

@@ -129,9 +129,10 @@ class CompetitiveReconstructionNetwork(pl.LightningModule):
             )
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:  # noqa: ARG002
-        """Score a batch with the best pair."""
+        """Score a batch with the best pair, in float32 as inference does."""
         images, labels = batch
-        _, maps = score_pairs(images, self.units, [self.best_pair()])
+        with torch.autocast(images.device.type, enabled=False):
+            _, maps = score_pairs(images, self.units, [self.best_pair()])
         self._scored.append((image_scores(maps), labels))
 
     def on_validation_epoch_end(self) -> None:

@@ -23,6 +23,7 @@ from crn.command_line import DEFAULT_IMAGE_INTERVAL, DEMO_LIMITS
 from crn.config import GROUPS, Network, Options, option_names
 from crn.errors import UserError
 from crn.files import claim_version, set_aside
+from crn.hardware import lightning_precision, pick_device, set_up_cpu
 from crn.model import CompetitiveReconstructionNetwork
 from datasets.memory import (
     EvaluationBatches,
@@ -93,6 +94,8 @@ def train(options: Options, samples: Sequence[Sample]) -> int:
         UserError: an image or the checkpoint cannot be used.
     """
     _quiet_lightning()
+    set_up_cpu()
+    device = pick_device(options.run.cpu)
     options, start = _resume(options)
     data = InMemoryData(samples, options.network.imsize, options.data.num_workers)
     epoch = steps_per_epoch(len(data.train_pixels), options.optimization.batch_size)
@@ -108,8 +111,9 @@ def train(options: Options, samples: Sequence[Sample]) -> int:
     loggers = _loggers(options)
     checkpoints = _checkpoints(options)
     trainer = pl.Trainer(
-        accelerator="cpu" if options.run.cpu else "auto",
+        accelerator="cpu" if device.type == "cpu" else "gpu",
         devices=1,
+        precision=lightning_precision(options.run.precision, device),
         max_epochs=-1,
         max_steps=steps * model.optimizer_steps_per_batch,
         num_sanity_val_steps=0,
@@ -175,7 +179,9 @@ def _resolve_length(options: Options, epoch: int) -> Options:
 
 def _loggers(options: Options) -> list[Logger]:
     folder = options.output.log_dir
-    loggers: list[Logger] = [CSVLogger(folder, name="", version=claim_version(folder))]
+    loggers: list[Logger] = [
+        CSVLogger(folder, name="", version=claim_version(folder), flush_logs_every_n_steps=1)
+    ]
     if options.output.wandb:
         from pytorch_lightning.loggers import WandbLogger
 
@@ -240,7 +246,12 @@ def _describe(
         len(data.test_pixels),
         data.test_labels.sum(),
     )
-    log.info("device: %s; logs: %s", trainer.strategy.root_device, trainer.loggers[0].log_dir)
+    log.info(
+        "device: %s, precision: %s; logs: %s",
+        trainer.strategy.root_device,
+        trainer.precision,
+        trainer.loggers[0].log_dir,
+    )
     if start:
         log.info("resuming %s from step %d", options.run.model_input, start)
 

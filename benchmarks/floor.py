@@ -1,0 +1,79 @@
+"""``python -m benchmarks.floor``: how far a step is from what the machine could do at best.
+
+The floor is the larger of two times: the step's multiplications and additions at the rate of a
+large matrix product, and the optimizer's bytes at the rate of a large copy, added up, since the
+one cannot hide behind the other where they follow each other. Both rates are measured here.
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.step import make_step, seconds
+from crn.hardware import has_fast_bfloat16, pick_device, set_up_cpu
+
+# Adam reads parameter, gradient and two moments, and writes all but the gradient; float32.
+BYTES_PER_PARAMETER = 7 * 4
+
+
+def median_seconds(work, device: torch.device, repeats: int = 5) -> float:
+    """Median time of some work, after a warm-up."""
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def main() -> None:
+    """Print the two rates and a row for every size."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", nargs="+", default=["32:1", "64:16", "128:16"])
+    parser.add_argument("--repeats", type=int, default=3, help="steps (default: 3)")
+    parser.add_argument("--cpu", action="store_true")
+    arguments = parser.parse_args()
+    set_up_cpu()
+    device = pick_device(arguments.cpu)
+    bf16 = has_fast_bfloat16(device)
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    side = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    rate = 2 * side**3 / median_seconds(lambda: a @ b, device)
+    source = torch.randn(64 * 1024 * 1024, device=device)
+    target = torch.empty_like(source)
+    bandwidth = 8 * source.numel() / median_seconds(lambda: target.copy_(source), device)
+    print(f"matrix product, {dtype}: {rate / 1e9:.0f} GFLOP/s; copy: {bandwidth / 1e9:.1f} GB/s")
+    columns = ("GFLOP", "GB", "floor s", "step s", "step / floor")
+    print(f"{'px:batch':<10}" + "".join(f"{column:>14}" for column in columns))
+    for size in arguments.sizes:
+        step, x = make_step("program-bf16" if bf16 else "program", size, device)
+        step(x)
+        with FlopCounterMode(display=False) as counter:
+            step(x)
+        flop = counter.get_total_flops()
+        parameters = 2 * step_parameters(size)
+        moved = parameters * BYTES_PER_PARAMETER
+        floor = flop / rate + moved / bandwidth
+        median = statistics.median(seconds(step, x) for _ in range(arguments.repeats))
+        values = (flop / 1e9, moved / 1e9, floor, median, median / floor)
+        print(f"{size:<10}" + "".join(f"{value:>14.2f}" for value in values), flush=True)
+
+
+def step_parameters(size: str) -> int:
+    """Parameters of one unit."""
+    from crn.config import Network
+    from crn.unit import CompetitiveUnit
+
+    with torch.device("meta"):
+        unit = CompetitiveUnit(Network(imsize=int(size.split(":")[0])))
+    return sum(p.numel() for p in unit.parameters())
+
+
+if __name__ == "__main__":
+    main()

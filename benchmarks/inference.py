@@ -1,0 +1,42 @@
+"""``python -m benchmarks.inference``: images a second that one pair and all pairs score."""
+
+import argparse
+import statistics
+
+import torch
+
+from benchmarks.step import make_model, seconds
+from crn.hardware import pick_device, set_up_cpu
+from crn.scores import image_scores, ordered_pairs, score_pairs
+
+UNITS = 4
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5, help="batches of each (default: 5)")
+    parser.add_argument("--cpu", action="store_true")
+    arguments = parser.parse_args()
+    set_up_cpu()
+    device = pick_device(arguments.cpu)
+    print(f"{'pixels':<8}{'batch':>6}{'best pair':>12}{f'all {UNITS * (UNITS - 1)} pairs':>14}")
+    for imsize in (32, 64, 128):
+        for batch_size in (1, 64):
+            model = make_model(imsize, batch_size, UNITS).to(device).eval()
+            x = torch.rand(batch_size, 3, imsize, imsize, device=device) * 2 - 1
+            rates = []
+            for pairs in ([(0, 1)], ordered_pairs(UNITS)):
+
+                @torch.inference_mode()
+                def score(x, units=model.units, pairs=pairs):
+                    return image_scores(score_pairs(x, units, pairs)[1])["residual"].tolist()
+
+                score(x)
+                times = [seconds(score, x) for _ in range(arguments.repeats)]
+                rates.append(batch_size / statistics.median(times))
+            print(f"{imsize:<8}{batch_size:>6}{rates[0]:>12.1f}{rates[1]:>14.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
