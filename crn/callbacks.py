@@ -63,8 +63,9 @@ class Checkpoints(pl.Callback):
         self.save_last(trainer)
 
     def on_exception(self, trainer: pl.Trainer, _: Any, exception: BaseException) -> None:
-        """Save the last good state where the training diverges."""
-        if isinstance(exception, Diverged) and exception.is_sound:
+        """Save the last good state where the training diverges, if its weights are good."""
+        state = trainer.lightning_module.state_dict().values()
+        if isinstance(exception, Diverged) and all(tensor.isfinite().all() for tensor in state):
             self.save_last(trainer)
 
     def save_last(self, trainer: pl.Trainer) -> None:

@@ -9,12 +9,4 @@ class UserError(Exception):
 
 
 class Diverged(UserError):
-    """The training has run into losses or weights that are not finite.
-
-    Attributes:
-        is_sound: whether the model is still as it was before the step that failed.
-    """
-
-    def __init__(self, message: str, is_sound: bool) -> None:
-        super().__init__(message)
-        self.is_sound = is_sound
+    """The training has run into losses or scores that are not finite."""

@@ -117,16 +117,19 @@ class CompetitiveReconstructionNetwork(pl.LightningModule):
         Raises:
             Diverged: a loss is not finite.
         """
-        on_cpu = total.device.type == "cpu"
-        if not on_cpu and (self.step + 1) % LOG_INTERVAL:
-            return
-        figures = total if on_cpu else total + self.standing.reconstruction_loss.sum()
-        if not figures.isfinite():
-            raise Diverged(
-                f"step {self.step + 1}: the losses of units {i} and {j} are not finite; "
-                f"train with a smaller --lr than {self.config.optimization.lr:g}",
-                is_sound=on_cpu,
-            )
+        if total.device.type != "cpu":
+            if (self.step + 1) % LOG_INTERVAL:
+                return
+            total = total + self.standing.reconstruction_loss.sum()
+        if not total.isfinite():
+            raise Diverged(f"step {self.step + 1}: the losses of units {i} and {j} {self._advice}")
+
+    @property
+    def _advice(self) -> str:
+        return (
+            "are not finite: the training has diverged; train with a smaller --lr than "
+            f"{self.config.optimization.lr:g}"
+        )
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:  # noqa: ARG002
         """Score a batch with the best pair, in float32 as inference does."""
@@ -136,13 +139,20 @@ class CompetitiveReconstructionNetwork(pl.LightningModule):
         self._scored.append((image_scores(maps), labels))
 
     def on_validation_epoch_end(self) -> None:
-        """Log the AUROC of all three scores."""
+        """Log the AUROC of all three scores.
+
+        Raises:
+            Diverged: a score is not finite.
+        """
         labels = torch.cat([labels for _, labels in self._scored]).cpu()
-        aurocs = {
-            name: auroc(torch.cat([scores[name] for scores, _ in self._scored]).cpu(), labels)
+        scores = {
+            name: torch.cat([batch[name] for batch, _ in self._scored]).cpu()
             for name in self._scored[0][0]
         }
         self._scored.clear()
+        if not all(values.isfinite().all() for values in scores.values()):
+            raise Diverged(f"step {self.step}: the anomaly scores {self._advice}")
+        aurocs = {name: auroc(values, labels) for name, values in scores.items()}
         current = aurocs[self.config.anomaly_score]
         self.is_best = current > self.max_roc_auc
         self.max_roc_auc = max(self.max_roc_auc, current)
