@@ -59,10 +59,9 @@ def main() -> None:
         sample = time.perf_counter() - start
 
         start = time.perf_counter()
-        import pytorch_lightning as pl
-
         from crn import run, training
         from crn.command_line import parse_options
+        from crn.lightning import pl
         from crn.model import CompetitiveReconstructionNetwork
 
         imports = time.perf_counter() - start

@@ -6,14 +6,13 @@ import time
 from pathlib import Path
 from typing import Any, ClassVar
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from tqdm import tqdm
 
 from crn.checkpoint import write_checkpoint
 from crn.errors import Diverged
+from crn.lightning import pl
 from crn.pictures import picture_grid
 from crn.scores import score_pairs
 
@@ -23,7 +22,7 @@ SECONDS_BETWEEN_CHECKPOINTS = 600.0
 GRID_IMAGES = 8
 
 
-class WholeCheckpoints(TorchCheckpointIO):
+class WholeCheckpoints(pl.plugins.io.TorchCheckpointIO):
     """Lightning's checkpoint files through this program's own writer, and read without code."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options=None) -> None:  # noqa: ARG002

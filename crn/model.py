@@ -4,13 +4,13 @@ import random
 import time
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from crn.config import ModelConfig
 from crn.errors import Diverged
+from crn.lightning import pl
 from crn.metrics import auroc
 from crn.objective import GeneratorLosses, generator_losses
 from crn.optimizers import learning_rate, make_optimizer, set_learning_rate

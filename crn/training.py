@@ -5,9 +5,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import CSVLogger, Logger
 
 from crn.callbacks import (
     GRID_IMAGES,
@@ -24,6 +22,7 @@ from crn.config import GROUPS, Network, Options, option_names
 from crn.errors import UserError
 from crn.files import claim_version, set_aside
 from crn.hardware import lightning_precision, pick_device, set_up_cpu
+from crn.lightning import pl
 from crn.model import CompetitiveReconstructionNetwork
 from datasets.memory import (
     EvaluationBatches,
@@ -177,16 +176,16 @@ def _resolve_length(options: Options, epoch: int) -> Options:
     return options.replace(training_steps=steps)
 
 
-def _loggers(options: Options) -> list[Logger]:
+def _loggers(options: Options) -> list[pl.loggers.Logger]:
     folder = options.output.log_dir
-    loggers: list[Logger] = [
-        CSVLogger(folder, name="", version=claim_version(folder), flush_logs_every_n_steps=1)
+    loggers: list[pl.loggers.Logger] = [
+        pl.loggers.CSVLogger(
+            folder, name="", version=claim_version(folder), flush_logs_every_n_steps=1
+        )
     ]
     if options.output.wandb:
-        from pytorch_lightning.loggers import WandbLogger
-
         loggers.append(
-            WandbLogger(
+            pl.loggers.WandbLogger(
                 name=run_name(options) if options.output.auto_set_name else None,
                 project=options.output.experiment or "competitive-reconstruction-networks",
                 save_dir=folder,
