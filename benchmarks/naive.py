@@ -46,10 +46,11 @@ class NaiveUnit(nn.Module):
 class NaiveStep:
     """Two units and their optimizers."""
 
-    def __init__(self, config: ModelConfig, units: nn.ModuleList, device: torch.device) -> None:
+    def __init__(self, config: ModelConfig, units: nn.ModuleList) -> None:
         """Copy the weights of the program's units, so that both start alike."""
         self.weights = config.competition
-        self.units = [NaiveUnit(config.network).to(device) for _ in units]
+        like = next(units.parameters())
+        self.units = [NaiveUnit(config.network).to(like) for _ in units]
         for mine, theirs in zip(self.units, units, strict=True):
             mine.load_state_dict(theirs.state_dict())
         self.optimizers = [

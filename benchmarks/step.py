@@ -71,7 +71,7 @@ def make_step(kind: str, size: str, device: torch.device) -> tuple[Step, Tensor]
     bf16 = kind.endswith("-bf16")
     if kind.startswith("program"):
         return program_step(model, bf16), x
-    naive = NaiveStep(model.config, model.units, device)
+    naive = NaiveStep(model.config, model.units)
     return lambda batch: naive(batch, 0, 1, autocast=bf16), x
 
 

@@ -31,9 +31,12 @@ class Standing(nn.Module):
             reconstruction: |x - r| of its own reconstruction, a scalar.
             discrimination: |r - f| of its answer to the partner's reconstruction, a scalar.
         """
-        self.reconstruction_loss[unit].lerp_(reconstruction.detach().float(), 1 - DECAY)
-        margin = (discrimination - reconstruction).detach().float()
-        self.discrimination_margin[unit].lerp_(margin, 1 - DECAY)
+        margin = discrimination - reconstruction
+        for figure, value in (
+            (self.reconstruction_loss, reconstruction),
+            (self.discrimination_margin, margin),
+        ):
+            figure[unit].lerp_(value.detach().to(figure.dtype), 1 - DECAY)
         self.plays[unit] += 1
 
     def best_generator(self) -> int:

@@ -12,37 +12,39 @@ from benchmarks.naive import NaiveStep
 from benchmarks.step import make_model, program_step
 from crn.hardware import available_cores, has_fast_bfloat16, lightning_precision, set_up_cpu
 
-STEPS = 20
+STEPS = 10
 CPU = torch.device("cpu")
 
 
-def losses_of_first_steps(imsize: int, batch_size: int, bf16: bool) -> tuple[list, list]:
+def losses_of_first_steps(
+    imsize: int, batch_size: int, dtype: torch.dtype, bf16: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Losses of the program's and the plain step on the same batches, from the same weights."""
-    model = make_model(imsize, batch_size, units=2)
-    naive = NaiveStep(model.config, model.units, CPU)
+    model = make_model(imsize, batch_size, units=2).to(dtype)
+    naive = NaiveStep(model.config, model.units)
     program = program_step(model, bf16)
     torch.manual_seed(1)
     mine, plain = [], []
     for _ in range(STEPS):
-        x = torch.rand(batch_size, 3, imsize, imsize) * 2 - 1
+        x = torch.rand(batch_size, 3, imsize, imsize, dtype=dtype) * 2 - 1
         losses = program(x)
         expected = naive(x, 0, 1)
-        mine.append([float(losses[name]) for name in ("reconstruction", "feedback")])
+        mine.append([losses[name].item() for name in ("reconstruction", "feedback")])
         plain.append([expected[name] for name in ("reconstruction", "feedback")])
-    return mine, plain
+    return torch.tensor(mine), torch.tensor(plain)
 
 
-@pytest.mark.parametrize(("imsize", "batch_size"), [(16, 2), (32, 8)])
+@pytest.mark.parametrize(("imsize", "batch_size"), [(8, 4), (16, 1)])
 def test_losses_of_the_first_steps_are_those_of_the_plain_step(imsize, batch_size):
-    mine, plain = losses_of_first_steps(imsize, batch_size, bf16=False)
-    torch.testing.assert_close(torch.tensor(mine), torch.tensor(plain), rtol=1e-4, atol=0)
+    # In float64: Adam divides gradients by their size, and so makes rounding grow from step to
+    # step; in float32 it reaches a few thousandths here, whatever computes the same function.
+    mine, plain = losses_of_first_steps(imsize, batch_size, torch.float64)
+    torch.testing.assert_close(mine, plain, rtol=1e-6, atol=0)
 
 
 def test_bfloat16_reaches_the_same_losses():
-    mine, plain = losses_of_first_steps(16, 4, bf16=True)
-    torch.testing.assert_close(
-        torch.tensor(mine).mean(0), torch.tensor(plain).mean(0), rtol=0.02, atol=0
-    )
+    mine, plain = losses_of_first_steps(8, 4, torch.float32, bf16=True)
+    torch.testing.assert_close(mine.mean(0), plain.mean(0), rtol=0.02, atol=0)
 
 
 def test_precision_by_name():

@@ -1,0 +1,34 @@
+"""Run a sweep on this machine: the YAML files that W&B takes, without an account.
+
+``python sweep.py --help`` lists the options. Optuna is imported after the sweep has been checked.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from crn.errors import UserError
+from crn.local_sweep import run_sweep
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program.
+
+    Args:
+        argv: command line, without the program's name; that of the process by default.
+
+    Returns:
+        Exit status: 0, 1 where no run has completed, 2 for bad input, 128 + N where signal N ended
+        it.
+    """
+    try:
+        return run_sweep(sys.argv[1:] if argv is None else argv)
+    except UserError as error:
+        print("sweep.py: error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("sweep.py: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,592 @@
+"""sweep.py: what it starts, what it records, and that nothing is lost or done twice.
+
+The programs that it starts are real processes: a stand-in for train.py that takes no time, and once
+train.py itself.
+"""
+
+import csv
+import itertools
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import REPOSITORY, Finished
+
+from crn.command_line import parse_options
+from crn.errors import UserError
+from crn.local_sweep import last_logged
+from crn.sweep_file import Choice, Range, read_sweep
+from crn.sweep_study import Study, locked
+from sweep import main
+
+SEARCH = "hyperparameter_optimization_sweep.yml"
+CATEGORIES = "wandb_sweep.yml"
+METRIC = "metrics/max_roc_auc"
+
+# Logs x as the metric, last after a better and a worse value. On SIGTERM it leaves a file and ends,
+# as train.py does. While the file "hold" is there it goes on.
+STAND_IN = """
+import os, pathlib, signal, sys, time
+
+def save(number, frame):
+    (folder / "saved").touch()
+    sys.exit(128 + number)
+
+flags = dict(word[2:].split("=", 1) for word in sys.argv[1:])
+folder = pathlib.Path(flags["log-dir"], "version_0")
+folder.mkdir(parents=True)
+signal.signal(signal.SIGTERM, save)
+x = flags.get("x", "0.5")
+end = flags.get("end")
+if end == "fail":
+    print("a warning", file=sys.stderr)
+    sys.exit("the reason\\n\\n")
+if end == "die":
+    os.kill(os.getpid(), signal.SIGKILL)
+if end != "silent":
+    value = "nan" if end == "nan" else x
+    (folder / "metrics.csv").write_text(
+        f"epoch,metrics/max_roc_auc,other\\n0,1000,1\\n1,-1000,1\\n2,{value},1\\n3,,2\\n"
+    )
+if end == "stubborn":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+(folder / "ready").touch()
+while pathlib.Path("hold").exists():
+    time.sleep(0.01)
+"""
+
+Rows = list[dict[str, str]]
+
+
+def write_sweep(folder: Path, parameters: dict[str, Any], **keys: Any) -> Path:
+    """A sweep over a stand-in."""
+    (folder / "program.py").write_text(STAND_IN)
+    content = {
+        "program": "program.py",
+        "method": "grid",
+        "metric": {"name": METRIC, "goal": "maximize"},
+        "parameters": parameters,
+    }
+    path = folder / "tiny.yml"
+    path.write_text(yaml.safe_dump(content | keys, sort_keys=False))
+    return path
+
+
+def results(folder: Path) -> Rows:
+    with (folder / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def states(rows: Rows) -> dict[str, int]:
+    return Counter(row["state"] for row in rows)
+
+
+def points(rows: Rows, *names: str, state: str = "complete") -> list[tuple[str, ...]]:
+    return sorted(tuple(row[n] for n in names) for row in rows if row["state"] == state)
+
+
+def product(*values: list[Any]) -> list[tuple[str, ...]]:
+    return sorted(tuple(map(str, point)) for point in itertools.product(*values))
+
+
+def wait_for(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Finished]:
+    """Run sweep.py in this process and in ``tmp_path``: ``sweep("tiny.yml", "--count", 3)``."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: Any) -> Finished:
+        capsys.readouterr()
+        status = main([str(arg) for arg in args])
+        return Finished(status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def start(tmp_path: Path):
+    """Start sweep.py as a process in ``tmp_path``; it and its programs end with the test."""
+    started: list[subprocess.Popen] = []
+
+    def run(*args: Any) -> subprocess.Popen:
+        process = subprocess.Popen(
+            [sys.executable, REPOSITORY / "sweep.py", *map(str, args)],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield run
+    (tmp_path / "hold").unlink(missing_ok=True)
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def test_a_grid_is_complete_and_ends_by_itself(tmp_path: Path, sweep) -> None:
+    write_sweep(
+        tmp_path,
+        {
+            "x": {"values": [1, 2, 3]},
+            "k": {"min": 4, "max": 5},
+            "fixed": {"value": "a b"},
+            "wandb": {"value": True},
+        },
+    )
+    finished = sweep("tiny.yml", "--workers", 2)
+    assert finished.status == 0
+    folder = tmp_path / "sweeps/tiny"
+    rows = results(folder)
+    assert points(rows, "x", "k") == product([1, 2, 3], [4, 5])
+    assert list(rows[0]) == [
+        *("number", "state", "x", "k", "fixed"),
+        *(METRIC, "seconds", "folder", "error"),
+    ]
+    for row in rows:
+        assert float(row[METRIC]) == float(row["x"])
+        assert float(row["seconds"]) >= 0
+        words = shlex.split((tmp_path / row["folder"] / "command.txt").read_text())
+        assert words == [
+            *(sys.executable, "program.py", f"--x={row['x']}", f"--k={row['k']}", "--fixed=a b"),
+            f"--log-dir={row['folder']}/logged_metrics",
+        ]
+    # Of the best runs the first is shown first.
+    heads, best, *_ = finished.out.splitlines()
+    assert heads.split() == ["run", METRIC, "seconds", "x", "k"]
+    assert best.split()[1] == best.split()[3] == "3"
+    assert "6 complete: sweeps/tiny/results.csv" in finished.out
+
+    # Nothing is left to do.
+    assert sweep("tiny.yml").status == 0
+    assert results(folder) == rows
+
+
+def test_count_is_of_the_whole_sweep(tmp_path: Path, sweep) -> None:
+    write_sweep(tmp_path, {"x": {"values": list(range(9))}}, run_cap=2)
+    folder = tmp_path / "elsewhere"
+    for words, expected in (((), 2), (("--count", 5), 5), (("--count", 4), 5)):
+        assert sweep("tiny.yml", "--folder", folder, *words).status == 0
+        rows = results(folder)
+        assert points(rows, "x") == product(range(expected))
+        assert len(rows) == expected
+
+
+def test_two_calls_at_once_share_a_grid(tmp_path: Path, start) -> None:
+    write_sweep(tmp_path, {"x": {"values": [1, 2, 3]}, "k": {"values": [1, 2]}})
+    calls = [start("tiny.yml", "--workers", 2) for _ in range(2)]
+    (tmp_path / "hold").touch()
+    # Four programs at a time, so that both calls take part.
+    wait_for(lambda: len(list(tmp_path.glob("sweeps/tiny/runs/*/*/*/ready"))) == 4)
+    (tmp_path / "hold").unlink()
+    said = [call.communicate(timeout=20) for call in calls]
+    assert [call.returncode for call in calls] == [0, 0], said
+    rows = results(tmp_path / "sweeps/tiny")
+    assert points(rows, "x", "k") == product([1, 2, 3], [1, 2])
+    assert len(rows) == 6
+    finished = [err.count(" after ") for _, err in said]
+    assert min(finished) >= 2
+    assert sum(finished) == 6
+
+
+def test_goes_on_after_kill_9(tmp_path: Path, start, sweep) -> None:
+    write_sweep(tmp_path, {"x": {"values": [1, 2, 3]}, "k": {"values": [1, 2]}})
+    folder = tmp_path / "sweeps/tiny"
+    assert sweep("tiny.yml", "--count", 2).status == 0
+    (tmp_path / "hold").touch()
+    killed = start("tiny.yml", "--workers", 2)
+    left = [folder / f"runs/{n:04d}/logged_metrics/version_0" for n in (2, 3)]
+    wait_for(lambda: all((run / "ready").exists() for run in left))
+    killed.kill()
+    killed.wait()
+
+    # The programs of the one that died go on. They are stopped, and then done again.
+    again = start("tiny.yml", "--workers", 2)
+    wait_for(lambda: all((run / "saved").exists() for run in left))
+    (tmp_path / "hold").unlink()
+    _, err = again.communicate(timeout=20)
+    assert again.returncode == 0, err
+    rows = results(folder)
+    assert points(rows, "x", "k") == product([1, 2, 3], [1, 2])
+    assert states(rows) == {"complete": 6, "interrupted": 2}
+    assert [row["state"] for row in rows[2:4]] == ["interrupted"] * 2
+
+
+def test_ctrl_c_stops_the_programs_and_says_how_to_go_on(tmp_path: Path, start, sweep) -> None:
+    write_sweep(tmp_path, {"x": {"distribution": "uniform", "min": 0, "max": 1}}, method="bayes")
+    folder = tmp_path / "sweeps/tiny"
+    call = ("tiny.yml", "--count", "3", "--workers", "2")
+    (tmp_path / "hold").touch()
+    process = start(*call)
+    wait_for(lambda: len(list(folder.glob("runs/*/*/*/ready"))) == 2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert f"to go on: python sweep.py {shlex.join(call)}" in err
+    assert "Traceback" not in err
+    assert len(list(folder.glob("runs/*/*/*/saved"))) == 2
+    rows = results(folder)
+    assert states(rows) == {"interrupted": 2, "waiting": 2}
+    stopped = points(rows, "x", state="interrupted")
+    assert points(rows, "x", state="waiting") == stopped
+
+    (tmp_path / "hold").unlink()
+    assert sweep(*call).status == 0
+    rows = results(folder)
+    assert states(rows) == {"interrupted": 2, "complete": 3}
+    assert set(stopped) < set(points(rows, "x"))
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, start) -> None:
+    write_sweep(tmp_path, {"x": {"value": 1}, "end": {"value": "stubborn"}})
+    (tmp_path / "hold").touch()
+    process = start("tiny.yml")
+    wait_for(lambda: list(tmp_path.glob("sweeps/tiny/runs/*/*/*/ready")))
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    assert states(results(tmp_path / "sweeps/tiny")) == {"interrupted": 1, "waiting": 1}
+
+
+def test_failed_runs_are_recorded_and_the_rest_goes_on(tmp_path: Path, sweep) -> None:
+    endings = ["fail", "die", "silent", "nan", "well"]
+    write_sweep(tmp_path, {"end": {"values": endings}})
+    finished = sweep("tiny.yml")
+    assert finished.status == 0
+    rows = results(tmp_path / "sweeps/tiny")
+    assert [(row["end"], row["state"], row["error"]) for row in rows] == [
+        ("fail", "failed", "the reason"),
+        ("die", "failed", "killed by SIGKILL"),
+        ("silent", "failed", f"did not log {METRIC}"),
+        ("nan", "failed", f"the last {METRIC} is nan"),
+        ("well", "complete", ""),
+    ]
+    assert [row[METRIC] for row in rows] == ["", "", "", "", "0.5"]
+    assert "run 0: failed after" in finished.err
+
+    # They are not repeated, unless that is asked for.
+    sweep("tiny.yml")
+    assert len(results(tmp_path / "sweeps/tiny")) == 5
+    sweep("tiny.yml", "--retry-failed")
+    again = results(tmp_path / "sweeps/tiny")[5:]
+    assert [(row["end"], row["state"]) for row in again] == [(e, "failed") for e in endings[:4]]
+
+
+def test_where_no_run_completes_the_status_says_so(tmp_path: Path, sweep) -> None:
+    write_sweep(tmp_path, {"x": {"value": 1}}, command=["no-such-command", "${program}", "${args}"])
+    finished = sweep("tiny.yml")
+    assert finished.status == 1
+    assert "1 failed" in finished.out
+    (row,) = results(tmp_path / "sweeps/tiny")
+    assert row["error"].startswith("cannot be started: ")
+
+
+@pytest.mark.parametrize(("goal", "best"), [("maximize", "3"), ("minimize", "1")])
+def test_goal(tmp_path: Path, sweep, goal: str, best: str) -> None:
+    metric = {"name": METRIC, "goal": goal}
+    write_sweep(tmp_path, {"x": {"values": [2, 3, 1]}}, metric=metric)
+    shown = [line.split() for line in sweep("tiny.yml").out.splitlines()[1:4]]
+    assert shown[0][3] == best
+    assert [row[3] for row in shown] == sorted("123", reverse=goal == "maximize")
+
+
+def suggestions(path: Path, folder: str, counts: tuple[int, ...], seed: int) -> list[dict]:
+    """What a study suggests where runs log their x at once; opened anew for each of ``counts``."""
+    tried = []
+    for count in counts:
+        path.with_name(folder).mkdir(exist_ok=True)
+        with locked(path.with_name(folder)):
+            study = Study(read_sweep(path), path.with_name(folder), [], seed)
+            while (trial := study.claim(count)) is not None:
+                tried.append(trial.params)
+                study.completed(trial, 0.0, trial.params["x"])
+    return tried
+
+
+@pytest.mark.parametrize("goal", ["maximize", "minimize"])
+def test_bayes_moves_towards_the_goal(tmp_path: Path, goal: str) -> None:
+    metric = {"name": METRIC, "goal": goal}
+    path = write_sweep(tmp_path, {"x": {"min": 0.0, "max": 1.0}}, method="bayes", metric=metric)
+    values = [tried["x"] for tried in suggestions(path, "study", (16,), seed=1)]
+    # Optuna draws the first ten at random.
+    mean = sum(values[11:]) / 5
+    assert mean > 0.7 if goal == "maximize" else mean < 0.3
+
+
+@pytest.mark.parametrize(("method", "count"), [("bayes", 12), ("random", 4)])
+def test_a_seed_suggests_the_same_in_one_call_and_in_two(
+    tmp_path: Path, method: str, count: int
+) -> None:
+    parameters = {
+        "x": {"distribution": "log_uniform_values", "min": 0.1, "max": 10},
+        "k": {"min": 1, "max": 5},
+        "c": {"values": ["", "a"]},
+    }
+    path = write_sweep(tmp_path, parameters, method=method)
+    tried = suggestions(path, "one", (count,), seed=1)
+    assert suggestions(path, "two", (2, count), seed=1) == tried
+    assert len({point["x"] for point in tried}) == count
+    assert all(0.1 <= point["x"] <= 10 for point in tried)
+    assert {point["k"] for point in tried} <= set(range(1, 6))
+    assert {point["c"] for point in tried} == {"", "a"}
+    assert suggestions(path, "other", (1,), seed=2)[0] != tried[0]
+
+
+@pytest.mark.parametrize(("name", "count"), [(SEARCH, 8), (CATEGORIES, 15)])
+def test_the_repositorys_sweeps(tmp_path: Path, sweep, name: str, count: int) -> None:
+    # By its name, its command lines are checked as those of train.py.
+    (tmp_path / "train.py").write_text(STAND_IN)
+    words = ["--count", count] if name == SEARCH else []
+    assert sweep(REPOSITORY / name, "--workers", 2, *words).status == 0
+    rows = results(tmp_path / "sweeps" / Path(name).stem)
+    assert states(rows) == {"complete": count}
+    description = yaml.safe_load((REPOSITORY / name).read_text())
+    assert list(rows[0])[2:-4] == [p for p in description["parameters"] if p != "wandb"]
+    for row in rows:
+        words = shlex.split((tmp_path / row["folder"] / "command.txt").read_text())
+        assert words[:2] == [sys.executable, "train.py"]
+        given = dict(word[2:].split("=", 1) for word in words[2:])
+        parsed = parse_options(words[2:]).flat()
+        assert given.pop("log-dir") == parsed["log_dir"] == f"{row['folder']}/logged_metrics"
+        assert given == {flag: row[flag] for flag in given}
+        assert {flag: str(parsed[flag.replace("-", "_")]) for flag in given} == given
+        assert not parsed["wandb"]
+    if name == CATEGORIES:
+        assert len({row["dataset-path"] for row in rows}) == 15
+
+
+def test_trains(tmp_path: Path, road_images: Path, run_python) -> None:
+    finished = run_python(
+        *(REPOSITORY / "sweep.py", SEARCH, "--count", "1", "--folder", tmp_path / "sweep", "--"),
+        *("--demo", "--cpu", "--dataset", "RoadImages", "--dataset-path", road_images),
+        *("--training-steps", "2", "--max-network-depth", "1", "--num-competitive-units", "2"),
+        *("--batch-size", "2"),
+        cwd=REPOSITORY,
+    )
+    (row,) = results(tmp_path / "sweep")
+    assert (finished.returncode, row["state"], row["error"]) == (0, "complete", ""), finished.stderr
+    log_dir = tmp_path / "sweep/runs/0000/logged_metrics"
+    with (log_dir / "version_0/metrics.csv").open() as file:
+        logged = [line[METRIC] for line in csv.DictReader(file) if line[METRIC]]
+    assert float(row[METRIC]) == float(logged[-1])
+
+
+def test_help_is_quick_and_needs_nothing_heavy(tmp_path: Path, run_python) -> None:
+    code = """
+import sys
+from sweep import main
+try:
+    main(["--help"])
+finally:
+    print(sorted({"optuna", "torch", "yaml", "numpy"} & sys.modules.keys()))
+"""
+    finished = run_python("-c", code, cwd=tmp_path)
+    assert "--retry-failed" in finished.stdout
+    assert finished.stdout.endswith("[]\n")
+
+
+@pytest.mark.parametrize(
+    ("description", "expected"),
+    [
+        ({"value": None}, Choice(("None",))),
+        ({"values": [[30, 60], "", True, 1e-05]}, Choice(("[30, 60]", "", "True", "1e-05"))),
+        ({"values": [1, "1", 2]}, Choice(("1", "2"))),
+        ({"distribution": "constant", "value": 3}, Choice(("3",))),
+        ({"distribution": "categorical", "values": [3, 4]}, Choice(("3", "4"))),
+        ({"min": 1, "max": 3}, Range(1, 3)),
+        ({"min": 1, "max": 3.5}, Range(1.0, 3.5)),
+        ({"distribution": "uniform", "min": 1, "max": 3}, Range(1.0, 3.0)),
+        ({"distribution": "log_uniform", "min": 0, "max": 0}, Range(1.0, 1.0, True)),
+        ({"distribution": "log_uniform_values", "min": 1, "max": 3}, Range(1.0, 3.0, True)),
+    ],
+)
+def test_parameters(tmp_path: Path, description: dict[str, Any], expected: Any) -> None:
+    path = write_sweep(tmp_path, {"x": description}, method="random")
+    parameter = read_sweep(path).parameters["x"]
+    assert parameter == expected
+    if isinstance(expected, Range):
+        assert type(parameter.low) is type(expected.low)
+
+
+@pytest.mark.parametrize(
+    ("description", "said"),
+    [
+        (
+            {"distribution": "q_uniform", "min": 1, "max": 3, "q": 1},
+            "distribution q_uniform is not",
+        ),
+        ({"distribution": "normal", "mu": 1, "sigma": 1}, "distribution normal is not"),
+        ({"values": [1, 2], "probabilities": [0.5, 0.5]}, "categorical takes values, not"),
+        ({"distribution": "uniform", "min": 1}, "uniform takes min and max, not min"),
+        ({"min": 1}, "give a value, values, or min and max"),
+        ({"parameters": {"a": {"value": 1}}}, "give a value, values, or min and max"),
+        (3, "give a value, values, or min and max"),
+        ({"values": []}, "a list that is not empty"),
+        ({"min": "1e-4", "max": 1.0}, "min takes a number (in YAML 0.0001, not 1e-4), not '1e-4'"),
+        ({"min": 0, "max": float("inf")}, "max takes a number"),
+        ({"min": 0, "max": 10**400}, "max takes a whole number"),
+        ({"distribution": "int_uniform", "min": 1.5, "max": 3}, "min takes a whole number"),
+        ({"min": 3, "max": 1}, "min 3 is above max 1"),
+        ({"distribution": "log_uniform_values", "min": 0, "max": 1}, "above 0"),
+        ({"distribution": "log_uniform", "min": 0, "max": 1000}, "too large"),
+    ],
+)
+def test_parameters_that_are_refused(tmp_path: Path, description: Any, said: str) -> None:
+    path = write_sweep(tmp_path, {"x": description}, method="random")
+    with pytest.raises(UserError) as caught:
+        read_sweep(path)
+    assert str(caught.value).startswith(f"{path}: parameter x: ")
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words", "said"),
+    [
+        ({"method": "bayes"}, (), "--count is missing"),
+        ({"method": "hyperband"}, (), "method is grid, random, bayes, not 'hyperband'"),
+        ({"method": None}, (), "method is grid"),
+        ({"program": None}, (), "program is missing"),
+        ({"program": "gone.py"}, (), "program gone.py: no such file"),
+        ({"metric": None}, (), "metric is missing"),
+        ({"metric": {"name": "a", "goal": "up"}}, (), "goal is maximize or minimize, not 'up'"),
+        ({"metric": {"name": "a", "target": 1}}, (), "metric takes name and goal"),
+        ({"parameters": {}}, (), "parameters are missing"),
+        ({"parameters": {"x": {"min": 0.5, "max": 1}}}, (), "a grid needs values"),
+        ({"parameters": {"x": {"min": 0, "max": 10**9}}}, (), "at most 100000 values"),
+        ({"parameters": {"log-dir": {"value": "a"}}}, (), "--log-dir: leave it out"),
+        ({}, ("--", "--log-dir", "a"), "--log-dir: leave it out"),
+        ({"command": "python"}, (), "command takes a list"),
+        ({"command": ["${args_json}"]}, (), "${args_json} is not known"),
+        ({"command": ["${program}"]}, (), "command needs ${args} once"),
+        ({"early_terminate": {"type": "hyperband"}}, (), "early_terminate"),
+        ({"runcap": 3}, (), "'runcap' is not a key"),
+        ({"run_cap": 0}, (), "run_cap takes a whole number from 1 on"),
+        ({}, ("--count", "0"), "--count: takes a whole number from 1 on, not '0'"),
+        ({}, ("--workers", "x"), "--workers: takes a whole number"),
+        ({}, ("--seed", "-1"), "--seed"),
+        ({}, ("--cpu",), "unrecognized arguments: --cpu"),
+        ({}, ("--folder", "tiny.yml"), "--folder tiny.yml: cannot be written to"),
+    ],
+)
+def test_bad_input(tmp_path: Path, sweep, keys: dict[str, Any], words, said: str) -> None:
+    write_sweep(tmp_path, **({"parameters": {"x": {"value": 1}}} | keys))
+    assert_refused(sweep("tiny.yml", *words), said)
+    assert not (tmp_path / "sweeps/tiny/results.csv").exists()
+
+
+def assert_refused(finished: Finished, said: str) -> None:
+    assert (finished.status, finished.out) == (2, "")
+    assert finished.err.startswith("sweep.py: error: ")
+    assert finished.err.count("\n") == 1
+    assert said in finished.err
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "other.yml: no such file"),
+        (b"a: [1", "other.yml: is not YAML: "),
+        (b"a: \xff", "other.yml: is not YAML: "),
+        (b"a: 2020-13-45", "other.yml: is not YAML: "),
+        (b"- 1", "other.yml: is not a sweep"),
+        (b"", "other.yml: is not a sweep"),
+    ],
+)
+def test_bad_files(tmp_path: Path, sweep, content: bytes | None, said: str) -> None:
+    if content is not None:
+        (tmp_path / "other.yml").write_bytes(content)
+    assert_refused(sweep("other.yml"), said)
+
+
+def test_a_folder_is_no_sweep(tmp_path: Path, sweep) -> None:
+    assert_refused(sweep(tmp_path), "cannot be read (Is a directory)")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words", "said"),
+    [
+        ({"batch_size": {"value": 4}}, (), "parameter batch_size is no flag of train.py"),
+        ({"optimizer": {"values": ["adam", "adma"]}}, (), "--optimizer takes adam, "),
+        ({"lr": {"min": 0.0, "max": 0.1}}, (), "--lr takes above 0"),
+        ({"lr": {"value": 1}}, ("--", "--demoo"), "unrecognized arguments: --demoo"),
+    ],
+)
+def test_what_train_py_refuses_is_not_started(
+    tmp_path: Path, sweep, parameters: dict[str, Any], words, said: str
+) -> None:
+    fixed = {"dataset": {"value": "MVTec"}, "dataset-path": {"value": "a"}}
+    write_sweep(tmp_path, fixed | parameters, method="random", program="train.py")
+    (tmp_path / "train.py").write_text(STAND_IN)
+    assert_refused(sweep("tiny.yml", "--count", 1, *words), said)
+    assert not (tmp_path / "sweeps").exists()
+
+
+def test_optuna_is_missing(tmp_path: Path, sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_sweep(tmp_path, {"x": {"value": 1}})
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert_refused(sweep("tiny.yml"), "pip install -r requirements-sweep.txt")
+
+
+def test_the_folder_of_another_sweep(tmp_path: Path, sweep) -> None:
+    write_sweep(tmp_path, {"x": {"value": 1}})
+    assert sweep("tiny.yml").status == 0
+    rows = results(tmp_path / "sweeps/tiny")
+    assert_refused(sweep("tiny.yml", "--", "--k=2"), "has other arguments after --; give another")
+    write_sweep(tmp_path, {"x": {"value": 2}})
+    assert_refused(sweep("tiny.yml"), "--folder sweeps/tiny: the sweep in it has other parameters")
+    assert results(tmp_path / "sweeps/tiny") == rows
+
+    # Runs of a study that somebody has removed are kept, and not taken for those of the new one.
+    (tmp_path / "sweeps/tiny/study.db").unlink()
+    assert sweep("tiny.yml").status == 0
+    assert (tmp_path / "sweeps/tiny/runs/0000-v1/command.txt").exists()
+    assert points(results(tmp_path / "sweeps/tiny"), "x") == [("2",)]
+
+
+def test_a_damaged_study(tmp_path: Path, sweep) -> None:
+    write_sweep(tmp_path, {"x": {"value": 1}})
+    (tmp_path / "sweeps/tiny").mkdir(parents=True)
+    (tmp_path / "sweeps/tiny/study.db").write_text("no database " * 100)
+    assert_refused(sweep("tiny.yml"), "sweeps/tiny/study.db: cannot be used")
+
+
+def test_a_folder_with_an_odd_name(tmp_path: Path, sweep) -> None:
+    write_sweep(tmp_path, {"x": {"value": 1}})
+    folder = tmp_path / "a b%20c?d=e#ü"
+    assert sweep("tiny.yml", "--folder", folder).status == 0
+    assert (folder / "study.db").exists()
+
+
+def test_the_newest_metrics_count(tmp_path: Path) -> None:
+    assert last_logged(tmp_path, "a") is None
+    for version, text in enumerate(("a,b\n1,\n2,\n", "a,b\n3,\n,4\n")):
+        file = tmp_path / f"version_{version}/metrics.csv"
+        file.parent.mkdir()
+        file.write_text(text)
+        os.utime(file, (version, version))
+    assert last_logged(tmp_path, "a") == 3
+    assert last_logged(tmp_path, "b") == 4
+    assert last_logged(tmp_path, "c") is None
