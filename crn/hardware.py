@@ -16,7 +16,7 @@ def set_up_cpu() -> None:
     """Use the cores that the process really has, and keep the memory of freed tensors.
 
     A step frees and takes tensors of megabytes, and by default each is given back to the system
-    and fetched again, page by page; on virtual machines that costs several percent of the step.
+    and fetched again, page by page.
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(available_cores())
