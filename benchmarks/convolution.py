@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, conv_transpose2d, interpolate
 
-from crn.convolution import conv_as_product, fold_kernel
+from crn.convolution import fold_kernel, halve_by_product, upsample_by_product
 from crn.hardware import pick_device, set_up_cpu
 
 # Channels in and out, and the input's height: the layers of a unit for 128 pixels.
@@ -22,11 +22,11 @@ DOWN = ((512, 512, 2), (512, 512, 4), (512, 512, 8), (256, 512, 16), (128, 256, 
 UP_FORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "plain": lambda x, w: conv2d(interpolate(x, scale_factor=2.0), w, padding=1),
     "folded": lambda x, w: conv_transpose2d(x, fold_kernel(w), stride=2, padding=1),
-    "product": lambda x, w: conv_as_product(interpolate(x, scale_factor=2.0), w, None, stride=1),
+    "product": lambda x, w: upsample_by_product(x, w, None),
 }
 DOWN_FORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "plain": lambda x, w: conv2d(x, w, stride=2, padding=1),
-    "product": lambda x, w: conv_as_product(x, w, None, stride=2),
+    "product": lambda x, w: halve_by_product(x, w, None),
 }
 
 

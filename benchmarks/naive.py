@@ -52,7 +52,7 @@ class NaiveStep:
         like = next(units.parameters())
         self.units = [NaiveUnit(config.network).to(like) for _ in units]
         for mine, theirs in zip(self.units, units, strict=True):
-            mine.load_state_dict(theirs.state_dict())
+            _copy_weights(theirs, mine)
         self.optimizers = [
             torch.optim.Adam(unit.parameters(), lr=config.optimization.lr) for unit in self.units
         ]
@@ -82,3 +82,15 @@ class NaiveStep:
         for optimizer in (self.optimizers[i], self.optimizers[j]):
             optimizer.step()
         return sums
+
+
+@torch.no_grad()
+def _copy_weights(source: nn.Module, target: nn.Module) -> None:
+    for mine, theirs in zip(_with_weights(target), _with_weights(source), strict=True):
+        mine.weight.copy_(theirs.weight)
+        if mine.bias is not None:
+            mine.bias.copy_(theirs.bias)
+
+
+def _with_weights(unit: nn.Module) -> list[nn.Module]:
+    return [module for module in unit.modules() if hasattr(module, "weight")]

@@ -1,71 +1,187 @@
 """The two convolutions of a competitive unit, each in the fastest of several equal forms.
 
-Which form is fastest depends on the number of positions, images x height x width: with few, a
-convolution library spends its time on rearranging weights, and one matrix product is better; with
-many, upsampling pays for folding its kernel. ``python -m benchmarks.convolution`` measures them.
+A convolution library spends much of a small convolution on rearranging weights and images; on a
+CPU a plain matrix product over channels-last images often does better, and upsampling then takes
+fewer multiplications as well. ``python -m benchmarks.convolution`` measures the forms.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, conv_transpose2d, interpolate, unfold
+from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, interpolate, linear, pad
 
-# On a CPU, outputs of at most so many positions are computed as a matrix product.
+# On a CPU, halving convolutions of at most so many output positions (images x height x width) are
+# computed as a matrix product.
 _PRODUCT_UP_TO = 256
-# Upsampling is folded from so many input positions on; kernels that do not fit the processor's
-# cache cost more to fold.
-_FOLD_FROM = 128
-_FOLD_LARGE_FROM = 512
-_LARGE_KERNEL = 4_000_000
-
-# The 1-d folding, 3 taps to 4: a row of it says where a tap of the 3x3 kernel goes. A transposed
-# convolution is written from its input, so its kernel is the mirrored one.
-_FOLD_1D = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 1.0, 0.0], [1.0, 1.0, 0.0, 0.0]])
-_FOLD = torch.kron(_FOLD_1D, _FOLD_1D)
+# On a GPU, upsampling is folded from so many input positions on; with fewer, folding the kernel
+# costs more than it saves.
+_FOLD_FROM = 512
 
 
-class HalvingConv(nn.Conv2d):
+class _Convolution(nn.Module):
+    """The parameters of a convolution with square kernels.
+
+    Attributes:
+        kernel: the weights, in the order in which a matrix product reads them, so that no step has
+            to rearrange them; `weight` shows them as torch's convolutions have them.
+        bias: (C',) or None.
+    """
+
+    # The dimensions of `weight` in the order of `kernel`, and the other way round.
+    _stored: tuple[int, ...]
+    _shown: tuple[int, ...]
+
+    def __init__(self, in_channels: int, out_channels: int, size: int, bias: bool) -> None:
+        super().__init__()
+        shape = (out_channels, in_channels, size, size)
+        self.kernel = nn.Parameter(torch.empty([shape[dim] for dim in self._stored]))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        nn.init.kaiming_normal_(self.weight, mode="fan_out")
+
+    @property
+    def weight(self) -> Tensor:
+        """The kernel as (C', C, K, K), without a copy."""
+        return self.kernel.permute(self._shown)
+
+
+class HalvingConv(_Convolution):
     """4x4 convolution of stride 2 and padding 1: (B, C, H, W) to (B, C', H/2, W/2)."""
 
+    _stored, _shown = (0, 2, 3, 1), (0, 3, 1, 2)
+
     def __init__(self, in_channels: int, out_channels: int, bias: bool) -> None:
-        super().__init__(in_channels, out_channels, 4, stride=2, padding=1, bias=bias)
+        super().__init__(in_channels, out_channels, 4, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (B, C, H, W) to (B, C', H/2, W/2)."""
-        if _prefers_product(x, positions=x.shape[0] * x.shape[2] * x.shape[3] // 4):
-            return conv_as_product(x, self.weight, self.bias, stride=2)
-        return super().forward(x)
+        positions = x.shape[0] * x.shape[2] * x.shape[3] // 4
+        if x.device.type == "cpu" and positions <= _PRODUCT_UP_TO:
+            return halve_by_product(x, self.weight, self.bias)
+        return conv2d(x, self.weight, self.bias, stride=2, padding=1)
 
 
-class NearestConv(nn.Conv2d):
-    """Nearest x2, then a 3x3 convolution with padding 1: (B, C, H, W) to (B, C', 2H, 2W).
+class NearestConv(_Convolution):
+    """Nearest x2, then a 3x3 convolution with padding 1: (B, C, H, W) to (B, C', 2H, 2W)."""
 
-    An output pixel sees only 2x2 input pixels, whose weights are sums of kernel entries. So the
-    whole is exactly a 4x4 transposed convolution of stride 2, with 4 multiplications per pixel and
-    pair of channels in place of 9. The parameters are those of the 3x3 convolution in all forms.
-    """
+    _stored, _shown = (2, 3, 0, 1), (2, 3, 0, 1)
 
     def __init__(self, in_channels: int, out_channels: int, bias: bool) -> None:
-        super().__init__(in_channels, out_channels, 3, padding=1, bias=bias)
+        super().__init__(in_channels, out_channels, 3, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Upsample (B, C, H, W) to (B, C', 2H, 2W)."""
-        positions = x.shape[0] * x.shape[2] * x.shape[3]
-        fold_from = _FOLD_LARGE_FROM if self.weight.numel() > _LARGE_KERNEL else _FOLD_FROM
-        if positions >= fold_from:
-            kernel = fold_kernel(self.weight)
-            return conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
-        enlarged = interpolate(x, scale_factor=2.0)
-        if _prefers_product(x, positions=4 * positions):
-            return conv_as_product(enlarged, self.weight, self.bias, stride=1)
-        return conv2d(enlarged, self.weight, self.bias, padding=1)
+        if x.device.type == "cpu":
+            return upsample_by_product(x, self.weight, self.bias)
+        if x.shape[0] * x.shape[2] * x.shape[3] >= _FOLD_FROM:
+            return conv_transpose2d(x, fold_kernel(self.weight), self.bias, stride=2, padding=1)
+        return conv2d(interpolate(x, scale_factor=2.0), self.weight, self.bias, padding=1)
 
 
-def _prefers_product(x: Tensor, positions: int) -> bool:
-    return x.device.type == "cpu" and positions <= _PRODUCT_UP_TO
+def halve_by_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """4x4 convolution of stride 2 and padding 1 as one matrix product.
+
+    Args:
+        x: (B, C, H, W), H and W even.
+        weight: (C', C, 4, 4).
+        bias: (C',) or None.
+
+    Returns:
+        (B, C', H/2, W/2).
+    """
+    batch, channels, height, width = x.shape
+    # A 4x4 patch is two by two blocks of 2x2 pixels, and a block belongs to four patches.
+    blocks = pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).view(
+        batch, height // 2 + 1, 2, width // 2 + 1, 2, channels
+    )
+    rows = torch.stack((blocks[:, :-1], blocks[:, 1:]), dim=2).permute(0, 1, 4, 2, 3, 5, 6)
+    patches = torch.stack((rows[:, :, :-1], rows[:, :, 1:]), dim=5)  # (B, H/2, W/2, 2,2, 2,2, C)
+    kernel = weight.permute(0, 2, 3, 1).flatten(1)  # (C', 4*4*C)
+    return linear(patches.flatten(3), kernel, bias).permute(0, 3, 1, 2)
+
+
+def upsample_by_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Nearest x2 and a 3x3 convolution with padding 1 as one matrix product.
+
+    Every output pixel is a sum of nine taps, each a kernel entry times an *input* pixel. So the
+    taps are multiplied out once for every input pixel and then added up: 9 multiplications for
+    four output pixels and a pair of channels, where the plain form takes 36 and a folded kernel 16.
+
+    Args:
+        x: (B, C, H, W).
+        weight: (C', C, 3, 3).
+        bias: (C',) or None.
+
+    Returns:
+        (B, C', 2H, 2W).
+    """
+    out_channels, in_channels = weight.shape[:2]
+    kernel = weight.permute(2, 3, 0, 1).reshape(9 * out_channels, in_channels)
+    taps = linear(x.permute(0, 2, 3, 1), kernel).unflatten(3, (3, 3, out_channels))
+    y = _AddUpTaps.apply(taps).permute(0, 3, 1, 2)
+    return y if bias is None else y + bias.view(-1, 1, 1)
+
+
+class _AddUpTaps(torch.autograd.Function):
+    """(B, H, W, 3, 3, C') to (B, 2H, 2W, C'): taps[h, w, dy, dx] go where the convolution has them.
+
+    The same separate step for rows and columns, without the copies that autograd would make.
+    """
+
+    @staticmethod
+    def forward(ctx, taps: Tensor) -> Tensor:  # noqa: ARG004
+        batch, height, width, _, _, channels = taps.shape
+        rows = taps.new_empty(batch, height, 2, width, 3, channels)
+        _spread(taps.unbind(3), rows.unbind(2), dim=1)
+        rows = rows.flatten(1, 2)
+        pixels = taps.new_empty(batch, 2 * height, width, 2, channels)
+        _spread(rows.unbind(3), pixels.unbind(3), dim=2)
+        return pixels.flatten(2, 3)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:  # noqa: ARG004
+        batch, height, width, channels = gradient.shape
+        pixels = gradient.reshape(batch, height, width // 2, 2, channels)
+        rows = gradient.new_empty(batch, height, width // 2, 3, channels)
+        _collect(pixels.unbind(3), rows.unbind(3), dim=2)
+        rows = rows.unflatten(1, (height // 2, 2))
+        taps = gradient.new_empty(batch, height // 2, width // 2, 3, 3, channels)
+        _collect(rows.unbind(2), taps.unbind(3), dim=1)
+        return taps
+
+
+def _spread(taps: Sequence[Tensor], pixels: Sequence[Tensor], dim: int) -> None:
+    """Along one dimension, add three taps of every position up to its two pixels.
+
+    Nearest upsampling makes pixels 2h and 2h+1 of position h, so that a kernel at pixel 2h sees
+    the positions h-1, h, h, and at pixel 2h+1 the positions h, h, h+1.
+    """
+    first, middle, last = taps
+    even, odd = pixels
+    others = first.shape[dim] - 1
+    torch.add(middle, last, out=even)
+    even.narrow(dim, 1, others).add_(first.narrow(dim, 0, others))
+    torch.add(first, middle, out=odd)
+    odd.narrow(dim, 0, others).add_(last.narrow(dim, 1, others))
+
+
+def _collect(pixels: Sequence[Tensor], taps: Sequence[Tensor], dim: int) -> None:
+    """The adjoint of `_spread`: from gradients of the pixels to those of the taps."""
+    even, odd = pixels
+    first, middle, last = taps
+    others = even.shape[dim] - 1
+    torch.add(even, odd, out=middle)
+    first.copy_(odd)
+    first.narrow(dim, 0, others).add_(even.narrow(dim, 1, others))
+    last.copy_(even)
+    last.narrow(dim, 1, others).add_(odd.narrow(dim, 0, others))
 
 
 def fold_kernel(weight: Tensor) -> Tensor:
-    """The kernel of the transposed convolution: ``weight`` convolved with a 2x2 block of ones.
+    """The kernel of the transposed convolution that equals nearest x2 and a 3x3 convolution.
+
+    It is ``weight`` convolved with a 2x2 block of ones: an output pixel sees only 2x2 input pixels,
+    whose weights are sums of kernel entries.
 
     Args:
         weight: (C', C, 3, 3), of a convolution that follows nearest x2.
@@ -73,28 +189,6 @@ def fold_kernel(weight: Tensor) -> Tensor:
     Returns:
         (C, C', 4, 4), for `conv_transpose2d` with stride 2 and padding 1.
     """
-    out_channels, in_channels = weight.shape[:2]
-    # Transposed before it is folded, since it is smaller then.
-    taps = weight.transpose(0, 1).reshape(-1, 9)
-    return (taps @ _FOLD.to(weight)).view(in_channels, out_channels, 4, 4)
-
-
-def conv_as_product(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
-    """`conv2d` with padding 1 as one matrix product.
-
-    Args:
-        x: (B, C, H, W).
-        weight: (C', C, K, K).
-        bias: (C',) or None.
-        stride: of the convolution.
-
-    Returns:
-        (B, C', H', W').
-    """
-    batch, _, height, width = x.shape
-    out_channels, _, size, _ = weight.shape
-    out_height, out_width = ((side + 2 - size) // stride + 1 for side in (height, width))
-    patches = unfold(x, size, padding=1, stride=stride)  # (B, C*K*K, H'*W')
-    rows = patches.transpose(1, 2).reshape(batch * out_height * out_width, -1)
-    y = nn.functional.linear(rows, weight.reshape(out_channels, -1), bias)
-    return y.view(batch, out_height, out_width, out_channels).permute(0, 3, 1, 2)
+    folded = avg_pool2d(weight, 2, stride=1, padding=1, divisor_override=1)
+    # A transposed convolution is written from its input, so its kernel is the mirrored one.
+    return folded.flip(2, 3).transpose(0, 1)

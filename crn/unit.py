@@ -47,9 +47,7 @@ class CompetitiveUnit(nn.Module):
                     dropout=network.use_dropout and is_wide_inner,
                 )
             )
-        # On the meta device there is nothing to fill: the weights of a checkpoint take their place.
-        if not self.down[0][0].weight.is_meta:
-            self.apply(_initialize)
+        self.apply(_initialize)
 
     def forward(self, x: Tensor) -> Tensor:
         """Reconstruct images.
@@ -60,7 +58,7 @@ class CompetitiveUnit(nn.Module):
         Returns:
             (B, 3, S, S) in [-1, 1].
         """
-        h = self.down[0](x)
+        h = self.down[0](x.contiguous(memory_format=torch.channels_last))
         skips = []
         for down in self.down[1:]:
             h = leaky_relu(h, 0.2)
@@ -98,10 +96,9 @@ def _up(channels: int, width: int, *, norm: str, improved: bool, dropout: bool) 
 
 
 def _initialize(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+    if isinstance(module, nn.ConvTranspose2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out")
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.BatchNorm2d):
         nn.init.normal_(module.weight, 1.0, 0.02)
-        nn.init.zeros_(module.bias)

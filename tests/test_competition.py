@@ -4,10 +4,16 @@ import dataclasses
 
 import pytest
 import torch
-from torch.nn.functional import conv2d, interpolate
+from torch.nn.functional import conv2d, conv_transpose2d, interpolate
 
 from crn.config import Competition, ModelConfig, Network, Optimization
-from crn.convolution import HalvingConv, NearestConv, conv_as_product, fold_kernel
+from crn.convolution import (
+    HalvingConv,
+    NearestConv,
+    fold_kernel,
+    halve_by_product,
+    upsample_by_product,
+)
 from crn.model import CompetitiveReconstructionNetwork
 from crn.standing import DECAY, Standing
 from crn.unit import CompetitiveUnit
@@ -92,24 +98,35 @@ def test_pairs_are_uniform_and_depend_on_seed_and_step_alone():
     assert model.draw_pair() == pairs[77]
 
 
-@pytest.mark.parametrize("batch", [1, 16])
-@pytest.mark.parametrize("side", [1, 2, 5, 16])
-@pytest.mark.parametrize("bias", [True, False])
-def test_every_form_of_upsampling_is_the_plain_one(batch, side, bias):
-    torch.manual_seed(0)
-    layer = NearestConv(6, 5, bias).double()
-    x = torch.randn(batch, 6, side, side, dtype=torch.double, requires_grad=True)
-    out = torch.randn(batch, 5, 2 * side, 2 * side, dtype=torch.double)
-
-    def plain():
-        return conv2d(interpolate(x, scale_factor=2.0), layer.weight, layer.bias, padding=1)
+def assert_same_function(layer, x, mine, plain):
+    """Values, and gradients of input and parameters, in float64."""
+    out = torch.randn_like(plain)
 
     def gradients(y):
         return torch.autograd.grad((y * out).sum(), [x, *layer.parameters()])
 
-    torch.testing.assert_close(layer(x), plain(), rtol=1e-10, atol=1e-12)
-    for mine, expected in zip(gradients(layer(x)), gradients(plain()), strict=True):
-        torch.testing.assert_close(mine, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(mine, plain, rtol=1e-10, atol=1e-12)
+    for actual, expected in zip(gradients(mine), gradients(plain), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", ["layer", "product", "folded"])
+@pytest.mark.parametrize("shape", [(1, 6, 1, 1), (16, 6, 2, 2), (3, 6, 5, 4), (1, 6, 16, 16)])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_every_form_of_upsampling_is_the_plain_one(form, shape, bias, layout):
+    torch.manual_seed(0)
+    layer = NearestConv(6, 5, bias).double()
+    x = torch.randn(shape, dtype=torch.double).to(memory_format=layout).requires_grad_()
+    mine = {
+        "layer": lambda: layer(x),
+        "product": lambda: upsample_by_product(x, layer.weight, layer.bias),
+        "folded": lambda: conv_transpose2d(
+            x, fold_kernel(layer.weight), layer.bias, stride=2, padding=1
+        ),
+    }[form]()
+    enlarged = interpolate(x, scale_factor=2.0)
+    assert_same_function(layer, x, mine, conv2d(enlarged, layer.weight, layer.bias, padding=1))
 
 
 def test_folded_kernel_is_the_kernel_convolved_with_ones():
@@ -118,14 +135,31 @@ def test_folded_kernel_is_the_kernel_convolved_with_ones():
     torch.testing.assert_close(fold_kernel(weight), block.flip(2, 3))
 
 
+@pytest.mark.parametrize("form", ["layer", "product"])
 @pytest.mark.parametrize("shape", [(1, 4, 2, 2), (3, 4, 6, 8), (40, 4, 8, 8)])
-def test_halving_convolution_is_conv2d(shape):
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_every_form_of_halving_is_conv2d(form, shape, layout):
     torch.manual_seed(0)
     layer = HalvingConv(4, 7, bias=True).double()
-    x = torch.randn(shape, dtype=torch.double)
-    expected = conv2d(x, layer.weight, layer.bias, stride=2, padding=1)
-    torch.testing.assert_close(layer(x), expected)
-    torch.testing.assert_close(conv_as_product(x, layer.weight, layer.bias, 2), expected)
+    x = torch.randn(shape, dtype=torch.double).to(memory_format=layout).requires_grad_()
+    mine = layer(x) if form == "layer" else halve_by_product(x, layer.weight, layer.bias)
+    assert_same_function(layer, x, mine, conv2d(x, layer.weight, layer.bias, stride=2, padding=1))
+
+
+def test_kernels_are_stored_as_a_matrix_product_reads_them():
+    # An optimizer that is fused into one kernel works on memory, and wants it contiguous.
+    for parameter in CompetitiveUnit(Network(imsize=32)).parameters():
+        assert parameter.is_contiguous()
+
+
+def test_convolutions_start_with_kaiming_normal_weights_of_fan_out():
+    torch.manual_seed(0)
+    for layer, fan_out in (
+        (HalvingConv(128, 64, bias=False), 64 * 16),
+        (NearestConv(64, 128, bias=False), 128 * 9),
+    ):
+        assert layer.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.02)
+        assert layer.weight.mean().abs() < 0.001
 
 
 @pytest.mark.parametrize(
@@ -150,7 +184,8 @@ def test_units_of_every_shape_reconstruct_into_range(imsize, depth, norm):
 def test_bias_only_where_no_norm_with_a_shift_follows():
     def biases(norm):
         unit = CompetitiveUnit(Network(imsize=16, norm=norm))
-        return [m.bias is not None for m in unit.modules() if isinstance(m, torch.nn.Conv2d)]
+        layers = (m for m in unit.modules() if isinstance(m, HalvingConv | NearestConv))
+        return [layer.bias is not None for layer in layers]
 
     # down: outermost and innermost have no norm; up: the outermost ends in tanh
     assert biases("batch") == [True, False, False, True, True, False, False, False]
