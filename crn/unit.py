@@ -66,7 +66,8 @@ class CompetitiveUnit(nn.Module):
             h = down(h)
         h = self.up[-1](relu(h))
         for up in reversed(self.up[:-1]):
-            h = up(relu(torch.cat([skips.pop(), h], dim=1)))
+            # Rectified apart, so that backward hands on whole tensors and not slices of one.
+            h = up(torch.cat([relu(skips.pop()), relu(h)], dim=1))
         return torch.tanh(h)
 
 
