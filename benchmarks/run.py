@@ -59,10 +59,13 @@ def main() -> None:
         sample = time.perf_counter() - start
 
         start = time.perf_counter()
-        from crn import run, training
+        from crn import run
         from crn.command_line import parse_options
-        from crn.lightning import pl
-        from crn.model import CompetitiveReconstructionNetwork
+
+        with run.without_garbage_collection():
+            from crn import training
+            from crn.lightning import pl
+            from crn.model import CompetitiveReconstructionNetwork
 
         imports = time.perf_counter() - start
 

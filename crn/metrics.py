@@ -1,7 +1,10 @@
 """Metrics of anomaly scores; higher scores mean more anomalous, and no metric turns that round."""
 
-import numpy as np
+import torch
 from numpy.typing import ArrayLike
+from torch import Tensor
+
+from crn.torchmetrics import classification
 
 
 def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
@@ -14,16 +17,20 @@ def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
     Raises:
         ValueError: a score is not finite, or one class is missing.
     """
-    from sklearn.metrics import roc_auc_score
-
-    labels = np.asarray(labels)
-    if len(np.unique(labels)) < 2:
-        raise ValueError("the AUROC needs normal and anomalous images")
-    return float(roc_auc_score(labels, np.asarray(scores)))
+    return float(classification.binary_auroc(*_ranked(scores, labels)))
 
 
 def average_precision(scores: ArrayLike, labels: ArrayLike) -> float:
     """Average precision, the area under the precision-recall curve; arguments as `auroc`."""
-    from sklearn.metrics import average_precision_score
+    return float(classification.binary_average_precision(*_ranked(scores, labels)))
 
-    return float(average_precision_score(np.asarray(labels), np.asarray(scores)))
+
+def _ranked(scores: ArrayLike, labels: ArrayLike) -> tuple[Tensor, Tensor]:
+    """Ranks in [0, 1], equal for equal scores: torchmetrics squashes what is not in that range."""
+    values, targets = torch.as_tensor(scores), torch.as_tensor(labels)
+    if not values.isfinite().all():
+        raise ValueError("the scores have to be finite")
+    if len(targets.unique()) < 2:
+        raise ValueError("the metric needs normal and anomalous images")
+    ranks = values.unique(return_inverse=True)[1].double()
+    return ranks / ranks.max().clamp(min=1), targets.long()

@@ -55,10 +55,21 @@ def test_metrics_by_hand_and_never_flipped():
     assert average_precision([0.1, 0.4, 0.35, 0.8], labels) == pytest.approx((1 + 2 / 3) / 2)
 
 
+def test_metrics_are_those_of_scikit_learn_also_with_ties_and_beyond_one():
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    random = np.random.default_rng(0)
+    scores = (random.integers(-20, 20, 500) * np.pi).astype(np.float32)
+    labels = random.integers(0, 2, 500)
+    assert auroc(scores, labels) == pytest.approx(roc_auc_score(labels, scores), abs=1e-6)
+    expected = average_precision_score(labels, scores)
+    assert average_precision(scores, labels) == pytest.approx(expected, abs=1e-6)
+
+
 def test_metrics_refuse_what_they_cannot_rank():
     with pytest.raises(ValueError, match="normal and anomalous"):
         auroc([0.1, 0.2], [1, 1])
-    with pytest.raises(ValueError, match="NaN"):
+    with pytest.raises(ValueError, match="finite"):
         auroc([float("nan"), 0.2], [0, 1])
 
 
