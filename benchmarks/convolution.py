@@ -56,7 +56,8 @@ def main() -> None:
         print(f"\n{title + ': in, out, height':<22}" + "".join(f"{name:>10}" for name in forms))
         for channels, width, height in layers:
             shape = (arguments.batch, channels, height, height)
-            x = torch.randn(shape, device=device, requires_grad=True)
+            x = torch.randn(shape, device=device).to(memory_format=torch.channels_last)
+            x.requires_grad_()
             weight = torch.randn(width, channels, kernel, kernel, device=device).requires_grad_()
             times: dict[str, list[float]] = {name: [] for name in forms}
             for _ in range(arguments.repeats + 1):
