@@ -22,6 +22,7 @@ from sweep_files import (
     CATEGORIES,
     METRIC,
     SEARCH,
+    SWEEPS,
     configurations,
     load,
     make_agent,
@@ -140,15 +141,8 @@ def test_a_sweep_from_its_file_to_its_last_run(online, name: str) -> None:
         assert run.summary[metric] == pytest.approx(max(values))
 
 
-@pytest.mark.parametrize(
-    ("name", "number"),
-    [
-        *((SEARCH, number) for number in range(3)),
-        (CATEGORIES, 0),
-        # These only name other categories.
-        *(pytest.param(CATEGORIES, number, marks=pytest.mark.long) for number in (1, 2)),
-    ],
-)
+@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("name", SWEEPS)
 def test_an_agents_run_offline(in_repository: Path, name: str, number: int) -> None:
     sweep = load(name)
     configuration = configurations(sweep)[number]
