@@ -114,6 +114,8 @@ def read_only_road_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def wandb_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory, and the environment of an offline agent of the sweep sweep1."""
     monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
     for name, value in {
         "WANDB_MODE": "offline",
         "WANDB_DIR": str(tmp_path),
@@ -129,8 +131,6 @@ def wandb_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
     }.items():
         monkeypatch.setenv(name, value)
-    for name in ("WANDB_PROJECT", "WANDB_ENTITY", "WANDB_DISABLED"):
-        monkeypatch.delenv(name, raising=False)
     return tmp_path
 
 

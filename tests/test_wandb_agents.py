@@ -91,7 +91,8 @@ def wandb(*words: str | Path) -> str:
 
 def kill_session(leader: int) -> None:
     """Kill the processes of a session; those in process groups of their own only on Linux."""
-    with suppress(ProcessLookupError):
+    # PermissionError is what macOS says where all of a group have ended.
+    with suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(ProcessLookupError):
