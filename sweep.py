@@ -6,10 +6,11 @@
 import sys
 from collections.abc import Sequence
 
-from crn.errors import UserError
-from crn.local_sweep import run_sweep
+from crn.entry import program
+from crn.sweep.command import run_sweep
 
 
+@program("sweep.py")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program.
 
@@ -20,14 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0, 1 where no run has completed, 2 for bad input, 128 + N where signal N ended
         it.
     """
-    try:
-        return run_sweep(sys.argv[1:] if argv is None else argv)
-    except UserError as error:
-        print("sweep.py: error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("sweep.py: interrupted", file=sys.stderr)
-        return 130
+    return run_sweep(sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from crn.command_line import parse_options
-from crn.errors import UserError
+from crn.entry import program
 
 
+@program("train.py")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program.
 
@@ -23,17 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, 2 for bad input, 128 + N where signal N ended it.
     """
-    try:
-        options = parse_options(argv)
-        from crn.run import run
+    options = parse_options(argv)
+    from crn.run import run
 
-        return run(options)
-    except UserError as error:
-        print("train.py: error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("train.py: interrupted", file=sys.stderr)
-        return 130
+    return run(options)
 
 
 def leave(status: int) -> NoReturn:

@@ -6,9 +6,10 @@ import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from crn.config import GROUPS, Options, allowed, flag, is_list, option_names, value_type
+from crn.entry import Parser
 from crn.errors import UserError
 
 # What --demo sets, unless the flag is typed as well.
@@ -46,14 +47,9 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
     return options
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
-
-def _build_parser() -> argparse.ArgumentParser:
+def _build_parser() -> Parser:
     """One argument group for every class of `GROUPS`; only what is typed ends up in the result."""
-    parser = _Parser(
+    parser = Parser(
         usage="python train.py --mode train|inference --dataset NAME --dataset-path DIR [...]",
         description="Competitive Reconstruction Networks: train on images of undamaged things, "
         "score how badly new images fit.",

@@ -374,9 +374,12 @@ class Options:
         )
 
     def flat(self) -> dict[str, Any]:
-        """Option name to plain value, for printing and for loggers."""
+        """Option name to plain value, as files of any format hold it."""
         values = {k: v for group in GROUPS for k, v in vars(getattr(self, group)).items()}
-        return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
+        return {
+            k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v
+            for k, v in values.items()
+        }
 
     def replace(self, **changes: Any) -> "Options":
         """A copy in which the named options have other values."""

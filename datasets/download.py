@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
 
+from crn.entry import Parser, program
 from crn.errors import UserError
 from crn.files import require_writable_folder
 from datasets import LAYOUTS
@@ -193,19 +193,14 @@ def _summary(samples: Sequence[Sample]) -> str:
     return f"{train:,} samples to train on, {test:,} to test on"
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
-
 def _path(text: str) -> Path:
     if not text.strip():
         raise argparse.ArgumentTypeError("takes the name of a folder, not an empty one")
     return Path(text)
 
 
-def _build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _build_parser() -> Parser:
+    parser = Parser(
         prog="python -m datasets.download",
         description="Fetch, verify and extract a public data set. A download that was cut off is "
         "continued; nothing that exists is overwritten.",
@@ -233,6 +228,7 @@ def _build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@program("datasets.download", "interrupted; run it again to continue")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
@@ -242,19 +238,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, 2 for bad input or a failed download, 130 after Ctrl-C.
     """
+    args = _build_parser().parse_args(argv)
+    require_writable_folder(args.root, "--root")
     try:
-        args = _build_parser().parse_args(argv)
-        require_writable_folder(args.root, "--root")
         if args.name == "mvtec":
             download_mvtec(args.root, MVTEC if args.url is None else replace(MVTEC, url=args.url))
         else:
             download_roads(args.root, ROADS_RECORD if args.url is None else args.url)
-    except (UserError, OSError) as error:
-        print("datasets.download: error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("datasets.download: interrupted; run it again to continue", file=sys.stderr)
-        return 130
+    except OSError as error:
+        raise UserError(str(error)) from error
     return 0
 
 

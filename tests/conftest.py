@@ -110,6 +110,30 @@ def read_only_road_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_road_images(tmp_path_factory.mktemp("read_only") / "roads")
 
 
+@pytest.fixture
+def wandb_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, and the environment of an offline agent of the sweep sweep1."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    for name, value in {
+        "WANDB_MODE": "offline",
+        "WANDB_DIR": str(tmp_path),
+        "WANDB_CACHE_DIR": str(tmp_path / "cache"),
+        "WANDB_CONFIG_DIR": str(tmp_path / "config"),
+        "WANDB_DATA_DIR": str(tmp_path / "data"),
+        "WANDB_ERROR_REPORTING": "false",
+        "WANDB_SWEEP_ID": "sweep1",
+        # The agent sets these itself; here they are for the fixture to take back.
+        "WANDB_RUN_ID": "",
+        "WANDB_SWEEP_PARAM_PATH": "",
+        # /usr/bin/env python has to be this interpreter, as in an active environment.
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+    }.items():
+        monkeypatch.setenv(name, value)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real images, where they lie beside the repository."""

@@ -37,7 +37,7 @@ OPTIONS: list[tuple[str, Any, str, Any]] = [
     ("--lr", 1e-4, "3e-5", 3e-5),
     ("--lr-scheduler", "", "cosine", "cosine"),
     ("--lr-factor", 0.1, "0.5", 0.5),
-    ("--lr-steps", (30, 60, 90), "50", (50,)),
+    ("--lr-steps", [30, 60, 90], "50", [50]),
     ("--momentum", 0.9, "0.8", 0.8),
     ("--checkpoint-path", None, "checkpoints", "checkpoints"),
     ("--image-output-path", None, "pictures", "pictures"),
@@ -220,15 +220,15 @@ def test_other_words_are_no_booleans(word: str) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (("--lr-steps", "30", "60", "90"), (30, 60, 90)),
-        (("--lr-steps", "30 60 90"), (30, 60, 90)),
-        (("--lr-steps", "[30, 60, 90]"), (30, 60, 90)),
-        (("--lr-steps=[1,2]",), (1, 2)),
-        (("--lr-steps", "25"), (25,)),
-        (("--lr-steps", "10,20", "--cpu"), (10, 20)),
+        (("--lr-steps", "30", "60", "90"), [30, 60, 90]),
+        (("--lr-steps", "30 60 90"), [30, 60, 90]),
+        (("--lr-steps", "[30, 60, 90]"), [30, 60, 90]),
+        (("--lr-steps=[1,2]",), [1, 2]),
+        (("--lr-steps", "25"), [25]),
+        (("--lr-steps", "10,20", "--cpu"), [10, 20]),
     ],
 )
-def test_list(words: tuple[str, ...], expected: tuple[int, ...]) -> None:
+def test_list(words: tuple[str, ...], expected: list[int]) -> None:
     assert parse(*words)["lr_steps"] == expected
 
 

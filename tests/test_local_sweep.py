@@ -23,9 +23,10 @@ from conftest import REPOSITORY, Finished
 
 from crn.command_line import parse_options
 from crn.errors import UserError
-from crn.local_sweep import last_logged
-from crn.sweep_file import Choice, Range, read_sweep
-from crn.sweep_study import Study, locked
+from crn.sweep.file import read_sweep
+from crn.sweep.parameters import Choice, Range
+from crn.sweep.process import last_logged
+from crn.sweep.study import Study, locked
 from sweep import main
 
 SEARCH = "hyperparameter_optimization_sweep.yml"

@@ -1,34 +1,33 @@
-"""The W&B sweeps: what they make `wandb agent` run is what train.py takes, and logs.
+"""The W&B sweep files: what they make `wandb agent` run is what train.py takes.
 
-Command lines come from the installed wandb's own agent, and one of them is run by it, offline.
+Command lines come from the installed wandb's own agent.
 """
 
-import csv
 import dataclasses
-import json
-import math
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
-from PIL import Image
+from conftest import REPOSITORY
+from sweep_files import (
+    CATEGORIES,
+    METRIC,
+    SEARCH,
+    SWEEPS,
+    configurations,
+    load,
+    make_agent,
+    run_command,
+    values_of,
+)
 from wandb import wandb_agent
 from wandb.apis.public.sweeps import _upsert_sweep
-from wandb.sdk.launch.sweeps.utils import load_sweep_config
 
 from crn.command_line import parse_options
 from crn.config import GROUPS
-
-ROOT = Path(__file__).parent.parent
-SEARCH = "hyperparameter_optimization_sweep.yml"
-CATEGORIES = "wandb_sweep.yml"
-SWEEPS = (SEARCH, CATEGORIES)
-METRIC = "metrics/max_roc_auc"
 
 MVTEC_CATEGORIES = [
     "bottle",
@@ -51,83 +50,8 @@ OPTIMIZERS = ["adam", "adamw", "radam", "nadam", "rmsprop", "sgd"]
 SCHEDULERS = ["", "step", "exponential", "cosine"]
 
 
-def load(name: str) -> dict[str, Any]:
-    """The sweep as `wandb sweep` reads it."""
-    config = load_sweep_config(str(ROOT / name))
-    assert config is not None
-    return config
-
-
-def values_of(parameter: dict[str, Any]) -> list[Any]:
-    """All values of a parameter, or both ends and the middle of a continuous one."""
-    match parameter:
-        case {"value": value, **rest}:
-            values = [value]
-        case {"values": [*values], **rest}:
-            pass
-        case {"distribution": "int_uniform", "min": int(low), "max": int(high), **rest}:
-            values = list(range(low, high + 1))
-        case {
-            "distribution": "log_uniform_values",
-            "min": float(low),
-            "max": float(high),
-            **rest,
-        }:
-            assert 0 < low < high
-            values = [low, math.sqrt(low * high), high]
-        case _:
-            raise AssertionError(f"not a kind of parameter that W&B takes: {parameter}")
-    assert values
-    assert not rest, f"W&B refuses these keys: {rest}"
-    return values
-
-
-def configurations(sweep: dict[str, Any]) -> list[dict[str, Any]]:
-    """Configurations in which every value of every parameter comes up."""
-    values = {name: values_of(parameter) for name, parameter in sweep["parameters"].items()}
-    count = max(map(len, values.values()))
-    return [{name: v[i % len(v)] for name, v in values.items()} for i in range(count)]
-
-
-def make_agent(sweep: dict[str, Any]) -> wandb_agent.Agent:
-    """An agent that has been told the sweep's command, without the server that tells it."""
-    agent = wandb_agent.Agent(api=None, queue=None)
-    agent._sweep_command = list(sweep["command"])
-    return agent
-
-
-def run_command(program: str, configuration: dict[str, Any]) -> dict[str, Any]:
-    """What the server sends to an agent to have a configuration run."""
-    arguments = {name: {"value": value} for name, value in configuration.items()}
-    return {"type": "run", "run_id": "run1", "program": program, "args": arguments}
-
-
 @pytest.fixture
-def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory, and the environment of an agent that leaves nothing behind."""
-    monkeypatch.chdir(tmp_path)
-    for name, value in {
-        "WANDB_MODE": "offline",
-        "WANDB_DIR": str(tmp_path),
-        "WANDB_CACHE_DIR": str(tmp_path / "cache"),
-        "WANDB_CONFIG_DIR": str(tmp_path / "config"),
-        "WANDB_DATA_DIR": str(tmp_path / "data"),
-        "WANDB_ERROR_REPORTING": "false",
-        "WANDB_SWEEP_ID": "sweep1",
-        # The agent sets these itself; here they are for the fixture to take back.
-        "WANDB_RUN_ID": "",
-        "WANDB_SWEEP_PARAM_PATH": "",
-        # /usr/bin/env python has to be this interpreter, as in an active environment.
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-    }.items():
-        monkeypatch.setenv(name, value)
-    for name in ("WANDB_PROJECT", "WANDB_ENTITY", "WANDB_DISABLED"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path
-
-
-@pytest.fixture
-def command_lines(in_folder: Path, monkeypatch: pytest.MonkeyPatch):
+def command_lines(wandb_folder: Path, monkeypatch: pytest.MonkeyPatch):
     """A function that gives the words which `wandb agent` starts configurations of a sweep with."""
 
     class Process:
@@ -136,7 +60,7 @@ def command_lines(in_folder: Path, monkeypatch: pytest.MonkeyPatch):
 
     def words(sweep: dict[str, Any], wanted: list[dict[str, Any]]) -> list[list[str]]:
         started.clear()
-        agent = make_agent(sweep)
+        agent = make_agent(sweep["command"])
         for configuration in wanted:
             response = agent._process_command(run_command(sweep["program"], configuration))
             assert "exception" not in response, response
@@ -207,7 +131,7 @@ def test_no_scheduler_arrives_as_an_empty_word(command_lines) -> None:
     assert "lr_scheduler" in options.given
 
 
-def test_interpreter_is_that_of_the_active_environment(in_folder: Path) -> None:
+def test_interpreter_is_that_of_the_active_environment(wandb_folder: Path) -> None:
     said = subprocess.run(
         ["/usr/bin/env", "python", "-c", "import sys; print(sys.prefix)"],
         capture_output=True,
@@ -219,7 +143,7 @@ def test_interpreter_is_that_of_the_active_environment(in_folder: Path) -> None:
 
 def test_search_space() -> None:
     sweep = load(SEARCH)
-    assert (ROOT / sweep["program"]).is_file()
+    assert (REPOSITORY / sweep["program"]).is_file()
     assert sweep["method"] == "bayes"
     assert sweep["metric"] == {"name": METRIC, "goal": "maximize"}
     values = {name: values_of(parameter) for name, parameter in sweep["parameters"].items()}
@@ -248,7 +172,7 @@ def test_search_space() -> None:
 
 def test_all_categories_of_mvtec() -> None:
     sweep = load(CATEGORIES)
-    assert (ROOT / sweep["program"]).is_file()
+    assert (REPOSITORY / sweep["program"]).is_file()
     assert sweep["method"] == "grid"
     assert sweep["metric"] == {"name": METRIC, "goal": "maximize"}
     values = {name: values_of(parameter) for name, parameter in sweep["parameters"].items()}
@@ -264,59 +188,3 @@ def test_all_categories_of_mvtec() -> None:
         "auto-set-name": [True],
         "wandb": [True],
     }
-
-
-def write_miniature_mvtec(category: Path) -> None:
-    """Four images to train on, and two normal and two damaged ones to test."""
-    draw = np.random.default_rng(0)
-    for folder, count in {"train/good": 4, "test/good": 2, "test/bent": 2}.items():
-        (category / folder).mkdir(parents=True)
-        for index in range(count):
-            pixels = draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(category / folder / f"{index:03d}.png")
-
-
-def recorded(folder: Path) -> dict[str, Any]:
-    """What an offline run has stored in its .wandb file, as the installed wandb reads it."""
-    (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    said = subprocess.run(
-        [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(file)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(said.stdout)
-
-
-def test_the_metric_is_what_an_agents_run_logs(in_folder: Path) -> None:
-    sweep = load(SEARCH)
-    write_miniature_mvtec(in_folder / "datasets/mvtec/cable")
-    first = configurations(sweep)[0]
-    small = {"training-steps": 2, "num-competitive-units": 2, "max-network-depth": 2}
-    configuration = first | small | {"demo": True, "cpu": True}
-
-    agent = make_agent(sweep)
-    program = str(ROOT / sweep["program"])
-    response = agent._process_command(run_command(program, configuration))
-    assert "exception" not in response, response
-    (process,) = agent._run_processes.values()
-    try:
-        assert process.wait(timeout=120) == 0
-    finally:
-        if process.poll() is None:
-            process.kill()
-
-    with (in_folder / "logged_metrics/version_0/metrics.csv").open() as file:
-        in_csv = [row for row in csv.DictReader(file) if row.get(METRIC)]
-    best = max(float(row["metrics/roc_auc"]) for row in in_csv)
-    assert float(in_csv[-1][METRIC]) == best
-
-    run = recorded(in_folder / "logged_metrics")
-    assert run["state"] == "finished"
-    assert run["run_id"] == "run1"
-    for name in (sweep["metric"]["name"] for sweep in map(load, SWEEPS)):
-        assert run["summary"][name] == pytest.approx(best)
-    # What the sweep asked for and what the program made of it: both spellings are there.
-    for name, value in configuration.items():
-        assert run["config"][name] == value
-        assert run["config"][name.replace("-", "_")] == value

@@ -10,52 +10,16 @@ from typing import Any
 from crn.command_line import parse_options
 from crn.config import GROUPS, flag, option_names
 from crn.errors import UserError
+from crn.sweep.parameters import Choice, Parameter, read_parameters
 
 METHODS = ("grid", "random", "bayes")
 GOALS = ("maximize", "minimize")
 
-# Each distribution, by W&B's name, and what describes it.
-_DISTRIBUTIONS = {
-    "constant": {"value"},
-    "categorical": {"values"},
-    "int_uniform": {"min", "max"},
-    "uniform": {"min", "max"},
-    "log_uniform": {"min", "max"},
-    "log_uniform_values": {"min", "max"},
-}
 _KEYS = {
     *("name", "description", "project", "entity", "program", "command"),
     *("method", "metric", "parameters", "run_cap"),
 }
 _COMMAND = ("${env}", "${interpreter}", "${program}", "${args}")
-_LONGEST_LIST = 100_000
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One of some values, as they stand on the command line."""
-
-    texts: tuple[str, ...]
-
-    def examples(self) -> tuple[str, ...]:
-        """All values."""
-        return self.texts
-
-
-@dataclass(frozen=True)
-class Range:
-    """A number from ``low`` to ``high``: a whole one where they are `int`."""
-
-    low: float
-    high: float
-    is_logarithmic: bool = False
-
-    def examples(self) -> tuple[float, float]:
-        """Both ends."""
-        return self.low, self.high
-
-
-Parameter = Choice | Range
 
 
 @dataclass(frozen=True)
@@ -78,7 +42,8 @@ class Sweep:
 
     def searched(self) -> dict[str, Parameter]:
         """The parameters that differ between runs."""
-        return {k: v for k, v in self.parameters.items() if k not in self.fixed()}
+        fixed = self.fixed()
+        return {name: of for name, of in self.parameters.items() if name not in fixed}
 
     def fixed(self) -> dict[str, str]:
         """The value of each parameter that has only one."""
@@ -213,7 +178,7 @@ def _sweep(content: Any) -> Sweep:
         metric=metric,
         goal=goal,
         command=_command(content.get("command", _COMMAND)),
-        parameters=_parameters(content.get("parameters"), is_grid=method == "grid"),
+        parameters=read_parameters(content.get("parameters"), is_grid=method == "grid"),
         run_cap=run_cap,
     )
 
@@ -249,101 +214,3 @@ def _command(words: Any) -> tuple[str, ...]:
         if command.count(word) != 1:
             raise UserError(f"command needs {word} once")
     return command
-
-
-def _parameters(content: Any, is_grid: bool) -> dict[str, Parameter]:
-    if not isinstance(content, dict) or not content:
-        raise UserError("parameters are missing: give a value, values, or min and max for each")
-    parameters = {}
-    for name, description in content.items():
-        try:
-            parameter = _parameter(description)
-            if is_grid:
-                parameter = _listed(parameter)
-        except UserError as error:
-            raise UserError(f"parameter {name}: {error}") from None
-        parameters[str(name)] = parameter
-    # A local sweep needs no account; `-- --wandb` asks for it all the same.
-    parameters.pop("wandb", None)
-    return parameters
-
-
-def _parameter(description: Any) -> Parameter:
-    if not isinstance(description, dict):
-        raise UserError("give a value, values, or min and max")
-    rest = dict(description)
-    kind = rest.pop("distribution", None) or _implied_distribution(rest)
-    if str(kind) not in _DISTRIBUTIONS:
-        raise UserError(
-            f"distribution {kind} is not known here; known are {', '.join(_DISTRIBUTIONS)}"
-        )
-    if rest.keys() != _DISTRIBUTIONS[kind]:
-        takes = " and ".join(sorted(_DISTRIBUTIONS[kind], reverse=True))
-        raise UserError(f"{kind} takes {takes}, not {', '.join(map(str, rest)) or 'nothing'}")
-    if kind == "constant":
-        return Choice((str(rest["value"]),))
-    if kind == "categorical":
-        return _choice(rest["values"])
-    return _range(kind, rest["min"], rest["max"])
-
-
-def _implied_distribution(description: dict[Any, Any]) -> str:
-    if "value" in description:
-        return "constant"
-    if "values" in description:
-        return "categorical"
-    if {"min", "max"} <= description.keys():
-        both_whole = type(description["min"]) is type(description["max"]) is int
-        return "int_uniform" if both_whole else "uniform"
-    raise UserError("give a value, values, or min and max")
-
-
-def _choice(values: Any) -> Choice:
-    if not isinstance(values, list) or not values:
-        raise UserError("values takes a list that is not empty")
-    # Two values that read the same on the command line are one.
-    return Choice(tuple(dict.fromkeys(map(str, values))))
-
-
-def _range(kind: str, low: Any, high: Any) -> Range:
-    is_whole = kind == "int_uniform"
-    for name, limit in {"min": low, "max": high}.items():
-        if not _is_number(limit, is_whole):
-            takes = "a whole number" if is_whole else "a number (in YAML 0.0001, not 1e-4)"
-            raise UserError(f"{name} takes {takes}, not {limit!r}")
-    if low > high:
-        raise UserError(f"min {low} is above max {high}")
-    if is_whole:
-        return Range(low, high)
-    if kind == "log_uniform":
-        # W&B takes the exponents here.
-        low, high = _exponential(low), _exponential(high)
-    is_logarithmic = kind != "uniform"
-    if is_logarithmic and low <= 0:
-        raise UserError(f"min of a logarithmic range is above 0, not {low}")
-    return Range(float(low), float(high), is_logarithmic)
-
-
-def _is_number(value: Any, is_whole: bool) -> bool:
-    # By type, because True is an int for isinstance. The database holds whole numbers of 64 bits.
-    if type(value) is int:
-        return -(2**63) <= value < 2**63
-    return type(value) is float and not is_whole and math.isfinite(value)
-
-
-def _exponential(number: float) -> float:
-    try:
-        return math.exp(number)
-    except OverflowError:
-        raise UserError(f"log_uniform takes logarithms: exp({number}) is too large") from None
-
-
-def _listed(parameter: Parameter) -> Choice:
-    """All values, for a grid."""
-    if isinstance(parameter, Choice):
-        return parameter
-    if isinstance(parameter.low, float):
-        raise UserError("a grid needs values or whole numbers, not a continuous range")
-    if parameter.high - parameter.low >= _LONGEST_LIST:
-        raise UserError(f"a grid takes at most {_LONGEST_LIST} values of a parameter")
-    return Choice(tuple(map(str, range(parameter.low, parameter.high + 1))))

@@ -1,23 +1,19 @@
-"""The study of a local sweep: an Optuna database that several processes share, one at a time.
-
-The database says which runs there are. Whether one is still going on, locks on two files in its
-folder say, which the operating system gives back however a process ends: `COMMAND_FILE` is locked
-by the sweep.py that looks after the run, `ERROR_FILE` by the program itself.
-"""
+"""The study of a sweep: an Optuna database that several processes share, one at a time."""
 
 import fcntl
 import math
-import os
 import random
 import signal
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crn.errors import UserError
-from crn.sweep_file import Choice, Range, Sweep
+from crn.sweep.file import Sweep
+from crn.sweep.parameters import Choice, Range
+from crn.sweep.process import is_attended, is_running, signal_group
 
 if TYPE_CHECKING:
     import optuna
@@ -25,8 +21,6 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 DATABASE = "study.db"
-COMMAND_FILE = "command.txt"
-ERROR_FILE = "stderr.txt"
 
 # States of a run.
 WAITING, RUNNING, COMPLETE = "waiting", "running", "complete"
@@ -62,7 +56,13 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 class Study:
-    """The runs of a sweep. Everything here, making one too, wants `locked` around it."""
+    """The runs of a sweep. Everything here, making one too, wants `locked` around it.
+
+    Attributes:
+        sweep: what is searched.
+        folder: where the database and the runs' folders are.
+        arguments: words that follow the parameters.
+    """
 
     def __init__(
         self, sweep: Sweep, folder: Path, arguments: Sequence[str], seed: int | None
@@ -70,9 +70,7 @@ class Study:
         """Open the study in a folder, or make it.
 
         Args:
-            sweep: what is searched.
-            folder: where the database and the runs' folders are.
-            arguments: words that follow the parameters.
+            sweep, folder, arguments: see the attributes.
             seed: of the suggestions; None draws one.
 
         Raises:
@@ -80,10 +78,11 @@ class Study:
         """
         self.sweep = sweep
         self.folder = folder
+        self.arguments = list(arguments)
         self._seed = random.SystemRandom().randrange(2**32) if seed is None else seed
         self._told_to_stop: set[int] = set()
         self._study = _open(folder / DATABASE, sweep.goal)
-        definition = sweep.definition() | {"arguments after --": list(arguments)}
+        definition = sweep.definition() | {"arguments after --": self.arguments}
         known = self._study.user_attrs.get("definition")
         if known is None:
             self._study.set_user_attr("definition", definition)
@@ -93,6 +92,10 @@ class Study:
                 f"--folder {folder}: the sweep in it has other {', '.join(differ) or 'keys'}; "
                 "give another folder, or move this one away"
             )
+
+    def run_folder(self, number: int) -> Path:
+        """The folder of a run."""
+        return self.folder / "runs" / f"{number:04d}"
 
     def claim(self, count: int | None) -> "optuna.Trial | None":
         """Take the next run: first what was interrupted, then what is new.
@@ -118,7 +121,8 @@ class Study:
 
     def has_orphans(self) -> bool:
         """Whether a program is still running whose sweep.py has died; it has been told to stop."""
-        return any(self._is_orphaned(trial.number) for trial in self._running())
+        folders = (self.run_folder(trial.number) for trial in self._running())
+        return any(is_running(folder) and not is_attended(folder) for folder in folders)
 
     def started(self, trial: "optuna.Trial", process: int) -> None:
         """Record the process group of a run."""
@@ -192,18 +196,15 @@ class Study:
     def _recover(self) -> None:
         """Queue again what a sweep.py has left undone that died."""
         for trial in self._running():
-            if is_locked(run_folder(self.folder, trial.number) / COMMAND_FILE):
+            folder = self.run_folder(trial.number)
+            if is_attended(folder):
                 continue
-            if self._is_orphaned(trial.number):
+            if is_running(folder):
                 self._stop_orphan(trial)
             else:
                 self._end(trial.number)
         # Also those whose sweep.py died after it had ended them and before it had queued them.
         self.repeat(INTERRUPTED)
-
-    def _is_orphaned(self, number: int) -> bool:
-        folder = run_folder(self.folder, number)
-        return is_locked(folder / ERROR_FILE) and not is_locked(folder / COMMAND_FILE)
 
     def _stop_orphan(self, trial: "FrozenTrial") -> None:
         """Have it save itself, because nobody would learn whether it ends well."""
@@ -217,29 +218,6 @@ class Study:
         from optuna.trial import TrialState
 
         self._study.tell(number, state=TrialState.FAIL)
-
-
-def run_folder(folder: Path, number: int) -> Path:
-    """The folder of a run in that of its sweep."""
-    return folder / "runs" / f"{number:04d}"
-
-
-def is_locked(file: Path) -> bool:
-    """Whether a process holds a lock on a file; False where there is no such file."""
-    try:
-        with open(file, "r+") as opened:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
-
-
-def signal_group(process: int, number: int) -> None:
-    """Send a signal to a program and to what it has started; nothing happens where it has ended."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process, number)
 
 
 def _open(file: Path, goal: str) -> "optuna.Study":

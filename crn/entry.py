@@ -1,0 +1,50 @@
+"""How the programs of this repository read their command lines, and how they end."""
+
+import argparse
+import functools
+import sys
+from collections.abc import Callable
+from typing import NoReturn, ParamSpec
+
+from crn.errors import UserError
+
+P = ParamSpec("P")
+
+
+class Parser(argparse.ArgumentParser):
+    """One that raises `UserError` where argparse would end the process."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line."""
+        raise UserError(message)
+
+
+def program(
+    name: str, interrupted: str = "interrupted"
+) -> Callable[[Callable[P, int]], Callable[P, int]]:
+    """Decorate a main function: what the user can mend ends it with one line, not a traceback.
+
+    Args:
+        name: what the line starts with.
+        interrupted: the line after Ctrl-C.
+
+    Returns:
+        The decorator. The exit status that the function returns becomes 2 for a `UserError` and 130
+        after Ctrl-C.
+    """
+
+    def decorate(main: Callable[P, int]) -> Callable[P, int]:
+        @functools.wraps(main)
+        def run(*args: P.args, **kwargs: P.kwargs) -> int:
+            try:
+                return main(*args, **kwargs)
+            except UserError as error:
+                print(f"{name}: error:", " ".join(str(error).split()), file=sys.stderr)
+                return 2
+            except KeyboardInterrupt:
+                print(f"{name}: {interrupted}", file=sys.stderr)
+                return 130
+
+        return run
+
+    return decorate
