@@ -4,14 +4,10 @@
 and the data set have been checked.
 """
 
-import atexit
-import os
-import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from crn.command_line import parse_options
-from crn.entry import program
+from crn.entry import leave, program
 
 
 @program("train.py")
@@ -28,14 +24,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     from crn.run import run
 
     return run(options)
-
-
-def leave(status: int) -> NoReturn:
-    """End the process at once: to take all that torch imports apart takes over a second."""
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
 
 
 if __name__ == "__main__":
