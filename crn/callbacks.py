@@ -12,13 +12,23 @@ from tqdm import tqdm
 
 from crn.checkpoint import write_checkpoint
 from crn.errors import Diverged
+from crn.files import set_aside
 from crn.lightning import pl
-from crn.pictures import picture_grid
+from crn.pictures import picture_grid, write_picture
 from crn.scores import score_pairs
 
 log = logging.getLogger(__name__)
 
+# A kill costs at most so much of the training, and less where a checkpoint is written so fast that
+# more of them take this share of the time.
 SECONDS_BETWEEN_CHECKPOINTS = 600.0
+SHARE_OF_TIME_FOR_CHECKPOINTS = 0.01
+# Until the first one is written; with the above, it is written after ten seconds.
+SECONDS_TO_WRITE_GUESSED = 0.1
+
+# In --checkpoint-path.
+CHECKPOINTS = ("best.ckpt", "last.ckpt")
+
 GRID_IMAGES = 8
 
 
@@ -37,24 +47,28 @@ class WholeCheckpoints(pl.plugins.io.TorchCheckpointIO):
 class Checkpoints(pl.Callback):
     """Keep best.ckpt, of the highest validation AUROC so far, and last.ckpt.
 
-    last.ckpt is written every ten minutes, and when the training ends or is stopped: between two
-    steps, when all that belongs to the one before, a validation among it, is done. So a resumed
-    training goes on exactly as this one would have.
+    last.ckpt is written at least every ten minutes, and when the training ends or is stopped:
+    between two steps, when all that belongs to the one before, a validation among it, is done. So a
+    resumed training goes on exactly as this one would have. A state that is not finite replaces
+    neither file.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.best = folder / "best.ckpt"
-        self.last = folder / "last.ckpt"
+        self.best, self.last = (folder / name for name in CHECKPOINTS)
         self._saved_at = time.monotonic()
+        self._seconds_to_write = SECONDS_TO_WRITE_GUESSED
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save where this validation was the best so far."""
         if pl_module.is_best:
-            trainer.save_checkpoint(self.best)
+            self._save(trainer, self.best)
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Save where the last time was ten minutes ago."""
-        if time.monotonic() - self._saved_at >= SECONDS_BETWEEN_CHECKPOINTS:
+        """Save where the last time was long enough ago."""
+        longest = min(
+            SECONDS_BETWEEN_CHECKPOINTS, self._seconds_to_write / SHARE_OF_TIME_FOR_CHECKPOINTS
+        )
+        if time.monotonic() - self._saved_at >= longest:
             self.save_last(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -62,20 +76,39 @@ class Checkpoints(pl.Callback):
         self.save_last(trainer)
 
     def on_exception(self, trainer: pl.Trainer, _: Any, exception: BaseException) -> None:
-        """Save the last good state where the training diverges, if its weights are good."""
-        state = trainer.lightning_module.state_dict().values()
-        if isinstance(exception, Diverged) and all(tensor.isfinite().all() for tensor in state):
+        """Save the last good state, that before the step whose losses are not finite.
+
+        A state whose scores are not finite is not good: last.ckpt stays as it is.
+        """
+        if not isinstance(exception, Diverged) or trainer.validating:
+            return
+        if trainer.lightning_module.is_finite():
+            # An earlier one, in case that this is too close to the divergence to go on from.
+            set_aside(self.last)
             self.save_last(trainer)
 
     def save_last(self, trainer: pl.Trainer) -> None:
-        """Replace last.ckpt by the present state."""
-        trainer.save_checkpoint(self.last)
+        """Replace last.ckpt by the present state.
+
+        Raises:
+            Diverged: it is not finite.
+            UserError: it cannot be written.
+        """
+        self._save(trainer, self.last)
         self._saved_at = time.monotonic()
         log.info("saved %s at step %d", self.last, trainer.lightning_module.step)
 
+    def _save(self, trainer: pl.Trainer, path: Path) -> None:
+        model = trainer.lightning_module
+        if not model.is_finite():
+            raise model.diverged(model.step, "the weights")
+        start = time.monotonic()
+        trainer.save_checkpoint(path)
+        self._seconds_to_write = time.monotonic() - start
 
-class Stopped(Exception):
-    """A signal has stopped the training between two steps.
+
+class Stopped(BaseException):
+    """A signal has stopped the training: not an error, as KeyboardInterrupt is none.
 
     Attributes:
         number: the signal.
@@ -87,17 +120,26 @@ class Stopped(Exception):
 
 
 class StopOnSignal(pl.Callback):
-    """On Ctrl-C or SIGTERM finish the step at hand, save, and stop; a second one stops at once."""
+    """On Ctrl-C or SIGTERM finish the step at hand, save, and stop; a second one stops at once.
 
-    def __init__(self, checkpoints: Checkpoints | None) -> None:
+    It acts inside of a ``with`` statement.
+    """
+
+    def __init__(self, checkpoints: Checkpoints | None = None) -> None:
         self._checkpoints = checkpoints
         self._received: int | None = None
         self._previous: dict[int, Any] = {}
 
+    def __enter__(self) -> None:
+        self._take_signals()
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
     def on_train_start(self, *_: Any) -> None:
-        """Take over the signals."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._handle)
+        """Take SIGTERM back from Lightning, which would end the training without saving it."""
+        self._take_signals()
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Stop if a signal has come.
@@ -111,17 +153,17 @@ class StopOnSignal(pl.Callback):
             self._checkpoints.save_last(trainer)
         raise Stopped(self._received)
 
-    def teardown(self, *_: Any, **__: Any) -> None:
-        """Give the signals back."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous.clear()
+    def _take_signals(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous.setdefault(number, signal.signal(number, self._handle))
 
     def _handle(self, number: int, frame: Any) -> None:  # noqa: ARG002
-        if self._received is not None:
-            raise KeyboardInterrupt
+        is_first = self._received is None
         self._received = number
-        log.warning("%s: stopping after this step", signal.Signals(number).name)
+        when = "after this step" if is_first else "at once"
+        log.warning("%s: stopping %s", signal.Signals(number).name, when)
+        if not is_first:
+            raise Stopped(number)
 
 
 class StepProgress(pl.callbacks.ProgressBar):
@@ -188,6 +230,8 @@ class StepProgress(pl.callbacks.ProgressBar):
         if self._bar is not None:
             self._bar.close()
 
+    on_exception = on_train_end
+
 
 class PictureGrids(pl.Callback):
     """Write what the best pair makes of some test images, every ``interval`` steps."""
@@ -215,6 +259,5 @@ class PictureGrids(pl.Callback):
             images = self.images.to(pl_module.device)
             reconstruction, maps = score_pairs(images, pl_module.units, [pl_module.best_pair()])
         pl_module.train()
-        self.folder.mkdir(parents=True, exist_ok=True)
         grid = picture_grid(images, reconstruction, maps[pl_module.config.anomaly_score])
-        grid.save(self.folder / f"step_{pl_module.step:06d}.png")
+        write_picture(grid, self.folder / f"step_{pl_module.step:06d}.png")

@@ -29,9 +29,17 @@ _PROGRESS = {"step": int, "max_roc_auc": float, "training_seconds": float}
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
-    """Save so that under ``path`` there is either the whole new checkpoint or what was there."""
+    """Save so that under ``path`` there is either the whole new checkpoint or what was there.
+
+    Raises:
+        UserError: the system refuses to write it.
+    """
     with written_whole(path) as file:
-        torch.save(checkpoint, file)
+        try:
+            torch.save(checkpoint, file)
+        except RuntimeError as error:
+            # After a full disk or a signal torch fails to end its archive, and shows that instead.
+            raise (error.__context__ or error) from None
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], ModelConfig]:

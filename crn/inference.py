@@ -14,10 +14,10 @@ from torch.nn.functional import interpolate
 
 from crn.checkpoint import TrainedUnits, load_units, read_checkpoint, refuse_contradictions
 from crn.config import SCORES, Competition, Network, Optimization, Options, option_names
-from crn.files import set_aside, written_whole
+from crn.files import claimed, set_aside, written_whole
 from crn.hardware import pick_device, set_up_cpu
 from crn.metrics import auroc, average_precision
-from crn.pictures import heat_map, side_by_side, to_image
+from crn.pictures import heat_map, side_by_side, to_image, write_picture
 from crn.scores import Maps, image_scores, score_pairs
 from datasets.memory import EvaluationBatches, normalize, to_device_if_it_fits
 from datasets.reader import Images, read_images
@@ -26,6 +26,7 @@ from datasets.samples import ANOMALOUS, NORMAL, TEST, TRAIN, Sample
 log = logging.getLogger(__name__)
 
 SCORES_FILE = Path("anomaly_scores.csv")
+PICTURES = ("inference", "diff")
 BEST_SHOWN = 5
 
 # Options that a checkpoint decides; the batch size is also that of scoring.
@@ -56,8 +57,15 @@ def infer(options: Options, samples: Sequence[Sample]) -> int:
         The exit status, 0.
 
     Raises:
-        UserError: an image or the checkpoint cannot be used.
+        UserError: an image or the checkpoint cannot be used, or an output cannot be written.
     """
+    folder = options.output.image_output_path
+    pictures = [] if folder is None else [folder / kind for kind in PICTURES]
+    with claimed(_scores_file(options), *pictures):
+        return _infer(options, samples)
+
+
+def _infer(options: Options, samples: Sequence[Sample]) -> int:
     path = options.run.model_input
     assert path is not None
     _, config = read_checkpoint(path)
@@ -101,14 +109,16 @@ def _score(
     return Results(by_name, float(threshold), torch.cat(reconstructions), torch.cat(maps))
 
 
+def _scores_file(options: Options) -> Path:
+    folder = options.output.image_output_path or Path()
+    return options.scoring.anomaly_score_file or folder / SCORES_FILE
+
+
 def _write_scores(options: Options, samples: Sequence[Sample], results: Results) -> Path:
     """One row for every sample; the score that was asked for comes first."""
-    path = options.scoring.anomaly_score_file or (
-        (options.output.image_output_path or Path()) / SCORES_FILE
-    )
+    path = _scores_file(options)
     asked = options.scoring.anomaly_score
     names = [asked, *(name for name in SCORES if name != asked)]
-    path.parent.mkdir(parents=True, exist_ok=True)
     set_aside(path)
     with written_whole(path, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
@@ -154,7 +164,7 @@ def _write_pictures(
     One colour scale serves all maps of the run, so that pictures compare.
     """
     low, high = float(results.maps.min()), float(results.maps.max())
-    folders = {name: folder / name for name in ("inference", "diff")}
+    folders = {name: folder / name for name in PICTURES}
     for path in folders.values():
         set_aside(path)
 
@@ -173,9 +183,7 @@ def _write_pictures(
         )[0, 0]
         pictures = {"inference": row, "diff": heat_map(own_size, low, high)}
         for kind, picture in pictures.items():
-            path = folders[kind] / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            picture.save(path, compress_level=1)
+            write_picture(picture, folders[kind] / name, compress_level=1)
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(write, range(len(samples))))

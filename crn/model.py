@@ -92,8 +92,9 @@ class CompetitiveReconstructionNetwork(pl.LightningModule):
     def training_step(self, batch: Tensor, batch_idx: int) -> None:  # noqa: ARG002
         """Update two units with one batch."""
         i, j = self.draw_pair()
+        statistics = self._running_statistics(i, j)
         total, losses = self.compete(batch, i, j)
-        self._refuse_divergence(total, i, j)
+        self._refuse_divergence(total, i, j, statistics)
         self.manual_backward(total)
 
         optimizers = self.optimizers() if len(self.units) > 1 else [self.optimizers()]
@@ -108,11 +109,27 @@ class CompetitiveReconstructionNetwork(pl.LightningModule):
         if self.step % LOG_INTERVAL == 0:
             self._report(self._mean_losses(losses), lr=lr)
 
-    def _refuse_divergence(self, total: Tensor, i: int, j: int) -> None:
-        """Stop before a step that would spoil the weights.
+    def _running_statistics(self, i: int, j: int) -> list[tuple[Tensor, Tensor]]:
+        """What a forward pass changes in two units, by their norms, and a copy of it.
+
+        Empty on a GPU, where `_refuse_divergence` comes too late to undo a step.
+        """
+        if self.device.type != "cpu":
+            return []
+        return [(value, value.clone()) for k in {i, j} for value in self.units[k].buffers()]
+
+    def _refuse_divergence(
+        self, total: Tensor, i: int, j: int, statistics: list[tuple[Tensor, Tensor]]
+    ) -> None:
+        """Stop before a step that would spoil the weights, in the state before it.
 
         Looking at a number makes a GPU wait, so there the running figures, in which a loss that
         is not finite stays, are looked at when losses are logged.
+
+        Args:
+            total: the sum of all losses.
+            i, j: the units that play.
+            statistics: what they were before, see `_running_statistics`.
 
         Raises:
             Diverged: a loss is not finite.
@@ -122,14 +139,29 @@ class CompetitiveReconstructionNetwork(pl.LightningModule):
                 return
             total = total + self.standing.reconstruction_loss.sum()
         if not total.isfinite():
-            raise Diverged(f"step {self.step + 1}: the losses of units {i} and {j} {self._advice}")
+            spoilt = (~self.standing.reconstruction_loss.isfinite()).nonzero().flatten().tolist()
+            units = " and ".join(map(str, spoilt or sorted({i, j})))
+            for value, before in statistics:
+                value.copy_(before)
+            raise self.diverged(self.step + 1, f"the losses of units {units}")
 
-    @property
-    def _advice(self) -> str:
-        return (
-            "are not finite: the training has diverged; train with a smaller --lr than "
-            f"{self.config.optimization.lr:g}"
+    def diverged(self, step: int, what: str) -> Diverged:
+        """The error that says since when something is not finite, and what to do."""
+        return Diverged(
+            f"step {step}: {what} are not finite: the training has diverged; train with a smaller "
+            f"--lr than {self.config.optimization.lr:g}"
         )
+
+    def is_finite(self) -> bool:
+        """Whether the training can go on from here: weights, figures and optimizers are finite."""
+        moments = (
+            value
+            for optimizer in self.trainer.optimizers
+            for state in optimizer.state.values()
+            for value in state.values()
+            if isinstance(value, Tensor)
+        )
+        return all(bool(t.isfinite().all()) for t in (*self.state_dict().values(), *moments))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:  # noqa: ARG002
         """Score a batch with the best pair, in float32 as inference does."""
@@ -151,7 +183,7 @@ class CompetitiveReconstructionNetwork(pl.LightningModule):
         }
         self._scored.clear()
         if not all(values.isfinite().all() for values in scores.values()):
-            raise Diverged(f"step {self.step}: the anomaly scores {self._advice}")
+            raise self.diverged(self.step, "the anomaly scores")
         aurocs = {name: auroc(values, labels) for name, values in scores.items()}
         current = aurocs[self.config.anomaly_score]
         self.is_best = current > self.max_roc_auc

@@ -2,11 +2,15 @@
 
 import math
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from crn.files import writing, written_whole
 
 
 def to_image(pixels: Tensor) -> Image.Image:
@@ -88,3 +92,19 @@ def picture_grid(images: Tensor, reconstructions: Tensor, maps: Tensor) -> Image
         cells += [torch.from_numpy(np.array(cell)).permute(2, 0, 1) for cell in row]
     grid = make_grid(torch.stack(cells), nrow=3, padding=2, pad_value=255)
     return Image.fromarray(grid.permute(1, 2, 0).contiguous().numpy())
+
+
+def write_picture(picture: Image.Image, path: Path, **options: Any) -> None:
+    """Write a PNG file, and its folder where there is none.
+
+    Args:
+        options: for Pillow's writer.
+
+    Raises:
+        UserError: the system refuses to write it; there is no half of it then.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    # They can be made again, and waiting for the disk thousands of times takes long.
+    with written_whole(path, sync=False) as file:
+        picture.save(file, "PNG", **options)

@@ -11,7 +11,7 @@ from pathlib import Path
 from crn.command_line import uses_demo_sample
 from crn.config import Options
 from crn.errors import UserError
-from crn.files import require_writable_folder
+from crn.files import require_writable_folder, writing
 from datasets import LAYOUTS
 from datasets.samples import list_samples
 
@@ -64,7 +64,7 @@ def _set_up_logging(options: Options) -> None:
     if path is not None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handlers.append(logging.FileHandler(path, encoding="utf-8"))
+            handlers.append(_LogFile(path, encoding="utf-8"))
         except OSError as error:
             raise UserError(f"--log-file {path}: cannot be written ({error.strerror})") from None
     level = options.output.log_level.upper()
@@ -73,14 +73,36 @@ def _set_up_logging(options: Options) -> None:
         logging.getLogger(name).setLevel(level)
 
 
-def _make_demo_sample(root: Path) -> None:
-    if root.exists():
-        log.info("demo: training on the road sample in %s", root)
-        return
-    from datasets.road_sample import write_road_sample
+class _LogFile(logging.FileHandler):
+    """A log file whose disk may get full: that ends the run with a message, like any output's."""
 
-    write_road_sample(root)
-    log.info("demo: made a sample of road tiles in %s", root)
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say that the message could not be written.
+
+        Raises:
+            UserError: the system has refused to.
+        """
+        with writing(Path(self.baseFilename)):
+            if isinstance(sys.exc_info()[1], OSError):
+                raise
+        super().handleError(record)
+
+
+def _make_demo_sample(root: Path) -> None:
+    if not root.exists():
+        from datasets.road_sample import write_road_sample
+
+        try:
+            with writing(root):
+                write_road_sample(root)
+        except UserError:
+            # Of runs that start together one comes first, and the others find its sample.
+            if not root.exists():
+                raise
+        else:
+            log.info("demo: made a sample of road tiles in %s", root)
+            return
+    log.info("demo: training on the road sample in %s", root)
 
 
 def _check_outputs(options: Options) -> None:
@@ -94,5 +116,6 @@ def _check_outputs(options: Options) -> None:
     for name, folder in folders.items():
         if folder is not None:
             require_writable_folder(folder, name)
-    if scores is not None and scores.is_dir():
-        raise UserError(f"--anomaly-score-file {scores}: is a folder; give the name of a file")
+    if scores is not None and scores.exists() and not scores.is_file():
+        kind = "a folder" if scores.is_dir() else "no ordinary file"
+        raise UserError(f"--anomaly-score-file {scores}: is {kind}; give the name of a file")

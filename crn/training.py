@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from crn.callbacks import (
+    CHECKPOINTS,
     GRID_IMAGES,
     Checkpoints,
     PictureGrids,
@@ -20,9 +21,10 @@ from crn.checkpoint import read_training, refuse_contradictions
 from crn.command_line import DEFAULT_IMAGE_INTERVAL, DEMO_LIMITS
 from crn.config import GROUPS, Network, Options, option_names
 from crn.errors import UserError
-from crn.files import claim_version, set_aside
+from crn.files import claimed, set_aside
 from crn.hardware import lightning_precision, pick_device, set_up_cpu
 from crn.lightning import pl
+from crn.metrics_table import MetricsTable
 from crn.model import CompetitiveReconstructionNetwork
 from datasets.memory import (
     EvaluationBatches,
@@ -37,6 +39,9 @@ from datasets.samples import TEST, TRAIN, Sample
 log = logging.getLogger(__name__)
 
 VALIDATION_BATCH = 64
+
+# The folder of picture grids in --image-output-path.
+GRIDS = "training"
 
 # What has to stay as it was when a training is resumed.
 _FIXED_ON_RESUME = {"model", *option_names(Network), "num_competitive_units", "optimizer"}
@@ -90,8 +95,17 @@ def train(options: Options, samples: Sequence[Sample]) -> int:
         The exit status: 0, or 128 + N where signal N stopped the training after a step.
 
     Raises:
-        UserError: an image or the checkpoint cannot be used.
+        UserError: an image or the checkpoint cannot be used, or an output cannot be written.
     """
+    outputs = (
+        (options.output.checkpoint_path, CHECKPOINTS),
+        (options.output.image_output_path, (GRIDS,)),
+    )
+    with claimed(*(folder / name for folder, names in outputs if folder for name in names)):
+        return _train(options, samples)
+
+
+def _train(options: Options, samples: Sequence[Sample]) -> int:
     _quiet_lightning()
     set_up_cpu()
     device = pick_device(options.run.cpu)
@@ -109,6 +123,7 @@ def train(options: Options, samples: Sequence[Sample]) -> int:
     model = CompetitiveReconstructionNetwork(options.model_config())
     loggers = _loggers(options)
     checkpoints = _checkpoints(options)
+    stop = StopOnSignal(*checkpoints)
     trainer = pl.Trainer(
         accelerator="cpu" if device.type == "cpu" else "gpu",
         devices=1,
@@ -118,14 +133,16 @@ def train(options: Options, samples: Sequence[Sample]) -> int:
         num_sanity_val_steps=0,
         deterministic="warn" if "seed" in options.given else None,
         logger=loggers,
-        callbacks=[StepProgress(steps), *_pictures(options, data), *checkpoints],
+        callbacks=[StepProgress(steps), *_pictures(options, data), stop, *checkpoints],
         enable_checkpointing=False,
         enable_model_summary=False,
         plugins=[WholeCheckpoints()],
     )
     _describe(options, data, trainer, epoch, start)
     try:
-        trainer.fit(model, datamodule=data, ckpt_path=options.run.model_input, weights_only=True)
+        with stop:
+            resumed = options.run.model_input
+            trainer.fit(model, datamodule=data, ckpt_path=resumed, weights_only=True)
     except Stopped as stopped:
         log.warning("%s: stopped at step %d of %d", stopped, model.step, steps)
         return 128 + stopped.number
@@ -178,11 +195,7 @@ def _resolve_length(options: Options, epoch: int) -> Options:
 
 def _loggers(options: Options) -> list[pl.loggers.Logger]:
     folder = options.output.log_dir
-    loggers: list[pl.loggers.Logger] = [
-        pl.loggers.CSVLogger(
-            folder, name="", version=claim_version(folder), flush_logs_every_n_steps=1
-        )
-    ]
+    loggers: list[pl.loggers.Logger] = [MetricsTable(folder)]
     if options.output.wandb:
         loggers.append(
             pl.loggers.WandbLogger(
@@ -205,17 +218,15 @@ def run_name(options: Options) -> str:
     return "-".join(map(str, (options.run.model, options.data.dataset, category, options.run.seed)))
 
 
-def _checkpoints(options: Options) -> list[pl.Callback]:
-    """What stores the model and what stops the training, in the order in which they act."""
+def _checkpoints(options: Options) -> list[Checkpoints]:
     folder = options.output.checkpoint_path
     if folder is None:
-        return [StopOnSignal(None)]
+        return []
     resumed = options.run.model_input
-    for name in ("best.ckpt", "last.ckpt"):
+    for name in CHECKPOINTS:
         if resumed is None or resumed.resolve().parent != folder.resolve():
             set_aside(folder / name)
-    checkpoints = Checkpoints(folder)
-    return [checkpoints, StopOnSignal(checkpoints)]
+    return [Checkpoints(folder)]
 
 
 def _pictures(options: Options, data: InMemoryData) -> list[pl.Callback]:
@@ -223,11 +234,11 @@ def _pictures(options: Options, data: InMemoryData) -> list[pl.Callback]:
     if folder is None:
         return []
     if options.run.model_input is None:
-        set_aside(folder / "training")
+        set_aside(folder / GRIDS)
     shown = [(data.test_labels == label).nonzero()[: GRID_IMAGES // 2] for label in (0, 1)]
     images = normalize(data.test_pixels[torch.cat(shown).flatten()])
     interval = options.output.image_output_interval or DEFAULT_IMAGE_INTERVAL
-    return [PictureGrids(folder / "training", images, interval)]
+    return [PictureGrids(folder / GRIDS, images, interval)]
 
 
 def _describe(
@@ -249,7 +260,7 @@ def _describe(
         "device: %s, precision: %s; logs: %s",
         trainer.strategy.root_device,
         trainer.precision,
-        trainer.loggers[0].log_dir,
+        trainer.loggers[0].folder,
     )
     if start:
         log.info("resuming %s from step %d", options.run.model_input, start)

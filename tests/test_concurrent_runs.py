@@ -1,0 +1,283 @@
+"""Runs at the same time and in the same folders: none overwrites what another one writes."""
+
+import errno
+import fcntl
+import signal
+from pathlib import Path
+
+import pytest
+from test_runs import read_table
+from victims import Ended, Victim, run_program
+
+from crn import files
+from crn.checkpoint import read_training
+from crn.errors import UserError
+from crn.files import claimed, set_aside, written_whole
+
+SMALL = (
+    "--cpu", "--imsize", 8, "--max-network-depth", 2, "--num-competitive-units", 2,
+    "--batch-size", 2, "--dataset", "RoadImages",
+)  # fmt: skip
+
+KEPT = ("--checkpoint-path", "kept")
+PICTURES = ("--image-output-path", "pictures", "--image-output-interval", 2)
+
+
+def training(folder: Path, roads: Path, *more: str | int | Path) -> Victim:
+    return Victim(folder, run_program, (*SMALL, "--dataset-path", roads, *more), True)
+
+
+def contents(folder: Path) -> set[Path]:
+    return {path.relative_to(folder) for path in folder.rglob("*")}
+
+
+def assert_refused(ended: Ended, path: str) -> None:
+    """The run has said, in one line, what is taken and what to do; and nothing else."""
+    assert ended.status == 2
+    assert ended.err.startswith(f"train.py: error: {path}: another run is writing it; give another")
+    assert ended.err.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def trained(read_only_road_images, tmp_path_factory) -> Path:
+    """A checkpoint of one step."""
+    folder = tmp_path_factory.mktemp("trained")
+    ended = training(folder, read_only_road_images, *KEPT, "--training-steps", 1).end()
+    assert ended.status == 0, ended.err
+    return folder / "kept/last.ckpt"
+
+
+def scoring(folder: Path, roads: Path, checkpoint: Path, *more: str | Path) -> Victim:
+    words = ("--mode", "inference", "--cpu", "--dataset", "RoadImages", "--dataset-path", roads)
+    return Victim(folder, run_program, (*words, "--model-input", checkpoint, *more))
+
+
+# --- as processes ---
+
+
+def test_a_run_keeps_its_outputs_for_itself(read_only_road_images, trained, tmp_path):
+    first = training(
+        tmp_path, read_only_road_images, *KEPT, *PICTURES, "--training-steps", 100_000,
+        "--validation-interval", 10,
+    )  # fmt: skip
+    assert first.wait_for("saved kept/last.ckpt", 3), first.err
+    (version,) = (tmp_path / "logged_metrics").iterdir()
+
+    for outputs, taken in ((KEPT, "kept/best.ckpt"), (PICTURES, "pictures/training")):
+        second = training(tmp_path, read_only_road_images, *outputs, "--training-steps", 2)
+        assert_refused(second.end(), taken)
+    resuming = training(
+        tmp_path, read_only_road_images, *KEPT, "--model-input", "kept/last.ckpt"
+    ).end()
+    assert_refused(resuming, "kept/best.ckpt")
+    # What writes other files is welcome: a training with logs only, and scores beside the grids.
+    others = [
+        training(tmp_path, read_only_road_images, "--training-steps", 2),
+        scoring(tmp_path, read_only_road_images, trained, *PICTURES[:2]),
+    ]
+    for other in others:
+        ended = other.end()
+        assert ended.status == 0, ended.err
+
+    first.send(signal.SIGTERM)
+    ended = first.end()
+    assert ended.status == 128 + signal.SIGTERM, ended.err
+    step = read_training(tmp_path / "kept/last.ckpt")[0]["progress"]["step"]
+    assert f"saved kept/last.ckpt at step {step}\n" in ended.err
+    assert {path.name for path in (tmp_path / "kept").iterdir()} <= {"best.ckpt", "last.ckpt"}
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {
+        "anomaly_scores.csv", "diff", "inference", "training",
+    }  # fmt: skip
+    assert {path.name for path in version.iterdir()} == {"hparams.yaml", "metrics.csv"}
+
+
+def test_trainings_that_start_together(read_only_road_images, tmp_path):
+    runs = [
+        training(
+            tmp_path, read_only_road_images, *KEPT, *PICTURES, "--training-steps", 4, "--seed", seed
+        )
+        for seed in range(3)
+    ]
+    ended = [run.end() for run in runs]
+    done = [one for one in ended if one.status == 0]
+    assert done
+    for one in ended:
+        if one not in done:
+            assert_refused(one, "kept/best.ckpt")
+    # One that has started after the end of another one has set aside what it left.
+    for pattern in ("kept/last*.ckpt", "kept/best*.ckpt", "pictures/*", "logged_metrics/*"):
+        assert len(list(tmp_path.glob(pattern))) == len(done), pattern
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_trainings_that_share_only_their_logs(read_only_road_images, tmp_path):
+    runs = [
+        training(
+            tmp_path, read_only_road_images, "--training-steps", 20, "--validation-interval", 5,
+            "--seed", seed,
+        )
+        for seed in range(3)
+    ]  # fmt: skip
+    for run in runs:
+        ended = run.end()
+        assert ended.status == 0, ended.err
+    folders = sorted((tmp_path / "logged_metrics").iterdir())
+    assert [folder.name for folder in folders] == ["version_0", "version_1", "version_2"]
+    for folder in folders:
+        rows = read_table(folder / "metrics.csv")
+        assert [int(row["step"]) for row in rows] == [5, 10, 10, 15, 20, 20]
+    seeds = [(folder / "hparams.yaml").read_text().partition("seed: ")[2][0] for folder in folders]
+    assert sorted(seeds) == ["0", "1", "2"]
+
+
+def test_inferences_that_start_together(read_only_road_images, trained, tmp_path):
+    runs = [
+        scoring(tmp_path, read_only_road_images, trained, *PICTURES[:2]),
+        scoring(tmp_path, read_only_road_images, trained, *PICTURES[:2]),
+        scoring(
+            tmp_path, read_only_road_images, trained,
+            "--anomaly-score-file", "pictures/anomaly_scores.csv",
+        ),
+    ]  # fmt: skip
+    ended = [run.end() for run in runs]
+    done = [one for one in ended if one.status == 0]
+    assert done
+    for one in ended:
+        if one not in done:
+            assert_refused(one, "pictures/anomaly_scores.csv")
+    tables = list((tmp_path / "pictures").glob("anomaly_scores*.csv"))
+    assert len(tables) == len(done)
+    assert all(len(read_table(table)) == 9 for table in tables)
+    for kind in ("inference", "diff"):
+        for folder in (tmp_path / "pictures").glob(kind + "*"):
+            assert len(list(folder.rglob("*.png"))) == 9
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_demos_that_start_together(tmp_path):
+    words = ("--demo", "--cpu", "--max-network-depth", 2, "--training-steps", 1)
+    runs = [Victim(tmp_path, run_program, words) for _ in range(2)]
+    for run in runs:
+        ended = run.end()
+        assert ended.status == 0, ended.err
+    assert {path.name for path in (tmp_path / "datasets").iterdir()} == {"demo_roads"}
+
+
+# --- claims ---
+
+
+def test_a_claim_is_known_and_leaves_nothing(run_main, trained, read_only_road_images, tmp_path):
+    words = ("--dataset", "RoadImages", "--dataset-path", read_only_road_images, "--cpu")
+    path = tmp_path / "tables/scores.csv"
+    path.parent.mkdir()
+    path.write_text("earlier")
+    before = contents(tmp_path)
+    with claimed(path):
+        finished = run_main(
+            "--mode", "inference", *words, "--model-input", trained, "--anomaly-score-file", path
+        )
+        assert_refused(Ended(finished.status, finished.err), str(path))
+        assert path.read_text() == "earlier"
+        with claimed(path.with_name("other.csv")):
+            pass
+    assert contents(tmp_path) == before
+    with claimed(path):
+        pass
+
+
+def test_a_claim_removes_what_killed_runs_left(tmp_path):
+    path = tmp_path / "scores.csv"
+    with written_whole(path) as file:
+        left = Path(file.name)
+    path.unlink()
+    pictures = tmp_path / "training"
+    pictures.mkdir()
+    names = [
+        left.name,
+        "." + "other.csv" + left.name.removeprefix(".scores.csv"),
+        ".scores.csv.tmp",
+    ]
+    for name in names:
+        (tmp_path / name).touch()
+    (pictures / names[0]).touch()
+    (pictures / "step_000001.png").touch()
+    with claimed(path, pictures):
+        assert contents(tmp_path) == {
+            Path(".scores.csv.lock"), Path(".training.lock"), Path("training"),
+            Path("training/step_000001.png"), Path(names[1]), Path(names[2]),
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("is_windows", [True, False])
+def test_without_locks_nothing_is_claimed_or_removed(tmp_path, monkeypatch, is_windows):
+    def no_locks(*_) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    if is_windows:
+        monkeypatch.setattr(files, "fcntl", None)
+    else:
+        monkeypatch.setattr(fcntl, "flock", no_locks)
+    unfinished = tmp_path / ".last.ckpt.0123abcd.tmp"
+    unfinished.touch()
+    with claimed(tmp_path / "last.ckpt"), claimed(tmp_path / "last.ckpt"):
+        assert unfinished.exists()
+
+
+def test_a_lock_that_is_removed_just_before_it_is_taken(tmp_path, monkeypatch):
+    path, lock = tmp_path / "last.ckpt", tmp_path / ".last.ckpt.lock"
+    flock = fcntl.flock
+    removals = [lock.unlink]
+
+    def removed(*arguments) -> None:
+        flock(*arguments)
+        if removals:
+            removals.pop()()
+
+    monkeypatch.setattr(fcntl, "flock", removed)
+    with claimed(path):
+        assert lock.exists()
+        with pytest.raises(UserError, match="another run"), claimed(path):
+            pass
+    assert contents(tmp_path) == set()
+
+
+# --- names that are taken in the same moment ---
+
+
+@pytest.mark.parametrize("is_folder", [True, False])
+@pytest.mark.parametrize("has_links", [True, False])
+def test_setting_aside_replaces_nothing(tmp_path, monkeypatch, is_folder, has_links):
+    """Another process takes the name after it was seen to be free."""
+    path, taken = tmp_path / "training.x", tmp_path / "training-v1.x"
+    for folder in (path, taken):
+        if is_folder:
+            folder.mkdir()
+        (folder / "name" if is_folder else folder).write_text(folder.name)
+    exists = Path.exists
+    seen = []
+
+    def is_free_at_first(self: Path, **more) -> bool:
+        if self == taken and has_links and not seen:
+            seen.append(self)
+            return False
+        return exists(self, **more)
+
+    def no_links(*_, **__) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "exists", is_free_at_first)
+    if not has_links:
+        monkeypatch.setattr(files.os, "link", no_links)
+    set_aside(path)
+    assert seen or not has_links
+    monkeypatch.undo()
+    assert not path.exists()
+    for name, was in (("training-v1.x", taken), ("training-v2.x", path)):
+        file = tmp_path / name / "name" if is_folder else tmp_path / name
+        assert file.read_text() == was.name
+
+
+def test_a_version_that_is_taken_in_the_same_moment(tmp_path, monkeypatch):
+    (tmp_path / "version_0").mkdir()
+    monkeypatch.setattr(Path, "exists", lambda _: False)
+    assert files.claim_version(tmp_path) == 1

@@ -1,0 +1,157 @@
+"""Losses, weights or scores that are not finite: the training stops, and its last good state stays.
+
+They are made so at a known step, so that there is a training to compare with.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from test_runs import assert_same_states, read_table, states
+
+from crn import callbacks
+from crn.checkpoint import read_training
+from crn.config import Competition, ModelConfig, Network, Optimization
+from crn.errors import Diverged
+from crn.model import CompetitiveReconstructionNetwork
+
+SPOILT = 5
+
+WORDS = (
+    "--cpu", "--imsize", 8, "--max-network-depth", 2, "--num-competitive-units", 2,
+    "--batch-size", 2, "--seed", 1, "--validation-interval", 3, "--training-steps", 9,
+    "--dataset", "RoadImages",
+)  # fmt: skip
+
+
+@pytest.fixture
+def train(run_main, read_only_road_images):
+    """Train nine steps into a folder, with a validation at every third."""
+    return lambda folder, *more: run_main(
+        *WORDS, "--dataset-path", read_only_road_images, "--checkpoint-path", folder, *more
+    )
+
+
+@pytest.fixture
+def every_step(monkeypatch) -> None:
+    """Write last.ckpt at every step."""
+    monkeypatch.setattr(callbacks, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+
+
+def step_of(path: Path) -> int:
+    return read_training(path)[0]["progress"]["step"]
+
+
+def assert_diverged(finished, step: int, what: str) -> None:
+    assert finished.status == 2
+    *_, last = finished.err.splitlines()
+    assert last == (
+        f"train.py: error: step {step}: {what} are not finite: the training has diverged; train "
+        "with a smaller --lr than 0.0001"
+    )
+
+
+def spoil_losses(monkeypatch) -> None:
+    compete = CompetitiveReconstructionNetwork.compete
+
+    def spoilt(self, *arguments):
+        total, losses = compete(self, *arguments)
+        return (total * torch.nan if self.step == SPOILT else total), losses
+
+    monkeypatch.setattr(CompetitiveReconstructionNetwork, "compete", spoilt)
+
+
+def test_losses(train, monkeypatch, tmp_path):
+    assert train("whole").status == 0
+    spoil_losses(monkeypatch)
+    assert_diverged(train("kept"), SPOILT + 1, "the losses of units 0 and 1")
+    assert {path.name for path in (tmp_path / "kept").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert step_of(tmp_path / "kept/last.ckpt") == SPOILT
+    assert all(tensor.isfinite().all() for tensor in states(tmp_path / "kept/last.ckpt").values())
+    assert step_of(tmp_path / "kept/best.ckpt") == 3
+    # Where what spoilt them is gone, the training goes on from there as if it had never been.
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert train("kept", "--model-input", "kept/last.ckpt").status == 0
+    for name in ("last.ckpt", "best.ckpt"):
+        assert_same_states(tmp_path / "kept" / name, tmp_path / "whole" / name)
+    smaller = ("--model-input", "kept/last.ckpt", "--lr", 1e-6, "--training-steps", 12)
+    assert train("kept", *smaller).status == 0
+
+
+def test_losses_with_an_earlier_checkpoint(train, every_step, monkeypatch, tmp_path):
+    spoil_losses(monkeypatch)
+    assert train("kept").status == 2
+    assert {path.name for path in (tmp_path / "kept").iterdir()} == {
+        "best.ckpt", "last.ckpt", "last-v1.ckpt",
+    }  # fmt: skip
+    for name in ("last.ckpt", "last-v1.ckpt"):
+        assert step_of(tmp_path / "kept" / name) == SPOILT
+
+
+def test_weights(train, every_step, monkeypatch, tmp_path):
+    """The losses of the step are finite, its gradients are not."""
+    training_step = CompetitiveReconstructionNetwork.training_step
+
+    def spoilt(self, *arguments):
+        training_step(self, *arguments)
+        if self.step == SPOILT:
+            next(self.units[1].parameters()).data[0, 0, 0, 0] = torch.nan
+
+    monkeypatch.setattr(CompetitiveReconstructionNetwork, "training_step", spoilt)
+    assert_diverged(train("kept"), SPOILT, "the weights")
+    assert step_of(tmp_path / "kept/last.ckpt") == SPOILT - 1
+    assert step_of(tmp_path / "kept/best.ckpt") == 3
+
+
+def test_moments_of_an_optimizer(train, every_step, monkeypatch, tmp_path):
+    """The square of a large gradient is not finite, though the weight that it moves is."""
+    training_step = CompetitiveReconstructionNetwork.training_step
+
+    def spoilt(self, *arguments):
+        training_step(self, *arguments)
+        if self.step == SPOILT:
+            (state, *_) = self.trainer.optimizers[0].state.values()
+            state["exp_avg_sq"].fill_(torch.inf)
+
+    monkeypatch.setattr(CompetitiveReconstructionNetwork, "training_step", spoilt)
+    assert_diverged(train("kept"), SPOILT, "the weights")
+    assert step_of(tmp_path / "kept/last.ckpt") == SPOILT - 1
+
+
+def test_scores(train, every_step, monkeypatch, tmp_path):
+    """Weights that score so are no good state, finite or not."""
+    validation_step = CompetitiveReconstructionNetwork.validation_step
+
+    def spoilt(self, *arguments):
+        validation_step(self, *arguments)
+        if self.step == 6:
+            self._scored[-1][0]["residual"][0] = torch.nan
+
+    monkeypatch.setattr(CompetitiveReconstructionNetwork, "validation_step", spoilt)
+    assert_diverged(train("kept"), 6, "the anomaly scores")
+    # That of step 6 would have been written before step 7.
+    assert step_of(tmp_path / "kept/last.ckpt") == 5
+    assert step_of(tmp_path / "kept/best.ckpt") == 3
+    assert {path.name for path in (tmp_path / "kept").iterdir()} == {"best.ckpt", "last.ckpt"}
+    (table,) = tmp_path.glob("logged_metrics/*/metrics.csv")
+    assert [row["step"] for row in read_table(table)] == ["3"]
+    monkeypatch.setattr(CompetitiveReconstructionNetwork, "validation_step", validation_step)
+    assert train("kept", "--model-input", "kept/last.ckpt").status == 0
+
+
+def test_a_real_divergence_leaves_no_bad_checkpoint(train, tmp_path):
+    finished = train("kept", "--lr", 1e30, "--validation-interval", 1)
+    assert finished.status == 2
+    assert "train with a smaller --lr than 1e+30" in finished.err.splitlines()[-1]
+    for path in (tmp_path / "kept").iterdir():
+        assert all(tensor.isfinite().all() for tensor in states(path).values())
+
+
+def test_the_units_that_diverged_are_named():
+    """On a GPU it is seen some steps later, when other units play."""
+    config = ModelConfig("crn", Network(imsize=8), Competition(4), Optimization(), 1, "residual")
+    model = CompetitiveReconstructionNetwork(config)
+    model.standing.reconstruction_loss[2] = torch.nan
+    with pytest.raises(Diverged, match="the losses of units 2 are not finite"):
+        model._refuse_divergence(torch.tensor(torch.inf), 0, 1, [])

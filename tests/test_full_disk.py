@@ -1,0 +1,232 @@
+"""Where the system refuses to write: one line, status 2, and nothing is half done."""
+
+import errno
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from test_runs import assert_same_states, read_table
+from victims import Ended, Victim, run_program
+
+from crn.checkpoint import read_training
+from crn.errors import UserError
+from crn.files import append_whole, written_whole
+
+SMALL = (
+    "--cpu", "--imsize", 32, "--max-network-depth", 2, "--num-competitive-units", 2,
+    "--batch-size", 2, "--seed", 1, "--dataset", "RoadImages",
+)  # fmt: skip
+
+
+def training(
+    folder: Path, roads: Path, *more: str | int | Path, file_size: int | None = None
+) -> Ended:
+    """Train in a folder, where files may have ``file_size`` bytes, and save at every step."""
+    words = (*SMALL, "--dataset-path", roads, *more)
+    return Victim(folder, run_program, words, True, file_size).end()
+
+
+def assert_refused(ended: Ended, path: str, why: str, mend: str) -> None:
+    """The run has ended with one line that says all that is needed."""
+    assert ended.status == 2, ended.err
+    assert "Traceback" not in ended.err
+    *_, last = ended.err.splitlines()
+    assert last.startswith(f"train.py: error: {path}: cannot be written ({why}); {mend}")
+    assert ended.err.count("train.py: error") == 1
+
+
+def assert_whole(folder: Path) -> None:
+    """Whatever is there can be used."""
+    assert not list(folder.rglob(".*"))
+    for picture in folder.rglob("*.png"):
+        with Image.open(picture) as image:
+            image.load()
+    for table in folder.rglob("*.csv"):
+        for row in read_table(table):
+            assert None not in row
+            assert None not in row.values()
+    for checkpoint in folder.rglob("*.ckpt"):
+        read_training(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def trained(read_only_road_images, tmp_path_factory) -> Path:
+    """A folder with the checkpoints of four steps in kept/."""
+    folder = tmp_path_factory.mktemp("trained")
+    ended = training(
+        folder, read_only_road_images, "--checkpoint-path", "kept", "--training-steps", 4
+    )
+    assert ended.status == 0, ended.err
+    return folder
+
+
+# The limits are below the size of the file that is meant, and above that of those before it.
+@pytest.mark.parametrize(
+    ("more", "file_size", "path"),
+    [
+        ((), 200, "logged_metrics/version_0/hparams.yaml"),
+        (("--validation-interval", 1), 2000, "logged_metrics/version_0/metrics.csv"),
+        (
+            ("--image-output-path", "grids", "--image-output-interval", 2),
+            4000,
+            "grids/training/step_000002.png",
+        ),
+        (("--checkpoint-path", "new"), 1_000_000, "new/last.ckpt"),
+    ],
+)
+def test_training(read_only_road_images, tmp_path, more, file_size, path):
+    ended = training(
+        tmp_path, read_only_road_images, "--training-steps", 50, *more, file_size=file_size
+    )
+    assert_refused(ended, path, os.strerror(errno.EFBIG), "raise the limit")
+    assert_whole(tmp_path)
+    if path.endswith("metrics.csv"):
+        assert len(read_table(tmp_path / path)) >= 5
+
+
+def test_earlier_checkpoints_stay(read_only_road_images, trained, tmp_path):
+    shutil.copytree(trained / "kept", tmp_path / "kept")
+    ended = training(
+        tmp_path, read_only_road_images, "--training-steps", 9, "--checkpoint-path", "kept",
+        "--model-input", "kept/last.ckpt", file_size=1_000_000,
+    )  # fmt: skip
+    assert_refused(ended, "kept/last.ckpt", os.strerror(errno.EFBIG), "raise the limit")
+    assert {path.name for path in (tmp_path / "kept").iterdir()} == {"best.ckpt", "last.ckpt"}
+    for name in ("best.ckpt", "last.ckpt"):
+        assert (tmp_path / "kept" / name).read_bytes() == (trained / "kept" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("file_size", "path"),
+    [(300, "anomaly_scores.csv"), (2000, "inference/good_ones/tile_0.png")],
+)
+def test_inference(read_only_road_images, trained, tmp_path, file_size, path):
+    words = (
+        "--mode", "inference", "--cpu", "--dataset", "RoadImages",
+        "--dataset-path", read_only_road_images, "--model-input", trained / "kept/last.ckpt",
+        "--image-output-path", "out",
+    )  # fmt: skip
+    ended = Victim(tmp_path, run_program, words, False, file_size).end()
+    assert_refused(ended, f"out/{path}", os.strerror(errno.EFBIG), "raise the limit")
+    assert_whole(tmp_path)
+    assert (tmp_path / "out/anomaly_scores.csv").exists() == path.startswith("inference")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_log_file(read_only_road_images, tmp_path):
+    ended = training(
+        tmp_path, read_only_road_images, "--training-steps", 1, "--log-file", "/dev/full"
+    )
+    assert_refused(ended, "/dev/full", os.strerror(errno.ENOSPC), "free some space")
+
+
+def test_a_device_is_no_score_file(run_main, read_only_road_images, trained, tmp_path):
+    """It would be renamed, and replaced by a file, if the user may do that."""
+    os.mkfifo(tmp_path / "device")
+    finished = run_main(
+        "--mode", "inference", "--cpu", "--dataset", "RoadImages",
+        "--dataset-path", read_only_road_images, "--model-input", trained / "kept/last.ckpt",
+        "--anomaly-score-file", "device",
+    )  # fmt: skip
+    assert finished.status == 2
+    assert "--anomaly-score-file device: is no ordinary file" in finished.err
+    assert [path.name for path in tmp_path.iterdir()] == ["device"]
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Path:
+    """A disk of 12 MB, for two checkpoints of 5 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "crn-test", str(disk)]
+    try:
+        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no mount")
+    if done.returncode:
+        pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_training_goes_on_when_there_is_space_again(read_only_road_images, small_disk, tmp_path):
+    words = ("--checkpoint-path", "kept", "--training-steps", 6, "--validation-interval", 3)
+    ended = training(small_disk, read_only_road_images, *words)
+    assert_refused(ended, "kept/last.ckpt", os.strerror(errno.ENOSPC), "free some space")
+    assert_whole(small_disk)
+    last = small_disk / "kept/last.ckpt"
+    # The best of step 3 has taken the space.
+    assert read_training(last)[0]["progress"]["step"] == 2
+    subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
+    ended = training(small_disk, read_only_road_images, *words, "--model-input", "kept/last.ckpt")
+    assert ended.status == 0, ended.err
+    other = tmp_path / "other"
+    other.mkdir()
+    assert training(other, read_only_road_images, *words).status == 0
+    assert_same_states(last, other / "kept/last.ckpt")
+
+
+# --- every refusal of the system ---
+
+
+@pytest.mark.parametrize(
+    ("number", "mend"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EDQUOT, "free some space"),
+        (errno.EFBIG, "raise the limit on the size of files"),
+        (errno.EIO, "check the disk"),
+        (errno.EROFS, "make it writable"),
+        (errno.EACCES, "make it writable"),
+    ],
+)
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_every_refusal_names_the_file_and_the_mend(tmp_path, monkeypatch, number, mend, call):
+    def refuse(*_) -> None:
+        raise OSError(number, os.strerror(number))
+
+    path = tmp_path / "scores.csv"
+    path.write_text("earlier")
+    monkeypatch.setattr(os, call, refuse)
+    with pytest.raises(UserError) as refused, written_whole(path, "w") as file:
+        file.write("new")
+    assert str(refused.value).startswith(
+        f"{path}: cannot be written ({os.strerror(number)}); {mend}"
+    )
+    assert path.read_text() == "earlier"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_disk_that_cannot_even_remove_says_the_same(tmp_path, monkeypatch):
+    def refuse(*_, **__) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(UserError, match="Read-only"), written_whole(tmp_path / "a") as file:
+        file.write(b"new")
+
+
+def test_half_a_row_is_taken_back(tmp_path):
+    """The disk has room for some of the bytes."""
+    path = tmp_path / "metrics.csv"
+    path.write_text("step\n1\n")
+    with pytest.raises(UserError, match=r"metrics\.csv"):
+        _append_with_room_for(3, path)
+    assert path.read_text() == "step\n1\n"
+
+
+def _append_with_room_for(size: int, path: Path) -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + size, before[1]))
+    try:
+        append_whole(path, "12345678\n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -1,0 +1,360 @@
+"""A training survives being killed anywhere: it goes on, and ends as if nothing had happened.
+
+The long form kills more often, also processes that are still starting, and prints figures:
+
+    KILLS=100 python -m pytest -n0 -s -m long tests/test_kills.py
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import REPOSITORY
+from PIL import Image
+from test_runs import assert_same_states, read_table
+from victims import Victim, run_program
+
+from crn.checkpoint import read_training, write_checkpoint
+from crn.files import claimed, set_aside
+from crn.metrics_table import MetricsTable
+
+STEPS = 30
+
+TRAINING = (
+    "--cpu", "--imsize", 8, "--max-network-depth", 2, "--num-competitive-units", 2,
+    "--batch-size", 2, "--training-steps", STEPS, "--validation-interval", 3, "--seed", 1,
+    "--checkpoint-path", "kept", "--image-output-path", "pictures", "--image-output-interval", 7,
+)  # fmt: skip
+
+TERM, INT, KILL = signal.SIGTERM, signal.SIGINT, signal.SIGKILL
+
+# What is sent while a checkpoint is being written, and what at a random moment.
+WHILE_WRITING = ((KILL,), (TERM,), (KILL,), (INT,), (TERM, INT), (INT, TERM))
+AT_RANDOM = ((KILL,), (TERM,), (INT,))
+STRIKES = [(s, True) for s in WHILE_WRITING] + [(s, False) for s in AT_RANDOM]
+
+# Of processes that start with the interpreter: until when most have made their first steps.
+SECONDS_TO_START = 10
+
+
+def command(roads: Path, folder: Path) -> list[str]:
+    """The words that start the training, or go on with what is left of it."""
+    words = [*TRAINING, "--dataset", "RoadImages", "--dataset-path", roads]
+    if (folder / "kept/last.ckpt").exists():
+        words += ["--model-input", "kept/last.ckpt"]
+    return [str(word) for word in words]
+
+
+def start(roads: Path, folder: Path) -> Victim:
+    return Victim(folder, run_program, command(roads, folder), True)
+
+
+def unfinished(folder: Path) -> set[Path]:
+    """Checkpoints that are being written, or were when their process was killed."""
+    return set((folder / "kept").glob(".*.tmp"))
+
+
+class Killer:
+    """Kills trainings and sees that each kill leaves what can be gone on with.
+
+    Attributes:
+        kills: how often, by the signals and by what the training was doing.
+        resumed: how many trainings went on from a checkpoint.
+    """
+
+    def __init__(self, roads: Path, seed: int) -> None:
+        self.kills: Counter[tuple[str, str]] = Counter()
+        self.resumed = 0
+        self._roads = roads
+        self._random = random.Random(seed)
+        self._strikes: list[tuple[tuple[int, ...], bool]] = []
+
+    def kill(self, folder: Path) -> bool:
+        """Start the training, or go on with it, and kill it; False where it ended sooner."""
+        if not self._strikes:
+            self._strikes = self._random.sample(STRIKES, len(STRIKES))
+        signals, is_writing = self._strikes.pop()
+        self.resumed += (folder / "kept/last.ckpt").exists()
+        victim = start(self._roads, folder)
+        if is_writing:
+            doing = self._strike_while_writing(victim, folder, signals)
+        else:
+            doing = self._strike_at_random(victim, signals)
+        status, err = victim.end()
+        assert "Traceback" not in err, err
+        check_what_is_left(folder)
+        if status == 0:
+            return False
+        names = " then ".join(signal.Signals(number).name for number in signals)
+        if KILL in signals:
+            assert status == -KILL, err
+        elif doing == "starting":
+            assert status in (-TERM, 128 + INT, 128 + TERM), err
+        else:
+            assert status in {128 + number for number in signals}, err
+        if len(signals) == 1 and status > 128 and "stopped at step" in err:
+            assert f"saved kept/last.ckpt at step {step_of(folder / 'kept/last.ckpt')}" in err
+        self.kills[names, doing] += 1
+        return True
+
+    def kill_fresh(self, folder: Path) -> bool:
+        """As `kill`, by SIGKILL at a random moment from the start of the interpreter on."""
+        self.resumed += (folder / "kept/last.ckpt").exists()
+        words = command(self._roads, folder)
+        code = f"import sys, victims; sys.exit(victims.run_program({words}, True))"
+        paths = os.pathsep.join((str(REPOSITORY), str(REPOSITORY / "tests")))
+        try:
+            subprocess.run(
+                [sys.executable, "-c", code], cwd=folder, env={**os.environ, "PYTHONPATH": paths},
+                capture_output=True, check=True, timeout=self._random.uniform(0, SECONDS_TO_START),
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as killed:
+            check_what_is_left(folder)
+            self.kills["SIGKILL", doing_what((killed.stderr or b"").decode())] += 1
+            return True
+        return False
+
+    def _strike_while_writing(self, victim: Victim, folder: Path, signals: tuple[int, ...]) -> str:
+        # Not at the first one, so that the training comes on.
+        victim.wait_for("saved", self._random.randint(1, 4))
+        for index, number in enumerate(signals):
+            if index:
+                victim.wait_for("stopping after this step")
+            self._freeze_while_writing(victim, folder)
+            victim.send(number, signal.SIGCONT)
+        return "writing"
+
+    def _freeze_while_writing(self, victim: Victim, folder: Path) -> None:
+        """Halt a process while it writes a checkpoint, unless it ends without another one."""
+        before = unfinished(folder)
+        while victim.is_alive:
+            if not unfinished(folder) - before:
+                continue
+            time.sleep(self._random.uniform(0, 0.01))
+            victim.send(signal.SIGSTOP)
+            time.sleep(0.005)
+            if unfinished(folder) - before:
+                return
+            victim.send(signal.SIGCONT)
+
+    def _strike_at_random(self, victim: Victim, signals: tuple[int, ...]) -> str:
+        # Before that Ctrl-C would meet multiprocessing, which does not belong to the program.
+        if KILL not in signals:
+            victim.wait_for("\n")
+        time.sleep(self._random.uniform(0, 1))
+        victim.send(*signals)
+        victim.end()
+        return doing_what(victim.err)
+
+
+def doing_what(err: str) -> str:
+    """What a killed training was doing, by what it has said."""
+    if "trained" in err:
+        return "ending"
+    return "training" if "saved" in err else "starting"
+
+
+def step_of(checkpoint: Path) -> int:
+    return read_training(checkpoint)[0]["progress"]["step"]
+
+
+def check_what_is_left(folder: Path) -> None:
+    """Whatever has a name is whole, and not more than one file is unfinished."""
+    for checkpoint in (folder / "kept").glob("[!.]*"):
+        assert checkpoint.suffix == ".ckpt"
+        with zipfile.ZipFile(checkpoint) as archive:
+            assert archive.testzip() is None
+        read_training(checkpoint)
+    assert len(unfinished(folder)) <= 1
+    for picture in (folder / "pictures").glob("training/[!.]*"):
+        with Image.open(picture) as image:
+            image.load()
+    for table in (folder / "logged_metrics").glob("*/[!.]*.csv"):
+        for row in read_table(table):
+            assert None not in row
+            assert None not in row.values()
+    for options in (folder / "logged_metrics").glob("*/[!.]*.yaml"):
+        assert yaml.safe_load(options.read_text())["seed"] == 1
+
+
+def check_the_end(folder: Path, undisturbed: Path) -> None:
+    """The training has ended, and as one does that is not killed."""
+    for name in ("last.ckpt", "best.ckpt"):
+        assert_same_states(folder / "kept" / name, undisturbed / "kept" / name)
+        mine, other = (
+            torch.load(root / "kept" / name, weights_only=True)["progress"]
+            for root in (folder, undisturbed)
+        )
+        assert {**mine, "training_seconds": 0} == {**other, "training_seconds": 0}
+    assert step_of(folder / "kept/last.ckpt") == STEPS
+    # Hidden are the checkpoints that were being written, and the locks.
+    assert not list((folder / "kept").glob(".*"))
+    assert not list((folder / "pictures").rglob(".*"))
+    assert {path.name for path in (folder / "pictures/training").iterdir()} == {
+        path.name for path in (undisturbed / "pictures/training").iterdir()
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(read_only_road_images, tmp_path_factory) -> Path:
+    """The folder of a training that was not killed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    status, err = start(read_only_road_images, folder).end()
+    assert status == 0, err
+    return folder
+
+
+def test_a_training_that_is_killed_again_and_again(read_only_road_images, undisturbed, tmp_path):
+    killer = Killer(read_only_road_images, seed=0)
+    for _ in STRIKES:
+        if not killer.kill(tmp_path):
+            break
+    assert sum(killer.kills.values()) >= 5
+    assert killer.resumed >= 3
+    status, err = start(read_only_road_images, tmp_path).end()
+    assert status == 0, err
+    check_the_end(tmp_path, undisturbed)
+
+
+@pytest.mark.long
+def test_many_trainings_that_are_killed_again_and_again(
+    read_only_road_images, undisturbed, tmp_path
+):
+    """KILLS: how often; every fifth of them is a process that starts with the interpreter."""
+    wanted = int(os.environ.get("KILLS", "100"))
+    seed = int(os.environ.get("SEED", "0"))
+    killer = Killer(read_only_road_images, seed)
+    began = time.monotonic()
+    trainings = 0
+    while (done := sum(killer.kills.values())) < wanted:
+        folder = tmp_path / str(trainings)
+        folder.mkdir()
+        trainings += 1
+        while (killer.kill_fresh if done % 5 == 4 else killer.kill)(folder):
+            done = sum(killer.kills.values())
+            if done >= wanted:
+                break
+        status, err = start(read_only_road_images, folder).end()
+        assert status == 0, err
+        check_the_end(folder, undisturbed)
+    print(
+        f"\n{done} kills in {trainings} trainings of {STEPS} steps, seed {seed}; resumed "
+        f"{killer.resumed} times; {time.monotonic() - began:.0f} s"
+    )
+    for (signals, doing), count in sorted(killer.kills.items()):
+        print(f"  {signals:<20} while {doing:<9} {count:4}")
+    print("all ended with the weights of the training that was not killed, bit for bit")
+
+
+# --- the same at every point of the code that writes ---
+
+
+WRITING_CODE = (
+    "crn/files", "crn/metrics_table", "contextlib", "pathlib", "torch/serialization",
+)  # fmt: skip
+
+
+def die_at_call(number: int, act: Callable[[], None]) -> bool:
+    """Fork, and kill the child when the writing code calls into C; False where it ended before.
+
+    Nothing happens to files between two of these calls. What torch does within one of them, kills
+    at random meet.
+    """
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    seen = 0
+
+    def watch(frame, kind, _) -> None:
+        nonlocal seen
+        if kind == "c_call" and any(name in frame.f_code.co_filename for name in WRITING_CODE):
+            seen += 1
+            if seen == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.setprofile(watch)
+    act()
+    os._exit(0)
+
+
+def write_and_die_everywhere() -> int:
+    """Replace a checkpoint, killed at the first call, at the second and so on."""
+    path = Path("last.ckpt")
+    write_checkpoint({"value": torch.zeros(1000)}, path)
+    number = 1
+    while die_at_call(number, lambda: write_checkpoint({"value": torch.ones(1000)}, path)):
+        value = torch.load(path, weights_only=True)["value"]
+        assert value.unique().tolist() in ([0.0], [1.0])
+        assert len(os.listdir()) <= 2
+        with claimed(path):
+            assert len(os.listdir()) == 2  # the lock is the other one
+        number += 1
+    assert torch.load(path, weights_only=True)["value"].unique().tolist() == [1.0]
+    assert os.listdir() == ["last.ckpt"]
+    print(f"killed {number - 1} times")
+    return 0
+
+
+def set_aside_and_die_everywhere() -> int:
+    """Set a file and a folder aside, killed at the first call, at the second and so on."""
+    for kind in ("file", "folder"):
+        number = 1
+        while True:
+            folder = Path(kind, str(number))
+            path = folder / "last.ckpt"
+            path.parent.mkdir(parents=True)
+            (path.with_name("last-v1.ckpt")).write_text("an earlier one")
+            content = path
+            if kind == "folder":
+                path.mkdir()
+                content = path / "picture"
+            content.write_text("this one")
+            was_killed = die_at_call(number, lambda path=path: set_aside(path))
+            files = [file for file in folder.rglob("*") if file.is_file()]
+            assert sorted({file.read_text() for file in files}) == ["an earlier one", "this one"]
+            assert (folder / "last-v1.ckpt").read_text() == "an earlier one"
+            if not was_killed:
+                assert not path.exists()
+                break
+            number += 1
+        print(f"killed {number - 1} times")
+    return 0
+
+
+def log_and_die_everywhere() -> int:
+    """Add a row to metrics.csv, and one with a new column, killed at every call."""
+    for row in ({"step": 2, "loss": 0.5}, {"step": 2, "auroc": 0.5}):
+        number = 1
+        while True:
+            table = MetricsTable(Path("logs"))
+            table.log_metrics({"loss": 0.25}, step=1)
+            was_killed = die_at_call(number, lambda t=table, r=row: t.log_metrics(r, r["step"]))
+            rows = read_table(table.folder / "metrics.csv")
+            assert [row["step"] for row in rows] in (["1"], ["1", "2"])
+            assert rows[0]["loss"] == "0.25"
+            assert all(None not in {*row, *row.values()} for row in rows)
+            if not was_killed:
+                assert len(rows) == 2
+                break
+            number += 1
+        print(f"killed {number - 1} times")
+    return 0
+
+
+@pytest.mark.parametrize(
+    "act", [write_and_die_everywhere, set_aside_and_die_everywhere, log_and_die_everywhere]
+)
+def test_writing_is_killed_at_every_call(tmp_path, act):
+    status, out = Victim(tmp_path, act).end()
+    assert status == 0, out
+    assert all(int(line.split()[1]) > 5 for line in out.splitlines()), out

@@ -1,0 +1,143 @@
+"""Real processes that run the program, and can be killed, without importing torch for each anew.
+
+They are forked from a server that has imported everything and run nothing. No thread of torch is
+in it, and with OMP_NUM_THREADS=1, which conftest.py sets, its children need none.
+"""
+
+import multiprocessing
+import os
+import resource
+import select
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+from conftest import REPOSITORY
+
+# The program, what it imports when it first needs it, and what multiprocessing imports in a child
+# where pytest has been started by its script.
+_IMPORTED = (
+    "train", "crn.training", "crn.inference", "sklearn.metrics", "torchvision.utils",
+    "torch._dynamo", "PIL.JpegImagePlugin", "pytest", "victims",
+)  # fmt: skip
+
+# Seconds after which something hangs: far more than anything here takes.
+PATIENCE = 120
+
+
+class Ended(NamedTuple):
+    """How a process ended.
+
+    Attributes:
+        status: of its exit; -N where signal N killed it.
+        err: what it wrote.
+    """
+
+    status: int
+    err: str
+
+
+@cache
+def _server() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*_IMPORTED])
+    paths = os.pathsep.join((str(REPOSITORY), str(REPOSITORY / "tests")))
+    with patch.dict(os.environ, PYTHONPATH=paths):
+        forkserver.ensure_running()
+    return context
+
+
+class Victim:
+    """A process that runs a function, or the program, in a folder.
+
+    Attributes:
+        err: what it has written so far, to both streams, as far as it has been waited for.
+    """
+
+    def __init__(self, folder: Path, act: Callable[..., int | None], *arguments: Any) -> None:
+        """Start it.
+
+        Args:
+            folder: where it runs.
+            act, arguments: what it runs; the result is its exit status.
+        """
+        context = _server()
+        self.err = ""
+        self._read, write = context.Pipe(duplex=False)
+        self._process = context.Process(target=_act, args=(folder, write, act, arguments))
+        self._process.start()
+        write.close()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.is_alive()
+
+    def send(self, *numbers: int) -> None:
+        """Send signals; one that has ended gets none."""
+        for number in numbers:
+            if self.is_alive:
+                os.kill(self._process.pid, number)
+
+    def wait_for(self, text: str, times: int = 1) -> bool:
+        """Wait until the process has written something so often; False where it ended before."""
+        while self.err.count(text) < times:
+            if not self._hear():
+                return False
+        return True
+
+    def end(self) -> Ended:
+        """Wait until it has ended."""
+        while self._hear():
+            pass
+        self._process.join(PATIENCE)
+        assert self._process.exitcode is not None
+        return Ended(self._process.exitcode, self.err)
+
+    def _hear(self) -> bool:
+        """Read a piece of what it writes; False at the end."""
+        ready, _, _ = select.select([self._read], [], [], PATIENCE)
+        assert ready, f"silent for {PATIENCE} s after:\n{self.err}"
+        piece = os.read(self._read.fileno(), 1 << 16)
+        self.err += piece.decode(errors="replace")
+        return bool(piece)
+
+
+def _act(folder: Path, err: Any, act: Callable[..., int | None], arguments: tuple) -> None:
+    """What the process does."""
+    os.dup2(err.fileno(), 1)
+    os.dup2(err.fileno(), 2)
+    err.close()
+    os.chdir(folder)
+    # As a shell starts programs, whatever this one's parents have ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    status = act(*arguments)
+    # At once, so that signals find the program and nothing that comes after it.
+    sys.stdout.flush()
+    os._exit(status)
+
+
+def run_program(
+    words: Sequence[Any], saves_every_step: bool = False, file_size: int | None = None
+) -> int:
+    """Run the program; to be the ``act`` of a `Victim`.
+
+    Args:
+        words: of its command line.
+        saves_every_step: write last.ckpt at every step instead of every ten minutes.
+        file_size: bytes that a file may have.
+    """
+    from crn import callbacks
+    from train import main
+
+    if saves_every_step:
+        callbacks.SECONDS_BETWEEN_CHECKPOINTS = 0
+    if file_size is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+    return main([str(word) for word in words])
