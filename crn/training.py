@@ -24,7 +24,7 @@ from crn.errors import UserError
 from crn.files import claimed, set_aside
 from crn.hardware import lightning_precision, pick_device, set_up_cpu
 from crn.lightning import pl
-from crn.metrics_table import MetricsTable
+from crn.metrics_logger import MetricsLogger
 from crn.model import CompetitiveReconstructionNetwork
 from datasets.memory import (
     EvaluationBatches,
@@ -195,7 +195,7 @@ def _resolve_length(options: Options, epoch: int) -> Options:
 
 def _loggers(options: Options) -> list[pl.loggers.Logger]:
     folder = options.output.log_dir
-    loggers: list[pl.loggers.Logger] = [MetricsTable(folder)]
+    loggers: list[pl.loggers.Logger] = [MetricsLogger(folder)]
     if options.output.wandb:
         loggers.append(
             pl.loggers.WandbLogger(

@@ -26,7 +26,7 @@ from victims import Victim, run_program
 
 from crn.checkpoint import read_training, write_checkpoint
 from crn.files import claimed, set_aside
-from crn.metrics_table import MetricsTable
+from crn.metrics_logger import MetricsLogger
 
 STEPS = 30
 
@@ -336,7 +336,7 @@ def log_and_die_everywhere() -> int:
     for row in ({"step": 2, "loss": 0.5}, {"step": 2, "auroc": 0.5}):
         number = 1
         while True:
-            table = MetricsTable(Path("logs"))
+            table = MetricsLogger(Path("logs"))
             table.log_metrics({"loss": 0.25}, step=1)
             was_killed = die_at_call(number, lambda t=table, r=row: t.log_metrics(r, r["step"]))
             rows = read_table(table.folder / "metrics.csv")

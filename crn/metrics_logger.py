@@ -12,7 +12,7 @@ from crn.files import append_whole, claim_version, written_whole
 from crn.lightning import pl
 
 
-class MetricsTable(pl.loggers.logger.Logger):
+class MetricsLogger(pl.loggers.logger.Logger):
     """Writes metrics.csv, a row for every report, and hparams.yaml, in a folder of the run's own.
 
     Lightning's CSVLogger empties the file for a moment when a report brings new columns, and
