@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from crn.errors import UserError
 from crn.local_sweep import run_sweep
+from crn.safe_text import printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return run_sweep(sys.argv[1:] if argv is None else argv)
     except UserError as error:
-        print("sweep.py: error:", " ".join(str(error).split()), file=sys.stderr)
+        print("sweep.py: error:", printable(str(error)), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("sweep.py: interrupted", file=sys.stderr)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from crn.command_line import parse_options
 from crn.errors import UserError
+from crn.safe_text import printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return run(options)
     except UserError as error:
-        print("train.py: error:", " ".join(str(error).split()), file=sys.stderr)
+        print("train.py: error:", printable(str(error)), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("train.py: interrupted", file=sys.stderr)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from crn.errors import UserError
+from crn.safe_text import file_name
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,10 @@ def set_aside(path: Path) -> None:
     if not path.exists():
         return
     version = 1
-    while (aside := path.with_name(f"{path.stem}-v{version}{path.suffix}")).exists():
+    while True:
+        aside = path.with_name(file_name(path.stem, f"-v{version}{path.suffix}"))
+        if not aside.exists():
+            break
         version += 1
     path.rename(aside)
     log.info("kept the earlier %s as %s", path, aside.name)
@@ -52,7 +56,9 @@ def written_whole(path: Path, mode: str = "wb", **kwargs) -> Iterator[IO]:
         path: the file; its folder has to exist.
         mode, kwargs: as for `open`.
     """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    # mkstemp appends eight characters.
+    prefix = file_name(f".{path.name}", "." + 8 * "x")[:-8]
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=prefix)
     try:
         with open(handle, mode, **kwargs) as file:
             yield file

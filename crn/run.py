@@ -2,6 +2,7 @@
 
 import logging
 import random
+import stat
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from crn.command_line import uses_demo_sample
 from crn.config import Options
 from crn.errors import UserError
 from crn.files import require_writable_folder
+from crn.safe_text import printable
 from datasets import LAYOUTS
 from datasets.samples import list_samples
 
@@ -53,9 +55,18 @@ def _set_up_logging(options: Options) -> None:
         except OSError as error:
             raise UserError(f"--log-file {path}: cannot be written ({error.strerror})") from None
     level = options.output.log_level.upper()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=handlers, force=True)
+    for handler in handlers:
+        handler.setFormatter(_PrintableLines("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
     for name in ("crn", "datasets"):
         logging.getLogger(name).setLevel(level)
+
+
+class _PrintableLines(logging.Formatter):
+    """Messages of which no part, such as a name, can control a terminal or spoil the encoding."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(map(printable, super().format(record).split("\n")))
 
 
 def _make_demo_sample(root: Path) -> None:
@@ -79,5 +90,16 @@ def _check_outputs(options: Options) -> None:
     for name, folder in folders.items():
         if folder is not None:
             require_writable_folder(folder, name)
-    if scores is not None and scores.is_dir():
-        raise UserError(f"--anomaly-score-file {scores}: is a folder; give the name of a file")
+    if scores is not None:
+        _require_name_of_file(scores, "--anomaly-score-file")
+
+
+def _require_name_of_file(path: Path, name: str) -> None:
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(f"{name} {path}: cannot be written ({error.strerror})") from None
+    if stat.S_ISDIR(mode):
+        raise UserError(f"{name} {path}: is a folder; give the name of a file")

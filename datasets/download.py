@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from crn.errors import UserError
 from crn.files import require_writable_folder
+from crn.safe_text import printable
 from datasets import LAYOUTS
 from datasets.archives import extract
 from datasets.fetch import Interrupted, Source, fetch, open_url, read_chunks
@@ -250,7 +251,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             download_roads(args.root, ROADS_RECORD if args.url is None else args.url)
     except (UserError, OSError) as error:
-        print("datasets.download: error:", " ".join(str(error).split()), file=sys.stderr)
+        print("datasets.download: error:", printable(str(error)), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("datasets.download: interrupted; run it again to continue", file=sys.stderr)
