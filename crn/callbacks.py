@@ -1,5 +1,6 @@
 """What happens around the training steps: progress, checkpoints, signals, pictures."""
 
+import copy
 import logging
 import signal
 import time
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from crn.checkpoint import write_checkpoint
+from crn.checkpoint import read_training, write_checkpoint
 from crn.errors import Diverged
 from crn.files import set_aside
 from crn.lightning import pl
@@ -33,15 +34,23 @@ GRID_IMAGES = 8
 
 
 class WholeCheckpoints(pl.plugins.io.TorchCheckpointIO):
-    """Lightning's checkpoint files through this program's own writer, and read without code."""
+    """Lightning's checkpoint files through this program's own writer and reader."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options=None) -> None:  # noqa: ARG002
         """Write ``checkpoint`` whole or not at all."""
         write_checkpoint(checkpoint, Path(path))
 
     def load_checkpoint(self, path: Any, map_location="cpu", weights_only=True) -> dict[str, Any]:  # noqa: ARG002
-        """Read tensors and plain values only."""
-        return torch.load(path, map_location="cpu", weights_only=True)
+        """Read what training goes on from; Lightning's own counters start anew."""
+        checkpoint, _ = read_training(Path(path))
+        # The tensors are those of the file, until they are copied; models copy, optimizers do not.
+        states = copy.deepcopy(checkpoint["optimizer_states"])
+        return {
+            **checkpoint,
+            "optimizer_states": states,
+            "lr_schedulers": [],
+            "pytorch-lightning_version": pl.__version__,
+        }
 
 
 class Checkpoints(pl.Callback):

@@ -1,6 +1,6 @@
 """Checkpoints: written whole or not at all, and read as data, never as code."""
 
-import pickle
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,23 +8,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
-from crn.config import ModelConfig, Options, flag
+from crn.checkpoint_file import read_plain
+from crn.config import MANY, ModelConfig, Options, flag
 from crn.errors import UserError
 from crn.files import written_whole
+from crn.optimizers import make_optimizer
+from crn.safe_text import shortened
 from crn.scores import ordered_pairs
 from crn.standing import Standing
 from crn.unit import CompetitiveUnit
 
 # Parts of a checkpoint and their types: what scoring needs, and what training needs besides.
 _PARTS = {"state_dict": dict, "hyper_parameters": dict, "progress": dict}
-_TRAINING_PARTS = {
-    "optimizer_states": list,
-    "random_state": dict,
-    "loops": dict,
-    "global_step": int,
-    "epoch": int,
-}
+_TRAINING_PARTS = {"optimizer_states": list, "random_state": dict}
 _PROGRESS = {"step": int, "max_roc_auc": float, "training_seconds": float}
 
 
@@ -45,28 +43,30 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], ModelConfig]:
     """Read a checkpoint of this program on the CPU; weights stay on disk until they are used.
 
+    Of the weights nothing is known yet.
+
     Returns:
         The checkpoint, and the configuration in it.
 
     Raises:
         UserError: the file is no checkpoint, is damaged, or is of another program or version.
     """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"{path}: refused, since it is no checkpoint or holds more than numbers and text; "
-            "give one that this program wrote"
-        ) from None
-    except (RuntimeError, OSError, ValueError, EOFError, KeyError):
-        raise UserError(f"{path}: not a checkpoint, or a damaged one") from None
+    checkpoint = read_plain(path)
     if not _has(checkpoint, _PARTS) or not _has(checkpoint["progress"], _PROGRESS):
         raise UserError(f"{path}: not a checkpoint of this program")
+    progress = checkpoint["progress"]
+    if not (
+        0 <= progress["step"] <= MANY
+        and 0 <= progress["max_roc_auc"] <= 1
+        and 0 <= progress["training_seconds"] < math.inf
+    ):
+        raise UserError(f"{path}: its progress is out of range; it is damaged")
     try:
         config = ModelConfig.from_plain_values(checkpoint["hyper_parameters"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{path}: its options are not those of this version of the program ({error})"
+            f"{path}: its options are not those of this version of the program "
+            f"({shortened(str(error))})"
         ) from None
     return checkpoint, config
 
@@ -93,88 +93,145 @@ def refuse_contradictions(
         if name in options.given and asked[name] != trained[name]:
             raise UserError(
                 f"{flag(name)} {asked[name]} contradicts {path}, which was trained with "
-                f"{trained[name]}: leave the flag out"
+                f"{shortened(str(trained[name]))}: leave the flag out"
             )
 
 
 def read_training(path: Path) -> tuple[dict[str, Any], ModelConfig]:
     """As `read_checkpoint`, for one that training is to go on from.
 
+    Returns:
+        Of the checkpoint what training goes on from, all of it checked, and the configuration.
+
     Raises:
         UserError: see `read_checkpoint`; or what training needs is missing or does not fit.
     """
     checkpoint, config = read_checkpoint(path)
-    count = config.competition.num_competitive_units
-    if not _has(checkpoint, _TRAINING_PARTS) or not _has(
-        checkpoint["random_state"], {"cpu": torch.Tensor, "cuda": list}
-    ):
+    if not _has(checkpoint, _TRAINING_PARTS):
         raise UserError(f"{path}: holds no training state, so training cannot go on from it")
-    if checkpoint["global_step"] != checkpoint["progress"]["step"] * min(2, count):
-        raise UserError(f"{path}: its step counts contradict each other; it is damaged")
+    count = config.competition.num_competitive_units
+    tensors = len(_check_standing(path, checkpoint, count).state_dict())
     for index in range(count):
-        _check_state(path, _unit_state(checkpoint, index), config)
-    _standing(path, checkpoint, count)
-    _check_optimizers(path, checkpoint["optimizer_states"], config)
-    return checkpoint, config
+        state = _unit_state(checkpoint, index)
+        _check_unit(path, state, config)
+        tensors += len(state)
+    if tensors != len(checkpoint["state_dict"]):
+        raise UserError(f"{path}: holds weights of nothing that it should have; it is damaged")
+    _check_random_state(path, checkpoint["random_state"])
+    return {
+        "progress": checkpoint["progress"],
+        "random_state": checkpoint["random_state"],
+        "state_dict": checkpoint["state_dict"],
+        "optimizer_states": _optimizer_states(path, checkpoint["optimizer_states"], config),
+    }, config
 
 
 def _has(part: Any, types: dict[str, type]) -> bool:
-    return isinstance(part, dict) and all(isinstance(part.get(k), t) for k, t in types.items())
+    return isinstance(part, dict) and all(type(part.get(k)) is t for k, t in types.items())
 
 
 def _unit_state(checkpoint: dict[str, Any], index: int) -> dict[str, Any]:
     return _below(checkpoint["state_dict"], f"units.{index}.")
 
 
-def _below(state: dict[str, Any], prefix: str) -> dict[str, Any]:
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+def _below(state: dict[Any, Any], prefix: str) -> dict[str, Any]:
+    return {
+        key.removeprefix(prefix): value
+        for key, value in state.items()
+        if isinstance(key, str) and key.startswith(prefix)
+    }
 
 
-def _check_state(path: Path, state: dict[str, Any], config: ModelConfig) -> None:
-    """Refuse weights of one unit that do not fit the configuration or are not finite."""
-    with torch.device("meta"):
-        expected = CompetitiveUnit(config.network).state_dict()
+def _fits(value: Any, shape: torch.Size, dtype: torch.dtype) -> bool:
+    return isinstance(value, Tensor) and (value.shape, value.dtype) == (shape, dtype)
+
+
+def _check_state(path: Path, state: dict[str, Any], expected: dict[str, Tensor]) -> None:
+    """Refuse tensors that are not those expected or are not finite."""
     wrong = sorted(
         expected.keys() ^ state.keys()
-        or {
-            name
-            for name, like in expected.items()
-            if not isinstance(state[name], Tensor)
-            or (state[name].shape, state[name].dtype) != (like.shape, like.dtype)
-        }
+        or {n for n, like in expected.items() if not _fits(state[n], like.shape, like.dtype)}
     )
     if wrong:
-        raise UserError(f"{path}: its weights do not fit its options (first: {wrong[0]})")
+        raise UserError(
+            f"{path}: its weights do not fit its options (first: {shortened(wrong[0])})"
+        )
     if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
         raise UserError(f"{path}: holds weights that are not finite; the training diverged")
 
 
-def _check_optimizers(path: Path, states: list[Any], config: ModelConfig) -> None:
-    """Refuse optimizer states that are not those of the units."""
+def _check_unit(path: Path, state: dict[str, Any], config: ModelConfig) -> None:
+    with torch.device("meta"):
+        expected = CompetitiveUnit(config.network).state_dict()
+    _check_state(path, state, expected)
+
+
+def _check_standing(path: Path, checkpoint: dict[str, Any], count: int) -> Standing:
+    standing = Standing(count)
+    state = _below(checkpoint["state_dict"], "standing.")
+    _check_state(path, state, standing.state_dict())
+    standing.load_state_dict(state)
+    return standing
+
+
+def _check_random_state(path: Path, state: dict[str, Any]) -> None:
+    """Refuse what random generators do not take."""
+    generators = [(torch.Generator(), state.get("cpu"))]
+    cuda = state.get("cuda")
+    if isinstance(cuda, list) and len(cuda) == torch.cuda.device_count():
+        generators += [(torch.Generator(f"cuda:{i}"), each) for i, each in enumerate(cuda)]
+    try:
+        if not isinstance(cuda, list):
+            raise TypeError
+        for generator, theirs in generators:
+            generator.set_state(theirs)
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"{path}: its random state is damaged") from error
+
+
+def _optimizer_states(path: Path, states: list[Any], config: ModelConfig) -> list[dict[str, Any]]:
+    """The optimizers' states, with the settings that follow from the configuration.
+
+    Raises:
+        UserError: they are not those of the units' optimizers.
+    """
     with torch.device("meta"):
         shapes = [p.shape for p in CompetitiveUnit(config.network).parameters()]
-    fits = len(states) == config.competition.num_competitive_units and all(
-        _has(state, {"state": dict, "param_groups": list})
-        and set(state["state"]) <= set(range(len(shapes)))
+    example = _example_of_optimizer(config, len(shapes))
+
+    def fits(value: Any, like: Tensor | None, shape: torch.Size) -> bool:
+        if like is None:
+            return value is None
+        # One figure for the whole parameter, or one for each of its numbers.
+        fits = _fits(value, shape if like.ndim else like.shape, like.dtype)
+        return fits and bool(value.isfinite().all())
+
+    if len(states) != config.competition.num_competitive_units or not all(
+        _has(state, {"state": dict})
+        and state["state"].keys() <= example["state"].keys()
         and all(
-            tensor.ndim == 0 or tensor.shape == shapes[index]
+            isinstance(buffers, dict)
+            and buffers.keys() == example["state"][index].keys()
+            and all(
+                fits(buffers[name], like, shapes[index])
+                for name, like in example["state"][index].items()
+            )
             for index, buffers in state["state"].items()
-            for tensor in buffers.values()
-            if isinstance(tensor, Tensor)
         )
         for state in states
-    )
-    if not fits:
+    ):
         raise UserError(f"{path}: its optimizer states do not fit its options; it is damaged")
+    return [{"state": state["state"], "param_groups": example["param_groups"]} for state in states]
 
 
-def _standing(path: Path, checkpoint: dict[str, Any], count: int) -> Standing:
-    standing = Standing(count)
-    try:
-        standing.load_state_dict(_below(checkpoint["state_dict"], "standing."))
-    except (RuntimeError, TypeError, AttributeError):
-        raise UserError(f"{path}: its running figures do not fit its number of units") from None
-    return standing
+def _example_of_optimizer(config: ModelConfig, parameters: int) -> dict[str, Any]:
+    """The state of an optimizer of so many small parameters, after a step."""
+    small = [Parameter(torch.zeros(1)) for _ in range(parameters)]
+    for parameter in small:
+        parameter.grad = torch.zeros(1)
+    optimizer = make_optimizer(config.optimization, small)
+    optimizer.step()
+    return optimizer.state_dict()
 
 
 @dataclass(frozen=True)
@@ -205,7 +262,7 @@ def load_units(path: Path, pairs: str, device: torch.device) -> TrainedUnits:
     """
     checkpoint, config = read_checkpoint(path)
     count = config.competition.num_competitive_units
-    standing = _standing(path, checkpoint, count)
+    standing = _check_standing(path, checkpoint, count)
     chosen = (
         ordered_pairs(count)
         if pairs == "all"
@@ -214,7 +271,7 @@ def load_units(path: Path, pairs: str, device: torch.device) -> TrainedUnits:
     units = {}
     for index in sorted({unit for pair in chosen for unit in pair}):
         state = _unit_state(checkpoint, index)
-        _check_state(path, state, config)
+        _check_unit(path, state, config)
         with torch.device("meta"):
             unit = CompetitiveUnit(config.network)
         unit.load_state_dict(state, assign=True)

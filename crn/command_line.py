@@ -11,6 +11,7 @@ from typing import Any
 from crn.config import GROUPS, Options, allowed, flag, is_list, option_names, value_type
 from crn.entry import Parser
 from crn.errors import UserError
+from crn.safe_text import shown
 
 # What --demo sets, unless the flag is typed as well.
 DEMO_PROFILE = {"batch_size": 2, "imsize": 32, "num_competitive_units": 3}
@@ -89,7 +90,7 @@ def _boolean(text: str) -> bool:
     """0/1 and true/false in any case, as people and sweep agents write them."""
     words = {"1": True, "true": True, "0": False, "false": False}
     if text.lower() not in words:
-        raise argparse.ArgumentTypeError(f"takes 0, 1, true or false, not {text!r}")
+        raise argparse.ArgumentTypeError(f"takes 0, 1, true or false, not {shown(text)}")
     return words[text.lower()]
 
 
@@ -97,19 +98,25 @@ def _whole_number(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"takes a whole number, not {text!r}") from None
+        raise argparse.ArgumentTypeError(f"takes a whole number, not {shown(text)}") from None
 
 
 def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"takes a number, not {text!r}") from None
+        raise argparse.ArgumentTypeError(f"takes a number, not {shown(text)}") from None
 
 
 def _path(text: str) -> Path:
-    if not text.strip() or "\0" in text:
+    if not text.strip():
         raise argparse.ArgumentTypeError("takes the name of a file or folder, not an empty one")
+    try:
+        is_name = b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        is_name = False
+    if not is_name:
+        raise argparse.ArgumentTypeError(f"takes a name that files can have, not {shown(text)}")
     return Path(text)
 
 

@@ -5,16 +5,21 @@ is a group in its help, and an instance is the typed configuration that the code
 """
 
 import dataclasses
-import math
+import sys
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
+from crn.safe_text import shown
+
 IMAGE_SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
 SCORES = ("reconstruction", "residual", "discrimination")
 DATASETS = ("MVTec", "Panorama", "RoadImages")
+# More than anybody needs, and few enough for every counter.
+MANY = 1_000_000_000
+MOST_VALUES = 100
 
 
 def option(
@@ -98,6 +103,9 @@ class OptionGroup:
             if value is None and option_field.default is None:
                 continue
             items = value if is_list(option_field) and isinstance(value, tuple) else (value,)
+            if len(items) > MOST_VALUES:
+                name = flag(option_field.name)
+                raise ValueError(f"{name} takes at most {MOST_VALUES} values, not {len(items)}")
             for item in items:
                 _check_value(option_field, item)
 
@@ -105,7 +113,9 @@ class OptionGroup:
 def _check_value(option_field: dataclasses.Field, value: Any) -> None:
     kind, limits = value_type(option_field), option_field.metadata
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    fits = is_number and math.isfinite(value) if kind is float else isinstance(value, kind)
+    # Whole numbers that no float can hold are refused as well.
+    is_finite = is_number and abs(value) <= sys.float_info.max
+    fits = is_finite if kind is float else isinstance(value, kind)
     if kind is int and isinstance(value, bool):
         fits = False
     if fits and limits["choices"]:
@@ -119,7 +129,7 @@ def _check_value(option_field: dataclasses.Field, value: Any) -> None:
         )
     if not fits:
         takes = allowed(option_field) or f"a value of type {kind.__name__}"
-        raise ValueError(f"{flag(option_field.name)} takes {takes}, not {value!r}")
+        raise ValueError(f"{flag(option_field.name)} takes {takes}, not {shown(value)}")
 
 
 @dataclass(frozen=True)
@@ -208,15 +218,20 @@ class Optimization(OptionGroup):
     """optimization"""
 
     training_steps: int = option(
-        20_000, "training steps; a step is one batch, which updates two units", low=1, mode="train"
+        20_000,
+        "training steps; a step is one batch, which updates two units",
+        low=1,
+        high=MANY,
+        mode="train",
     )
     epochs: int | None = option(
         None,
         "train this many passes over the images, instead of --training-steps",
         low=1,
+        high=MANY,
         mode="train",
     )
-    batch_size: int = option(64, "images in a training step", low=1)
+    batch_size: int = option(64, "images in a training step", low=1, high=MANY)
     optimizer: str = option(
         "adam",
         "optimizer of every unit",
@@ -275,11 +290,19 @@ class Output(OptionGroup):
         None, "folder for best.ckpt and last.ckpt; nothing is stored without it", mode="train"
     )
     validation_interval: int | None = option(
-        None, "training steps between validations (one epoch where not given)", low=1, mode="train"
+        None,
+        "training steps between validations (one epoch where not given)",
+        low=1,
+        high=MANY,
+        mode="train",
     )
     image_output_path: Path | None = option(None, "folder for pictures")
     image_output_interval: int | None = option(
-        None, "training steps between picture grids (500 where not given)", low=1, mode="train"
+        None,
+        "training steps between picture grids (500 where not given)",
+        low=1,
+        high=MANY,
+        mode="train",
     )
     log_dir: Path = option(Path("logged_metrics"), "folder for version_N/metrics.csv", mode="train")
     log_file: Path | None = option(None, "also write the messages of the run to this file")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from crn.errors import UserError
+from crn.safe_text import file_name
 
 try:
     import fcntl
@@ -93,7 +94,7 @@ def claimed(*paths: Path) -> Iterator[None]:
 
 @contextmanager
 def _claimed(path: Path) -> Iterator[None]:
-    lock = path.with_name(f".{path.name}.lock")
+    lock = path.with_name(file_name(f".{path.name}", ".lock"))
     with writing(path):
         try:
             file = _open_locked(lock)
@@ -173,9 +174,13 @@ def set_aside(path: Path) -> None:
         return
     version = 1
     with writing(path):
-        while not _renamed(path, aside := path.with_name(f"{path.stem}-v{version}{path.suffix}")):
+        while not _renamed(path, aside := _named_aside(path, version)):
             version += 1
     log.info("kept the earlier %s as %s", path, aside.name)
+
+
+def _named_aside(path: Path, version: int) -> Path:
+    return path.with_name(file_name(path.stem, f"-v{version}{path.suffix}"))
 
 
 def _renamed(path: Path, name: Path) -> bool:
@@ -209,7 +214,8 @@ def written_whole(path: Path, mode: str = "wb", sync: bool = True, **kwargs) -> 
     Raises:
         UserError: the system refuses to write it; what was there before still is.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    ending = f".{secrets.token_hex(4)}.tmp"
+    temporary = path.with_name(file_name(f".{path.name}", ending))
     try:
         with writing(path):
             with open(temporary, mode.replace("w", "x"), **kwargs) as file:

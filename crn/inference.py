@@ -18,6 +18,7 @@ from crn.files import claimed, set_aside, written_whole
 from crn.hardware import pick_device, set_up_cpu
 from crn.metrics import auroc, average_precision
 from crn.pictures import heat_map, side_by_side, to_image, write_picture
+from crn.safe_text import file_name, printable, spreadsheet_cell
 from crn.scores import Maps, image_scores, score_pairs
 from datasets.memory import EvaluationBatches, normalize, to_device_if_it_fits
 from datasets.reader import Images, read_images
@@ -127,7 +128,9 @@ def _write_scores(options: Options, samples: Sequence[Sample], results: Results)
             values = [f"{results.scores[name][index]:.8g}" for name in names]
             decision = int(results.scores[asked][index] > results.threshold)
             values.append(f"{results.threshold:.8g}")
-            table.writerow([sample.key, sample.split, sample.label, *values, decision])
+            table.writerow(
+                [spreadsheet_cell(sample.key), sample.split, sample.label, *values, decision]
+            )
     return path
 
 
@@ -153,7 +156,7 @@ def _report(options: Options, samples: Sequence[Sample], results: Results) -> No
     for index in np.argsort(-scores, kind="stable")[:BEST_SHOWN]:
         sample = samples[test[index]]
         label = "anomalous" if sample.label == ANOMALOUS else "normal"
-        print(f"  {scores[index]:.6f}  {sample.key}  ({label})")
+        print(f"  {scores[index]:.6f}  {printable(sample.key)}  ({label})")
 
 
 def _write_pictures(
@@ -197,11 +200,10 @@ def picture_names(keys: Sequence[str]) -> list[PurePosixPath]:
     taken: set[PurePosixPath] = set()
     names = []
     for key in keys:
-        name = PurePosixPath(key)
-        if name.suffix != ".png":
-            name = name.with_name(name.name + ".png")
-        while name in taken:
-            name = name.with_name(name.stem + "_.png")
+        path = PurePosixPath(key)
+        stem, ending = path.name.removesuffix(".png"), ".png"
+        while (name := path.with_name(file_name(stem, ending))) in taken:
+            ending = "_" + ending
         taken.add(name)
         names.append(name)
     return names

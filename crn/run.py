@@ -3,6 +3,7 @@
 import gc
 import logging
 import random
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from crn.command_line import uses_demo_sample
 from crn.config import Options
 from crn.errors import UserError
 from crn.files import require_writable_folder, writing
+from crn.safe_text import printable
 from datasets import LAYOUTS
 from datasets.samples import list_samples
 
@@ -68,9 +70,18 @@ def _set_up_logging(options: Options) -> None:
         except OSError as error:
             raise UserError(f"--log-file {path}: cannot be written ({error.strerror})") from None
     level = options.output.log_level.upper()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=handlers, force=True)
+    for handler in handlers:
+        handler.setFormatter(_PrintableLines("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
     for name in ("crn", "datasets"):
         logging.getLogger(name).setLevel(level)
+
+
+class _PrintableLines(logging.Formatter):
+    """Messages of which no part, such as a name, can control a terminal or spoil the encoding."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(map(printable, super().format(record).split("\n")))
 
 
 class _LogFile(logging.FileHandler):
@@ -116,6 +127,17 @@ def _check_outputs(options: Options) -> None:
     for name, folder in folders.items():
         if folder is not None:
             require_writable_folder(folder, name)
-    if scores is not None and scores.exists() and not scores.is_file():
-        kind = "a folder" if scores.is_dir() else "no ordinary file"
-        raise UserError(f"--anomaly-score-file {scores}: is {kind}; give the name of a file")
+    if scores is not None:
+        _require_name_of_file(scores, "--anomaly-score-file")
+
+
+def _require_name_of_file(path: Path, name: str) -> None:
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(f"{name} {path}: cannot be written ({error.strerror})") from None
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "no ordinary file"
+        raise UserError(f"{name} {path}: is {kind}; give the name of a file")

@@ -26,6 +26,7 @@ from crn.hardware import lightning_precision, pick_device, set_up_cpu
 from crn.lightning import pl
 from crn.metrics_logger import MetricsLogger
 from crn.model import CompetitiveReconstructionNetwork
+from crn.safe_text import printable
 from datasets.memory import (
     EvaluationBatches,
     TrainingBatches,
@@ -44,7 +45,13 @@ VALIDATION_BATCH = 64
 GRIDS = "training"
 
 # What has to stay as it was when a training is resumed.
-_FIXED_ON_RESUME = {"model", *option_names(Network), "num_competitive_units", "optimizer"}
+_FIXED_ON_RESUME = {
+    "model",
+    *option_names(Network),
+    "num_competitive_units",
+    "optimizer",
+    "momentum",
+}
 
 
 class InMemoryData(pl.LightningDataModule):
@@ -129,7 +136,8 @@ def _train(options: Options, samples: Sequence[Sample]) -> int:
         devices=1,
         precision=lightning_precision(options.run.precision, device),
         max_epochs=-1,
-        max_steps=steps * model.optimizer_steps_per_batch,
+        # Lightning counts from the resumption.
+        max_steps=(steps - start) * model.optimizer_steps_per_batch,
         num_sanity_val_steps=0,
         deterministic="warn" if "seed" in options.given else None,
         logger=loggers,
@@ -204,18 +212,23 @@ def _loggers(options: Options) -> list[pl.loggers.Logger]:
                 save_dir=folder,
             )
         )
-    loggers[0].log_hyperparams(options.flat())
+    values = {
+        name: printable(value) if isinstance(value, str) else value
+        for name, value in options.flat().items()
+    }
+    loggers[0].log_hyperparams(values)
     for logger in loggers[1:]:
         # A sweep has set, and locked, those that it decides.
         known = logger.experiment.config.keys()
-        logger.log_hyperparams({k: v for k, v in options.flat().items() if k not in known})
+        logger.log_hyperparams({k: v for k, v in values.items() if k not in known})
     return loggers
 
 
 def run_name(options: Options) -> str:
     """Model, data set, category and seed, as in crn-MVTec-cable-41020."""
     category = (options.data.dataset_path or Path()).resolve().name
-    return "-".join(map(str, (options.run.model, options.data.dataset, category, options.run.seed)))
+    parts = (options.run.model, options.data.dataset, category, options.run.seed)
+    return printable("-".join(map(str, parts)))
 
 
 def _checkpoints(options: Options) -> list[Checkpoints]:

@@ -1,10 +1,20 @@
 """MVTec AD: one category of industrial images with masks (Bergmann et al., CVPR 2019)."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from crn.errors import UserError
-from datasets.samples import ANOMALOUS, NORMAL, TEST, TRAIN, Sample, image_files, subfolder
+from datasets.samples import (
+    ANOMALOUS,
+    NORMAL,
+    TEST,
+    TRAIN,
+    Sample,
+    image_files,
+    subfolder,
+    subfolders,
+)
 
 
 def mvtec(root: Path) -> Iterator[Sample]:
@@ -16,7 +26,7 @@ def mvtec(root: Path) -> Iterator[Sample]:
     Raises:
         UserError: a folder or a mask is missing.
     """
-    if not (root / "train").is_dir() and any(root.glob("*/train/good")):
+    if not os.path.isdir(root / "train") and any(root.glob("*/train/good")):
         raise UserError(
             f"{root}: holds several categories; give the folder of one, such as "
             f"{min(root.glob('*/train/good')).parent.parent}"
@@ -24,7 +34,7 @@ def mvtec(root: Path) -> Iterator[Sample]:
     for file in image_files(subfolder(subfolder(root, "train"), "good")):
         yield Sample(f"train/good/{file.name}", (file,), TRAIN, NORMAL)
     test = subfolder(root, "test")
-    for folder in sorted(p for p in test.iterdir() if p.is_dir() and not p.name.startswith(".")):
+    for folder in subfolders(test):
         for file in image_files(folder):
             if folder.name == "good":
                 yield Sample(f"good/{file.name}", (file,), TEST, NORMAL)
@@ -35,9 +45,9 @@ def mvtec(root: Path) -> Iterator[Sample]:
 
 def _mask(ground_truth: Path, defect: str, file: Path) -> Path | None:
     """The mask of a test image, or None where the data set comes without masks."""
-    if not ground_truth.is_dir():
+    if not os.path.isdir(ground_truth):
         return None
     mask = ground_truth / defect / f"{file.stem}_mask.png"
-    if not mask.is_file():
+    if not os.path.isfile(mask):
         raise UserError(f"{mask}: no such file; {file} has to have a mask")
     return mask

@@ -4,22 +4,39 @@ Values are on the scale of 8-bit images, 0 to 255, whatever the depth of the fil
 of 8-bit files can be kept as uint8 and all splits are normalised by one formula.
 """
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from crn.errors import UserError
 from datasets.samples import Sample
 
-# A larger file is refused by its header: decoding it would take gigabytes.
+# Decoders for these only: Pillow would also hand PostScript to Ghostscript, which runs it.
+_FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF")
+# A larger file is refused by its header: decoding it would take gigabytes, also where it has few
+# pixels in very many rows. Four bytes for each pixel are the most that 8 bits need.
 MAX_PIXELS = 128 * 1024 * 1024
+MAX_SIDE = 65_535
+MAX_BYTES = 4 * MAX_PIXELS
+# How to turn a stored image upright, by its EXIF orientation.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # Pillow's own guard warns at 89 million pixels; the limit above stands in for it.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -48,7 +65,13 @@ def read_images(samples: Sequence[Sample], size: int, workers: int = 0) -> Image
     Raises:
         UserError: a file is no image, damaged, or of a kind that cannot be read.
     """
-    pixels = torch.empty(len(samples), 3, size, size, dtype=torch.uint8)
+    try:
+        pixels = torch.empty(len(samples), 3, size, size, dtype=torch.uint8)
+    except RuntimeError as error:
+        raise UserError(
+            f"--imsize {size}: {len(samples)} images of that size do not fit into the memory; "
+            "give a smaller size"
+        ) from error
     sizes = []
 
     def read(sample: Sample) -> tuple[Tensor, tuple[int, int]]:
@@ -90,7 +113,7 @@ def read_sample(sample: Sample, size: int) -> tuple[Tensor, tuple[int, int]]:
 
 
 def read_file(path: Path, channels: int) -> Tensor:
-    """Decode one file, turned upright as its EXIF orientation says.
+    """Decode one file, the first of its frames, turned upright as its EXIF orientation says.
 
     Args:
         path: an image of 8 bits (colour, gray, palette; transparency is dropped) or of 16 bits
@@ -104,35 +127,78 @@ def read_file(path: Path, channels: int) -> Tensor:
         UserError: the file is no image, damaged, too large, or of a kind that cannot be read.
     """
     try:
-        # From an open file: Pillow would map an uncompressed TIFF into memory and turn it wrongly.
-        with path.open("rb") as file, Image.open(file) as image:
-            if image.width * image.height > MAX_PIXELS:
+        array = _decode(path, "RGB" if channels == 3 else "L")
+    except UserError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UserError(
+            f"{path}: not an image that can be read ({', '.join(_FORMATS)}); move it out of the "
+            "data set"
+        ) from error
+    except Exception as error:
+        # Decoders raise whatever a damaged file makes them stumble over.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: cannot be read ({reason}); replace or remove it") from error
+    if array.dtype != np.uint8:
+        return _from_16_bits(path, array).expand(channels, -1, -1)
+    return torch.from_numpy(array).view(*array.shape[:2], channels).permute(2, 0, 1)
+
+
+def _decode(path: Path, mode: str) -> np.ndarray:
+    """The pixels (H, W) or (H, W, 3) in Pillow's mode, or gray in more than 8 bits.
+
+    Raises:
+        UserError: the file is too large, or of floating point numbers.
+        Exception: whatever Pillow raises.
+    """
+    # From an open file: Pillow would map an uncompressed TIFF into memory and turn it wrongly.
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_BYTES:
+            raise UserError(
+                f"{path}: {size:,} bytes are too many (at most {MAX_BYTES:,} are read); make the "
+                "image smaller"
+            )
+        with Image.open(file, formats=_known_formats()) as image:
+            if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
                 raise UserError(
                     f"{path}: {image.width}x{image.height} pixels are too many (at most "
-                    f"{MAX_PIXELS:,} are read); make the image smaller"
+                    f"{MAX_PIXELS:,} are read, and {MAX_SIDE:,} on a side); make the image smaller"
                 )
-            upright = ImageOps.exif_transpose(image)
+            image.load()
+            upright = _upright(image)
             if upright.mode == "F":
                 raise UserError(
                     f"{path}: floating point images have no fixed range; save it with 8 or 16 bits"
                 )
             if upright.mode.startswith("I"):
-                return _from_16_bits(path, upright).expand(channels, -1, -1)
+                return np.array(upright)
             # It is dropped; where palette images have it, Pillow would warn.
             upright.info.pop("transparency", None)
-            array = np.array(upright.convert("RGB" if channels == 3 else "L"))
-    except UserError:
-        raise
-    except UnidentifiedImageError:
-        raise UserError(f"{path}: not an image; move it out of the data set") from None
-    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path}: cannot be read ({reason}); replace or remove it") from None
-    return torch.from_numpy(array).view(*array.shape[:2], channels).permute(2, 0, 1)
+            return np.array(upright.convert(mode))
 
 
-def _from_16_bits(path: Path, image: Image.Image) -> Tensor:
-    array = np.array(image)
+@cache
+def _known_formats() -> list[str]:
+    """Those of `_FORMATS` that this Pillow has."""
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn a decoded image as its EXIF orientation says, if it has one.
+
+    Pillow's own function would also write the rest of the EXIF data anew, and stumble over it.
+    """
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # noqa: BLE001  (as in `read_file`)
+        # The pixels are whole: EXIF data that cannot be read says nothing about them.
+        return image
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+
+
+def _from_16_bits(path: Path, array: np.ndarray) -> Tensor:
     if array.min() < 0 or array.max() > 65535:
         raise UserError(f"{path}: has more than 16 bits; save it with 8 or 16 bits")
     return torch.from_numpy(array.astype(np.float32) / 257)[None]

@@ -1,5 +1,6 @@
 """RoadImages: height and intensity of road tiles from LiDAR scans (doi:10.5281/zenodo.7681876)."""
 
+import unicodedata
 from pathlib import Path
 
 from crn.errors import UserError
@@ -8,6 +9,8 @@ from datasets.samples import Sample, image_files, split_good_and_bad, subfolder
 
 def road_images(root: Path) -> list[Sample]:
     """Samples of {good_ones,bad_ones}/{height_files,intensity_files}/*, paired by file stem.
+
+    Stems that differ only in how Unicode spells a letter, as a file system may, are the same.
 
     Raises:
         UserError: a folder is missing or empty, or a height or an intensity image has no partner.
@@ -33,7 +36,8 @@ def _pairs(folder: Path) -> list[tuple[Path, Path]]:
 def _by_stem(folder: Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for file in image_files(folder):
-        if file.stem in files:
-            raise UserError(f"{file}: there is {files[file.stem].name} beside it; keep one of them")
-        files[file.stem] = file
+        stem = unicodedata.normalize("NFC", file.stem)
+        if stem in files:
+            raise UserError(f"{file}: there is {files[stem].name} beside it; keep one of them")
+        files[stem] = file
     return files

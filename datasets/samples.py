@@ -1,18 +1,24 @@
 """The table of samples: what there is on disk, before any image is decoded."""
 
 import os
+import stat
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from crn.errors import UserError
+from crn.safe_text import shown
 
 TRAIN, TEST = "train", "test"
 NORMAL, ANOMALOUS = 0, 1
 
 # Files that operating systems leave beside images.
 _LITTER = {"thumbs.db", "desktop.ini"}
+# Unicode's categories of what would break the lines of tables, or cannot be written to them:
+# control characters, surrogates (bytes that are not UTF-8), separators of lines and paragraphs.
+_NOT_TEXT = {"Cc", "Cs", "Zl", "Zp"}
 _TRAIN_PERCENT = 70
 
 
@@ -47,7 +53,7 @@ def subfolder(parent: Path, name: str) -> Path:
         UserError: there is no such folder.
     """
     folder = parent / name
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder; {parent} has to contain {name}/")
     return folder
 
@@ -55,24 +61,56 @@ def subfolder(parent: Path, name: str) -> Path:
 def image_files(folder: Path) -> list[Path]:
     """The files in a folder, sorted by name, without what operating systems leave there.
 
+    Folders in it are left out.
+
     Raises:
-        UserError: the folder cannot be read, or contains no files.
+        UserError: something in it cannot be read or named, or there are no files.
     """
-    try:
-        files = sorted(
-            path
-            for path in folder.iterdir()
-            if path.is_file() and not path.name.startswith(".") and path.name.lower() not in _LITTER
-        )
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
+    files = [path for path, mode in _contents(folder) if stat.S_ISREG(mode)]
     if not files:
         raise UserError(f"{folder}: contains no images")
-    for path in files:
-        if not path.name.isprintable():
-            # Such names cannot be written to tables, or would break their lines.
-            raise UserError(f"{folder}: the file name {path.name!r} is not text; rename it")
     return files
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder, sorted by name, without hidden ones.
+
+    Raises:
+        UserError: something in it cannot be read or named.
+    """
+    return [path for path, mode in _contents(folder) if stat.S_ISDIR(mode)]
+
+
+def _contents(folder: Path) -> list[tuple[Path, int]]:
+    """Files and folders with their modes.
+
+    What is neither is refused, not left out: a broken link is an image that is missing, and
+    reading a pipe would never end.
+    """
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
+    contents = []
+    for name in names:
+        if name.startswith(".") or name.lower() in _LITTER:
+            continue
+        if any(unicodedata.category(c) in _NOT_TEXT for c in name):
+            raise UserError(
+                f"{folder}: the name {shown(name)} has control characters or is not UTF-8; "
+                "rename it"
+            )
+        path = folder / name
+        try:
+            mode = path.stat().st_mode
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be read ({error.strerror}); mend or remove it"
+            ) from None
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise UserError(f"{path}: neither a file nor a folder; remove it")
+        contents.append((path, mode))
+    return contents
 
 
 def split_good_and_bad(

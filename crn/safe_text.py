@@ -1,0 +1,59 @@
+"""Text from outside, such as file names: made harmless for the place where it is shown.
+
+Names and the strings in checkpoints are free text. A terminal obeys escape sequences in it, a
+spreadsheet computes what looks like a formula, and a line of a log ends at a line break.
+"""
+
+import os
+import re
+import reprlib
+
+_LONGEST = 200
+_LONGEST_NAME = 255  # bytes
+# What spreadsheets take for the start of a formula (OWASP, CSV injection); the apostrophes in
+# front make the mark below reversible.
+_FORMULA = re.compile("'*[=+\\-@\t\r\n＝＋－＠]")
+
+
+def printable(text: str) -> str:
+    """One line for terminals and logs: what cannot be printed appears as in ``\\x1b``."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shown(value: object) -> str:
+    """The `repr` of any value, shortened, for messages that quote what is wrong.
+
+    It takes bounded time, also where containers hold each other.
+    """
+    if isinstance(value, int) and value.bit_length() > _LONGEST:
+        return f"a number of {value.bit_length()} bits"
+    return shortened(_SHORT.repr(value))
+
+
+def shortened(text: str) -> str:
+    """The beginning of a text, on one line."""
+    return printable(text if len(text) <= _LONGEST else text[:_LONGEST] + "...")
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 2
+_SHORT.maxstring = _SHORT.maxother = _LONGEST
+
+
+def file_name(stem: str, ending: str) -> str:
+    """``stem + ending``, its stem shortened where file systems take no name so long."""
+    encoded = os.fsencode(stem)
+    room = _LONGEST_NAME - len(os.fsencode(ending))
+    return (stem if len(encoded) <= room else encoded[:room].decode(errors="ignore")) + ending
+
+
+def spreadsheet_cell(text: str) -> str:
+    """Text for a cell of a CSV file, of which no spreadsheet makes a formula.
+
+    Where it would, an apostrophe is put in front; ``'='`` becomes ``"'="``, and ``"'="``
+    becomes ``"''="``. So a program gets the text back by removing one apostrophe wherever it
+    stands before such a character or before another apostrophe that does.
+    """
+    return "'" + text if _FORMULA.match(text) else text
