@@ -57,7 +57,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], ModelConfig]:
     progress = checkpoint["progress"]
     if not (
         0 <= progress["step"] <= MANY
-        and 0 <= progress["max_roc_auc"] <= 1
+        and -1 <= progress["max_roc_auc"] <= 1
         and 0 <= progress["training_seconds"] < math.inf
     ):
         raise UserError(f"{path}: its progress is out of range; it is damaged")

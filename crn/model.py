@@ -31,7 +31,8 @@ class CompetitiveReconstructionNetwork(pl.LightningModule):
         units: the networks.
         standing: their running figures, which choose the best generator and discriminator.
         step: training steps done; a step is one batch.
-        max_roc_auc: the best validation AUROC so far, of the score that was asked for.
+        max_roc_auc: the best validation AUROC so far, of the score that was asked for; -1 before
+            the first.
         is_best: whether the latest validation was that one.
     """
 
@@ -44,7 +45,7 @@ class CompetitiveReconstructionNetwork(pl.LightningModule):
         self.units = nn.ModuleList(CompetitiveUnit(config.network) for _ in range(count))
         self.standing = Standing(count)
         self.step = 0
-        self.max_roc_auc = 0.0
+        self.max_roc_auc = -1.0
         self.is_best = False
         self._seconds_before = 0.0
         self._fit_start = time.monotonic()
