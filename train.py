@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from crn.command_line import parse_options
 from crn.errors import UserError
+from crn.processes import is_told_by_another
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return run(options)
     except UserError as error:
-        print("train.py: error:", " ".join(str(error).split()), file=sys.stderr)
+        if not is_told_by_another():
+            print("train.py: error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("train.py: interrupted", file=sys.stderr)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from crn.checkpoint import write_checkpoint
 from crn.errors import Diverged
 from crn.lightning import pl
+from crn.parallel import STOP_SIGNALS, StopRequest
 from crn.pictures import picture_grid
 from crn.scores import score_pairs
 
@@ -91,12 +92,13 @@ class StopOnSignal(pl.Callback):
 
     def __init__(self, checkpoints: Checkpoints | None) -> None:
         self._checkpoints = checkpoints
-        self._received: int | None = None
+        self._stop = StopRequest()
         self._previous: dict[int, Any] = {}
 
-    def on_train_start(self, *_: Any) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Take over the signals."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+        self._stop = pl_module.stop
+        for number in STOP_SIGNALS:
             self._previous[number] = signal.signal(number, self._handle)
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -105,11 +107,12 @@ class StopOnSignal(pl.Callback):
         Raises:
             Stopped: it has.
         """
-        if self._received is None:
+        number = self._stop.agreed
+        if number is None:
             return
         if self._checkpoints is not None:
             self._checkpoints.save_last(trainer)
-        raise Stopped(self._received)
+        raise Stopped(number)
 
     def teardown(self, *_: Any, **__: Any) -> None:
         """Give the signals back."""
@@ -118,9 +121,9 @@ class StopOnSignal(pl.Callback):
         self._previous.clear()
 
     def _handle(self, number: int, frame: Any) -> None:  # noqa: ARG002
-        if self._received is not None:
+        if self._stop.received is not None:
             raise KeyboardInterrupt
-        self._received = number
+        self._stop.received = number
         log.warning("%s: stopping after this step", signal.Signals(number).name)
 
 

@@ -34,5 +34,6 @@ def _hidden_from_torchmetrics() -> Iterator[None]:
 
 with _hidden_from_torchmetrics():
     import pytorch_lightning as pl
+    from lightning_fabric.plugins import environments
 
-__all__ = ["pl"]
+__all__ = ["environments", "pl"]

@@ -1,18 +1,22 @@
 """One run of the program: checks that cost little, then training or inference."""
 
 import logging
-import random
 import sys
+import time
 from pathlib import Path
 
 from crn.command_line import uses_demo_sample
 from crn.config import Options
 from crn.errors import UserError
 from crn.files import require_writable_folder
+from crn.processes import Place, choose_seed, end_with_parent, find_place
 from datasets import LAYOUTS
 from datasets.samples import list_samples
 
 log = logging.getLogger(__name__)
+
+# Seconds, of which it usually takes one.
+_SAMPLE_TAKES_AT_MOST = 300
 
 
 def run(options: Options) -> int:
@@ -24,41 +28,48 @@ def run(options: Options) -> int:
     Raises:
         UserError: an input or output cannot be used.
     """
-    _set_up_logging(options)
+    place = find_place(options.run)
+    end_with_parent()
+    _set_up_logging(options, place)
     if options.run.seed is None:
-        options = options.replace(seed=random.SystemRandom().randrange(2**32))
+        options = options.replace(seed=choose_seed(options.run, place))
     root = options.data.dataset_path
     assert root is not None
     assert options.data.dataset is not None
     if uses_demo_sample(options):
-        _make_demo_sample(root)
+        _make_demo_sample(root, place)
     samples = list_samples(LAYOUTS[options.data.dataset], root)
-    _check_outputs(options)
+    if place.rank == 0:
+        _check_outputs(options)
     if options.run.mode == "train":
         from crn.training import train
 
-        return train(options, samples)
+        return train(options, samples, place)
     from crn.inference import infer
 
     return infer(options, samples)
 
 
-def _set_up_logging(options: Options) -> None:
+def _set_up_logging(options: Options, place: Place) -> None:
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     path = options.output.log_file
-    if path is not None:
+    if path is not None and place.rank == 0:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             handlers.append(logging.FileHandler(path, encoding="utf-8"))
         except OSError as error:
             raise UserError(f"--log-file {path}: cannot be written ({error.strerror})") from None
-    level = options.output.log_level.upper()
+    # What the other processes have to say, process 0 says as well.
+    level = options.output.log_level.upper() if place.rank == 0 else logging.ERROR
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=handlers, force=True)
     for name in ("crn", "datasets"):
         logging.getLogger(name).setLevel(level)
 
 
-def _make_demo_sample(root: Path) -> None:
+def _make_demo_sample(root: Path, place: Place) -> None:
+    if place.local_rank > 0:
+        _wait_for_demo_sample(root)
+        return
     if root.exists():
         log.info("demo: training on the road sample in %s", root)
         return
@@ -66,6 +77,14 @@ def _make_demo_sample(root: Path) -> None:
 
     write_road_sample(root)
     log.info("demo: made a sample of road tiles in %s", root)
+
+
+def _wait_for_demo_sample(root: Path) -> None:
+    deadline = time.monotonic() + _SAMPLE_TAKES_AT_MOST
+    while not root.exists():
+        if time.monotonic() > deadline:
+            raise UserError(f"{root}: another process was to make the demo's sample there")
+        time.sleep(0.1)
 
 
 def _check_outputs(options: Options) -> None:
