@@ -15,6 +15,7 @@ from crn.checkpoint import read_training, write_checkpoint
 from crn.errors import Diverged
 from crn.files import set_aside
 from crn.lightning import pl
+from crn.parallel import STOP_SIGNALS, StopRequest
 from crn.pictures import picture_grid, write_picture
 from crn.scores import score_pairs
 
@@ -128,15 +129,19 @@ class Stopped(BaseException):
         self.number = number
 
 
+class StoppedAtOnce(Stopped):
+    """A second signal has, in this process alone and within a step."""
+
+
 class StopOnSignal(pl.Callback):
     """On Ctrl-C or SIGTERM finish the step at hand, save, and stop; a second one stops at once.
 
     It acts inside of a ``with`` statement.
     """
 
-    def __init__(self, checkpoints: Checkpoints | None = None) -> None:
+    def __init__(self, stop: StopRequest, checkpoints: Checkpoints | None = None) -> None:
         self._checkpoints = checkpoints
-        self._received: int | None = None
+        self._stop = stop
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> None:
@@ -156,23 +161,24 @@ class StopOnSignal(pl.Callback):
         Raises:
             Stopped: it has.
         """
-        if self._received is None:
+        number = self._stop.agreed
+        if number is None:
             return
         if self._checkpoints is not None:
             self._checkpoints.save_last(trainer)
-        raise Stopped(self._received)
+        raise Stopped(number)
 
     def _take_signals(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOP_SIGNALS:
             self._previous.setdefault(number, signal.signal(number, self._handle))
 
     def _handle(self, number: int, frame: Any) -> None:  # noqa: ARG002
-        is_first = self._received is None
-        self._received = number
+        is_first = self._stop.received is None
+        self._stop.received = number
         when = "after this step" if is_first else "at once"
         log.warning("%s: stopping %s", signal.Signals(number).name, when)
         if not is_first:
-            raise Stopped(number)
+            raise StoppedAtOnce(number)
 
 
 class StepProgress(pl.callbacks.ProgressBar):

@@ -165,6 +165,21 @@ class Run(OptionGroup):
         choices=("auto", "32", "bf16"),
         mode="train",
     )
+    devices: int = option(
+        1,
+        "processes that train together on this machine: GPUs, or with --cpu processes on the CPU; "
+        "batch norm then works on each process's own images on a CPU, on all of them on GPUs",
+        low=1,
+        mode="train",
+    )
+    num_nodes: int = option(
+        1,
+        "machines that train together; the command runs on each of them, started by torchrun, by a "
+        "cluster as Lightning knows them, or by hand with MASTER_ADDR, MASTER_PORT and NODE_RANK "
+        "(from 0) in the environment; --seed is needed then",
+        low=1,
+        mode="train",
+    )
 
 
 @dataclass(frozen=True)
@@ -231,7 +246,9 @@ class Optimization(OptionGroup):
         high=MANY,
         mode="train",
     )
-    batch_size: int = option(64, "images in a training step", low=1, high=MANY)
+    batch_size: int = option(
+        64, "images in a training step, of all processes together", low=1, high=MANY
+    )
     optimizer: str = option(
         "adam",
         "optimizer of every unit",

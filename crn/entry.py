@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NoReturn, ParamSpec
 
 from crn.errors import UserError
+from crn.processes import is_told_by_another
 from crn.safe_text import printable
 
 P = ParamSpec("P")
@@ -42,7 +43,8 @@ def program(
             try:
                 return main(*args, **kwargs)
             except UserError as error:
-                print(f"{name}: error:", printable(str(error)), file=sys.stderr)
+                if not is_told_by_another():
+                    print(f"{name}: error:", printable(str(error)), file=sys.stderr)
                 return 2
             except KeyboardInterrupt:
                 print(f"{name}: {interrupted}", file=sys.stderr)

@@ -12,14 +12,21 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_FROM_HEAP = 32 * 1024 * 1024
 
 
-def set_up_cpu() -> None:
+def set_up_cpu(processes: int = 1) -> None:
     """Use the cores that the process really has, and keep the memory of freed tensors.
 
     A step frees and takes tensors of megabytes, and by default each is given back to the system
     and fetched again, page by page.
+
+    Args:
+        processes: how many share the cores.
     """
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(available_cores())
+        threads = max(1, available_cores() // processes)
+        torch.set_num_threads(threads)
+        if processes > 1:
+            # Lightning would set another number, which does not know of quotas.
+            os.environ["OMP_NUM_THREADS"] = str(threads)
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):  # musl has none

@@ -2,5 +2,6 @@
 
 import crn.torchmetrics  # noqa: F401, I001  (the order counts)
 import pytorch_lightning as pl
+from lightning_fabric.plugins import environments
 
-__all__ = ["pl"]
+__all__ = ["environments", "pl"]

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from crn.config import ModelConfig
+from crn.config import SCORES, ModelConfig
 from crn.errors import Diverged
 from crn.lightning import pl
 from crn.metrics import auroc
 from crn.objective import GeneratorLosses, generator_losses
 from crn.optimizers import learning_rate, make_optimizer, set_learning_rate
+from crn.parallel import StopRequest, average_, gather, is_several, seed_dropout
 from crn.scores import Maps, image_scores, score_pairs
 from crn.standing import Standing
 from crn.unit import CompetitiveUnit
@@ -34,6 +35,7 @@ class CompetitiveReconstructionNetwork(pl.LightningModule):
         max_roc_auc: the best validation AUROC so far, of the score that was asked for; -1 before
             the first.
         is_best: whether the latest validation was that one.
+        stop: the signal to stop, if any process has received one.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -47,6 +49,7 @@ class CompetitiveReconstructionNetwork(pl.LightningModule):
         self.step = 0
         self.max_roc_auc = -1.0
         self.is_best = False
+        self.stop = StopRequest()
         self._seconds_before = 0.0
         self._fit_start = time.monotonic()
         self._scored: list[tuple[Maps, Tensor]] = []
@@ -94,9 +97,11 @@ class CompetitiveReconstructionNetwork(pl.LightningModule):
         """Update two units with one batch."""
         i, j = self.draw_pair()
         statistics = self._running_statistics(i, j)
+        seed_dropout(self.config.seed, self.step)
         total, losses = self.compete(batch, i, j)
-        self._refuse_divergence(total, i, j, statistics)
         self.manual_backward(total)
+        total, losses = self._over_processes(total, losses)
+        self._refuse_divergence(total, i, j, statistics)
 
         optimizers = self.optimizers() if len(self.units) > 1 else [self.optimizers()]
         lr = learning_rate(self.config.optimization, self.step)
@@ -109,6 +114,25 @@ class CompetitiveReconstructionNetwork(pl.LightningModule):
         self.step += 1
         if self.step % LOG_INTERVAL == 0:
             self._report(self._mean_losses(losses), lr=lr)
+
+    def _over_processes(
+        self, total: Tensor, losses: dict[int, GeneratorLosses]
+    ) -> tuple[Tensor, dict[int, GeneratorLosses]]:
+        """Gradients and losses of the whole batch, of which every process has seen a share.
+
+        The running statistics of the units' norms are averaged with them.
+        """
+        if not is_several():
+            return total, losses
+        units = [self.units[index] for index in losses]
+        gradients = [p.grad for unit in units for p in unit.parameters()]
+        statistics = [b for unit in units for b in unit.buffers() if b.is_floating_point()]
+        figures = torch.stack([total, *(term for each in losses.values() for term in each.terms())])
+        figures = figures.detach().float()
+        average_([*gradients, *statistics, figures, self.stop.flags(figures.device)])
+        total, *terms = figures.unbind()
+        rows = zip(terms[::3], terms[1::3], terms[2::3], strict=True)
+        return total, {i: GeneratorLosses(*row) for i, row in zip(losses, rows, strict=True)}
 
     def _running_statistics(self, i: int, j: int) -> list[tuple[Tensor, Tensor]]:
         """What a forward pass changes in two units, by their norms, and a copy of it.
@@ -177,12 +201,12 @@ class CompetitiveReconstructionNetwork(pl.LightningModule):
         Raises:
             Diverged: a score is not finite.
         """
-        labels = torch.cat([labels for _, labels in self._scored]).cpu()
-        scores = {
-            name: torch.cat([batch[name] for batch, _ in self._scored]).cpu()
-            for name in self._scored[0][0]
-        }
+        # Every process has scored a part of the images, and their order is that of the processes.
+        parts = gather([({k: v.cpu() for k, v in s.items()}, y.cpu()) for s, y in self._scored])
         self._scored.clear()
+        batches = [batch for part in parts for batch in part]
+        labels = torch.cat([labels for _, labels in batches])
+        scores = {name: torch.cat([each[name] for each, _ in batches]) for name in SCORES}
         if not all(values.isfinite().all() for values in scores.values()):
             raise self.diverged(self.step, "the anomaly scores")
         aurocs = {name: auroc(values, labels) for name, values in scores.items()}

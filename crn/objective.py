@@ -22,6 +22,10 @@ class GeneratorLosses:
     feedback: Tensor
     discrimination: Tensor
 
+    def terms(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What this object was made of."""
+        return self.reconstruction, self.feedback, self.discrimination
+
     def generator(self, weights: Competition) -> Tensor:
         """L_gen = w_rec |x - r| + w_fb |r - sg(f)|."""
         return (

@@ -2,9 +2,9 @@
 
 import gc
 import logging
-import random
 import stat
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +13,15 @@ from crn.command_line import uses_demo_sample
 from crn.config import Options
 from crn.errors import UserError
 from crn.files import require_writable_folder, writing
+from crn.processes import Place, choose_seed, end_with_parent, find_place
 from crn.safe_text import printable
 from datasets import LAYOUTS
 from datasets.samples import list_samples
 
 log = logging.getLogger(__name__)
+
+# Seconds, of which it usually takes one.
+_SAMPLE_TAKES_AT_MOST = 300
 
 
 def run(options: Options) -> int:
@@ -29,21 +33,24 @@ def run(options: Options) -> int:
     Raises:
         UserError: an input or output cannot be used.
     """
-    _set_up_logging(options)
+    place = find_place(options.run)
+    end_with_parent()
+    _set_up_logging(options, place)
     if options.run.seed is None:
-        options = options.replace(seed=random.SystemRandom().randrange(2**32))
+        options = options.replace(seed=choose_seed(options.run, place))
     root = options.data.dataset_path
     assert root is not None
     assert options.data.dataset is not None
     if uses_demo_sample(options):
-        _make_demo_sample(root)
+        _make_demo_sample(root, place)
     samples = list_samples(LAYOUTS[options.data.dataset], root)
-    _check_outputs(options)
+    if place.rank == 0:
+        _check_outputs(options)
     if options.run.mode == "train":
         with without_garbage_collection():
             from crn.training import train
 
-        return train(options, samples)
+        return train(options, samples, place)
     with without_garbage_collection():
         from crn.inference import infer
 
@@ -60,16 +67,17 @@ def without_garbage_collection() -> Iterator[None]:
         gc.enable()
 
 
-def _set_up_logging(options: Options) -> None:
+def _set_up_logging(options: Options, place: Place) -> None:
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     path = options.output.log_file
-    if path is not None:
+    if path is not None and place.rank == 0:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             handlers.append(_LogFile(path, encoding="utf-8"))
         except OSError as error:
             raise UserError(f"--log-file {path}: cannot be written ({error.strerror})") from None
-    level = options.output.log_level.upper()
+    # What the other processes have to say, process 0 says as well.
+    level = options.output.log_level.upper() if place.rank == 0 else logging.ERROR
     for handler in handlers:
         handler.setFormatter(_PrintableLines("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
@@ -99,7 +107,10 @@ class _LogFile(logging.FileHandler):
         super().handleError(record)
 
 
-def _make_demo_sample(root: Path) -> None:
+def _make_demo_sample(root: Path, place: Place) -> None:
+    if place.local_rank > 0:
+        _wait_for_demo_sample(root)
+        return
     if not root.exists():
         from datasets.road_sample import write_road_sample
 
@@ -114,6 +125,14 @@ def _make_demo_sample(root: Path) -> None:
             log.info("demo: made a sample of road tiles in %s", root)
             return
     log.info("demo: training on the road sample in %s", root)
+
+
+def _wait_for_demo_sample(root: Path) -> None:
+    deadline = time.monotonic() + _SAMPLE_TAKES_AT_MOST
+    while not root.exists():
+        if time.monotonic() > deadline:
+            raise UserError(f"{root}: another process was to make the demo's sample there")
+        time.sleep(0.1)
 
 
 def _check_outputs(options: Options) -> None:

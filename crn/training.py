@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,12 +21,14 @@ from crn.callbacks import (
 from crn.checkpoint import read_training, refuse_contradictions
 from crn.command_line import DEFAULT_IMAGE_INTERVAL, DEMO_LIMITS
 from crn.config import GROUPS, Network, Options, option_names
-from crn.errors import UserError
+from crn.errors import Diverged, UserError
 from crn.files import claimed, set_aside
 from crn.hardware import lightning_precision, pick_device, set_up_cpu
 from crn.lightning import pl
 from crn.metrics_logger import MetricsLogger
 from crn.model import CompetitiveReconstructionNetwork
+from crn.parallel import UnwrappedDDPStrategy, no_process_left
+from crn.processes import Place
 from crn.safe_text import printable
 from datasets.memory import (
     EvaluationBatches,
@@ -57,7 +60,7 @@ _FIXED_ON_RESUME = {
 class InMemoryData(pl.LightningDataModule):
     """Both splits, decoded once, as tensors on the training device."""
 
-    def __init__(self, samples: Sequence[Sample], size: int, workers: int) -> None:
+    def __init__(self, samples: Sequence[Sample], size: int, workers: int, place: Place) -> None:
         """Decode all images.
 
         Attributes:
@@ -72,6 +75,7 @@ class InMemoryData(pl.LightningDataModule):
         self.test_pixels = read_images(by_split[TEST], size, workers).pixels
         self.test_labels = torch.tensor([sample.label for sample in by_split[TEST]])
         self.interval = 1
+        self._place = place
 
     def train_dataloader(self) -> TrainingBatches:
         """The batches of the steps that are left."""
@@ -86,20 +90,23 @@ class InMemoryData(pl.LightningDataModule):
             interval=self.interval,
             last_step=optimization.training_steps,
             device=device,
+            share=self._place.share(min(optimization.batch_size, len(self.train_pixels))),
         )
 
     def val_dataloader(self) -> EvaluationBatches:
-        """The test split."""
+        """The part of the test split that this process scores."""
         device = self.trainer.strategy.root_device
-        pixels = to_device_if_it_fits(self.test_pixels, device)
-        return EvaluationBatches(pixels, self.test_labels, VALIDATION_BATCH, device)
+        share = self._place.share(len(self.test_labels))
+        pixels = to_device_if_it_fits(self.test_pixels[share], device)
+        return EvaluationBatches(pixels, self.test_labels[share], VALIDATION_BATCH, device)
 
 
-def train(options: Options, samples: Sequence[Sample]) -> int:
+def train(options: Options, samples: Sequence[Sample], place: Place) -> int:
     """Train, or go on training, as the options say.
 
     Returns:
-        The exit status: 0, or 128 + N where signal N stopped the training after a step.
+        The exit status: 0, or 128 + N where signal N stopped the training after a step. Of the
+        processes that train together, process 0 alone tells how it ended; the others return 0.
 
     Raises:
         UserError: an image or the checkpoint cannot be used, or an output cannot be written.
@@ -108,16 +115,18 @@ def train(options: Options, samples: Sequence[Sample]) -> int:
         (options.output.checkpoint_path, CHECKPOINTS),
         (options.output.image_output_path, (GRIDS,)),
     )
-    with claimed(*(folder / name for folder, names in outputs if folder for name in names)):
-        return _train(options, samples)
+    written = [folder / name for folder, names in outputs if folder for name in names]
+    with claimed(*(written if place.rank == 0 else ())):
+        return _train(options, samples, place)
 
 
-def _train(options: Options, samples: Sequence[Sample]) -> int:
+def _train(options: Options, samples: Sequence[Sample], place: Place) -> int:
     _quiet_lightning()
-    set_up_cpu()
+    set_up_cpu(options.run.devices)
     device = pick_device(options.run.cpu)
     options, start = _resume(options)
-    data = InMemoryData(samples, options.network.imsize, options.data.num_workers)
+    _check_processes(options, samples, place)
+    data = InMemoryData(samples, options.network.imsize, options.data.num_workers, place)
     epoch = steps_per_epoch(len(data.train_pixels), options.optimization.batch_size)
     data.interval = options.output.validation_interval or epoch
     options = _resolve_length(options, epoch)
@@ -128,12 +137,13 @@ def _train(options: Options, samples: Sequence[Sample]) -> int:
 
     pl.seed_everything(options.run.seed, verbose=False)
     model = CompetitiveReconstructionNetwork(options.model_config())
-    loggers = _loggers(options)
-    checkpoints = _checkpoints(options)
-    stop = StopOnSignal(*checkpoints)
+    loggers = _loggers(options) if place.rank == 0 else []
+    checkpoints = _checkpoints(options) if place.rank == 0 else []
+    stop = StopOnSignal(model.stop, *checkpoints)
+    shown = [StepProgress(steps), *_pictures(options, data)] if place.rank == 0 else []
     trainer = pl.Trainer(
         accelerator="cpu" if device.type == "cpu" else "gpu",
-        devices=1,
+        **_processes(options, device, place),
         precision=lightning_precision(options.run.precision, device),
         max_epochs=-1,
         # Lightning counts from the resumption.
@@ -141,19 +151,25 @@ def _train(options: Options, samples: Sequence[Sample]) -> int:
         num_sanity_val_steps=0,
         deterministic="warn" if "seed" in options.given else None,
         logger=loggers,
-        callbacks=[StepProgress(steps), *_pictures(options, data), stop, *checkpoints],
+        callbacks=[*shown, stop, *checkpoints],
+        enable_progress_bar=place.rank == 0,
         enable_checkpointing=False,
         enable_model_summary=False,
         plugins=[WholeCheckpoints()],
     )
-    _describe(options, data, trainer, epoch, start)
+    if place.rank == 0:
+        _describe(options, data, trainer, epoch, start)
+    resumed = options.run.model_input
     try:
-        with stop:
-            resumed = options.run.model_input
+        with stop, no_process_left(trainer, Stopped, Diverged):
             trainer.fit(model, datamodule=data, ckpt_path=resumed, weights_only=True)
     except Stopped as stopped:
         log.warning("%s: stopped at step %d of %d", stopped, model.step, steps)
-        return 128 + stopped.number
+        return 128 + stopped.number if place.rank == 0 else 0
+    except Diverged:
+        if place.rank == 0:
+            raise
+        return 0
     log.info(
         "trained %d steps in %.1f s; AUROC (%s) %.3f at the last validation, %.3f at the best",
         model.step - start,
@@ -199,6 +215,52 @@ def _resolve_length(options: Options, epoch: int) -> Options:
     if options.run.demo:
         steps = min(steps, DEMO_LIMITS["training_steps"])
     return options.replace(training_steps=steps)
+
+
+def _check_processes(options: Options, samples: Sequence[Sample], place: Place) -> None:
+    """Refuse processes that lack a GPU, or cannot have equal shares of a batch.
+
+    With unequal ones the mean of their gradients would not be that of the batch.
+
+    Raises:
+        UserError: see above; or the test split has fewer images than there are processes.
+    """
+    if place.count == 1:
+        return
+    asked, gpus = options.run.devices, torch.cuda.device_count()
+    if not options.run.cpu and asked > gpus:
+        raise UserError(f"--devices {asked}: this machine has {gpus} GPUs; give fewer, or --cpu")
+    size = options.optimization.batch_size
+    if size % place.count:
+        raise UserError(
+            f"--batch-size {size} is shared by {place.count} processes (--devices, --num-nodes): "
+            f"give a multiple of {place.count}"
+        )
+    images = {split: sum(sample.split == split for sample in samples) for split in (TRAIN, TEST)}
+    if min(images.values()) < place.count:
+        raise UserError(
+            f"--devices and --num-nodes make {place.count} processes, more than there are images "
+            f"to train on ({images[TRAIN]}) or to test on ({images[TEST]}): give fewer"
+        )
+    if size > images[TRAIN] and images[TRAIN] % place.count:
+        raise UserError(
+            f"--batch-size {size}: there are {images[TRAIN]} images to train on, which "
+            f"{place.count} processes (--devices, --num-nodes) cannot share evenly; give "
+            f"{images[TRAIN] // place.count * place.count}"
+        )
+
+
+def _processes(options: Options, device: torch.device, place: Place) -> dict[str, Any]:
+    """Lightning's arguments about the processes that train together."""
+    if place.count == 1:
+        return {"devices": 1}
+    return {
+        "devices": options.run.devices,
+        "num_nodes": options.run.num_nodes,
+        "strategy": UnwrappedDDPStrategy(cluster_environment=place.environment),
+        "sync_batchnorm": device.type == "cuda" and options.network.norm == "batch",
+        "use_distributed_sampler": False,
+    }
 
 
 def _loggers(options: Options) -> list[pl.loggers.Logger]:
@@ -288,5 +350,6 @@ def _quiet_lightning() -> None:
         ".*is not resumable.*",
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*LeafSpec.*is deprecated.*",
+        ".*recommended to use .*sync_dist=True.*",
     ):
         warnings.filterwarnings("ignore", message=message)

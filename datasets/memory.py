@@ -44,6 +44,7 @@ class TrainingBatches:
         interval: iteration ends at the next multiple of it ...
         last_step: ... or when so many steps are done.
         device: where the batches go.
+        share: the part of every batch that this process takes.
     """
 
     pixels: Tensor
@@ -53,13 +54,14 @@ class TrainingBatches:
     interval: int
     last_step: int
     device: torch.device
+    share: slice
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield batches (B, 3, S, S) in [-1, 1]."""
         start = self.next_step()
         end = min((start // self.interval + 1) * self.interval, self.last_step)
         for step in range(start, end):
-            index = torch.from_numpy(self._indices(step)).to(self.pixels.device)
+            index = torch.from_numpy(self._indices(step)[self.share]).to(self.pixels.device)
             yield normalize(self.pixels[index].to(self.device, non_blocking=True))
 
     def _indices(self, step: int) -> np.ndarray:

@@ -51,6 +51,8 @@ OPTIONS: list[tuple[str, Any, str, Any]] = [
     ("--seed", None, "41020", 41020),
     ("--demo", False, "1", True),
     ("--cpu", False, "1", True),
+    ("--devices", 1, "2", 2),
+    ("--num-nodes", 1, "3", 3),
 ]
 # These need another one beside them.
 DEPENDENT_OPTIONS = ("--image-output-interval",)
@@ -84,6 +86,8 @@ STATED_DEFAULTS = {
     "--anomaly-score": "residual",
     "--pairs": "best",
     "--log-dir": "logged_metrics",
+    "--devices": "1",
+    "--num-nodes": "1",
 }
 
 CHOICES = {

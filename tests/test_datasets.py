@@ -516,6 +516,7 @@ def training_batches(count: int, batch_size: int, **changes) -> TrainingBatches:
         "interval": 1000,
         "last_step": 30,
         "device": CPU,
+        "share": slice(None),
     }
     return TrainingBatches(**{**values, **changes})
 

@@ -1,0 +1,478 @@
+"""Processes that train together: as one process would, and ending together."""
+
+import multiprocessing
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from conftest import REPOSITORY
+from test_runs import read_table, states
+
+from crn.config import Network, Run
+from crn.errors import UserError
+from crn.processes import Place, choose_seed, find_place
+from crn.unit import CompetitiveUnit
+
+# Without batch norm, which sees the images of one process only on a CPU.
+SMALL = (
+    "--cpu", "--imsize", 8, "--max-network-depth", 2, "--num-competitive-units", 3,
+    "--batch-size", 4, "--norm", "none", "--dataset", "Panorama", "--dataset-path",
+)  # fmt: skip
+
+
+# --- real processes, started by the program itself and by torchrun ---
+
+
+def start(folder: Path, *words: str | Path | int) -> subprocess.Popen[str]:
+    """Start the program as a user does, in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "train.py"), *map(str, words)],
+        cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def read_until(process: subprocess.Popen[str], beginning: str) -> str:
+    """What the process says up to a line, which has to come."""
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if line.startswith(beginning):
+            return "".join(lines)
+    pytest.fail("".join(lines))
+
+
+def has_processes(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def child_of(parent: int) -> int:
+    """The one process that ``parent`` has started."""
+    table = subprocess.run(
+        ["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True
+    )
+    rows = [map(int, row.split()) for row in table.stdout.splitlines()]
+    (child,) = (pid for pid, ppid in rows if ppid == parent)
+    return child
+
+
+def scores(run_main, folder: Path, data: Path, checkpoint: Path) -> list[float]:
+    """The anomaly scores that inference gives all samples."""
+    table = folder / f"{checkpoint.parent.name}.csv"
+    finished = run_main(
+        "--mode", "inference", "--dataset", "Panorama", "--dataset-path", data, "--cpu",
+        "--model-input", checkpoint, "--anomaly-score-file", table,
+    )  # fmt: skip
+    assert finished.status == 0
+    columns = ("residual", "reconstruction", "discrimination")
+    return [float(row[column]) for row in read_table(table) for column in columns]
+
+
+def test_two_processes_train_as_one_and_stop_together(run_main, read_only_panorama, tmp_path):
+    words = (*SMALL, read_only_panorama, "--seed", 8, "--validation-interval", 10)
+    with start(
+        tmp_path, *words, "--devices", 2, "--training-steps", 10_000, "--checkpoint-path", "two",
+        "--log-dir", "two_logs", "--log-file", "two.log", "--image-output-path", "pictures",
+        "--image-output-interval", 10,
+    ) as process:  # fmt: skip
+        said = read_until(process, "step 20/")
+        process.send_signal(signal.SIGTERM)  # process 0 alone gets it
+        said += process.stderr.read()
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert not has_processes(process.pid)
+
+    # One process has written.
+    logged = (tmp_path / "two.log").read_text()
+    assert sorted(logged.splitlines()) == sorted(said.splitlines())
+    assert said.count("step 10/10000: AUROC") == 1
+    (step,) = map(int, re.findall(r"saved two/last.ckpt at step (\d+)", said))
+    names = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert {name for name in names if not name.startswith("pictures/training/step_")} == {
+        "two/best.ckpt", "two/last.ckpt", "two.log",
+        "two_logs/version_0/hparams.yaml", "two_logs/version_0/metrics.csv",
+    }  # fmt: skip
+
+    one = run_main(*words, "--training-steps", step, "--checkpoint-path", "one")
+    assert one.status == 0
+    # Which units played when; the pairs of both processes were these, or the losses would differ.
+    mine, theirs = (states(tmp_path / name / "last.ckpt") for name in ("one", "two"))
+    assert mine.keys() == theirs.keys()
+    for name in mine:
+        if name.endswith(("plays", "step")):
+            assert torch.equal(mine[name], theirs[name])
+    tables = [
+        read_table(tmp_path / name / "version_0/metrics.csv")
+        for name in ("logged_metrics", "two_logs")
+    ]
+    for kind, count in (("losses/", 4), ("metrics/roc_auc", 4), ("units/best", 2)):
+        figures = [
+            [
+                (row["step"], name, float(row[name]))
+                for row in table
+                for name in sorted(row)
+                if name.startswith(kind) and row[name] and row["step"] in ("10", "20")
+            ]
+            for table in tables
+        ]
+        assert len(figures[0]) == 2 * count
+        assert [figure[:2] for figure in figures[0]] == [figure[:2] for figure in figures[1]]
+        values = [[value for *_, value in each] for each in figures]
+        assert values[1] == pytest.approx(values[0], rel=1e-3 if kind == "losses/" else 1e-9)
+    alone, together = (
+        scores(run_main, tmp_path, read_only_panorama, tmp_path / name / "last.ckpt")
+        for name in ("one", "two")
+    )
+    assert together == pytest.approx(alone, rel=1e-3)
+
+    resumed = run_main(
+        *words, "--training-steps", step + 1, "--model-input", "two/last.ckpt",
+        "--checkpoint-path", "resumed",
+    )  # fmt: skip
+    assert resumed.status == 0
+    assert f"from step {step}" in resumed.err
+
+
+def test_torchrun_resumes_what_one_process_began(
+    run_main, run_python, read_only_panorama, tmp_path
+):
+    words = (*SMALL, read_only_panorama, "--optimizer", "sgd", "--lr", 0.01)
+    began = run_main(*words, "--training-steps", 4, "--seed", 3, "--checkpoint-path", "began")
+    assert began.status == 0
+    words = (*words, "--training-steps", 9, "--model-input", "began/last.ckpt")
+    assert run_main(*words, "--checkpoint-path", "one").status == 0
+    together = run_python(
+        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2,
+        REPOSITORY / "train.py", *words, "--checkpoint-path", "two", "--devices", 2, cwd=tmp_path,
+    )  # fmt: skip
+    assert together.returncode == 0, together.stderr
+    assert together.stderr.count("resuming began/last.ckpt from step 4") == 1
+    one, two = (states(tmp_path / name / "last.ckpt") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-6)
+
+
+def test_a_crash_of_one_process_ends_the_others(read_only_panorama, tmp_path):
+    # No seed is given: process 0 draws one, for both, or they would refuse each other's.
+    words = (*SMALL, read_only_panorama, "--validation-interval", 1000, "--devices", 2)
+    with start(tmp_path, *words) as process:
+        read_until(process, "device:")
+        while not (tmp_path / "logged_metrics/version_0/metrics.csv").exists():
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        os.kill(child_of(process.pid), signal.SIGKILL)
+        process.stderr.read()
+    assert process.returncode not in (0, 2)
+    assert not has_processes(process.pid)
+
+
+# --- processes as on several machines; forked from one that has imported what takes seconds ---
+
+
+def forkserver() -> multiprocessing.context.ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["crn.training", "sklearn.metrics"])
+    return context
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def run_program(words: list[str], environment: dict[str, str], folder: Path) -> None:
+    """Be the program on one machine."""
+    from train import main
+
+    os.environ.update(environment)
+    os.chdir(folder)
+    with open("said.txt", "w") as file:
+        os.dup2(file.fileno(), 2)
+    sys.exit(main(words))
+
+
+class Machine(NamedTuple):
+    folder: Path
+    process: multiprocessing.Process
+
+    @property
+    def said(self) -> str:
+        return (self.folder / "said.txt").read_text()
+
+    @property
+    def written(self) -> set[str]:
+        return {path.name for path in self.folder.iterdir()} - {"said.txt"}
+
+
+@pytest.fixture
+def two_machines(tmp_path) -> Iterator[Callable[..., list[Machine]]]:
+    """Start the program on two machines, which have a folder each: ``two_machines("--cpu", ...)``.
+
+    A pair of words is what the first and the second machine are given.
+    """
+    context = forkserver()
+    started: list[Machine] = []
+
+    def run(*words: object) -> list[Machine]:
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        for rank in range(2):
+            folder = tmp_path / f"machine_{rank}"
+            folder.mkdir()
+            (folder / "said.txt").touch()
+            mine = [str(word[rank] if isinstance(word, tuple) else word) for word in words]
+            environment = {**address, "NODE_RANK": str(rank)}
+            process = context.Process(
+                target=run_program, args=([*mine, "--num-nodes", "2"], environment, folder)
+            )
+            process.start()
+            started.append(Machine(folder, process))
+        return started
+
+    yield run
+    for machine in started:
+        machine.process.kill()
+        machine.process.join()
+
+
+def ended(machines: list[Machine]) -> list[int | None]:
+    """The exit statuses; None where a machine has not ended."""
+    for machine in machines:
+        machine.process.join(120)
+    return [machine.process.exitcode for machine in machines]
+
+
+def test_machines_stop_on_the_signal_of_one(two_machines, read_only_panorama):
+    first, second = machines = two_machines(
+        *SMALL, read_only_panorama, "--seed", 1, "--validation-interval", 1,
+        "--checkpoint-path", "kept", "--log-file", "log.txt",
+    )  # fmt: skip
+    while "\nstep 2/" not in first.said:
+        assert first.process.is_alive(), first.said
+        time.sleep(0.05)
+    os.kill(second.process.pid, signal.SIGINT)
+    assert ended(machines) == [128 + signal.SIGINT, 0]
+    assert "saved kept/last.ckpt" in first.said
+    assert first.written == {"kept", "logged_metrics", "log.txt"}
+    assert (second.said, second.written) == ("", set())
+
+
+def test_machines_stop_together_when_the_training_diverges(two_machines, read_only_panorama):
+    first, second = machines = two_machines(
+        *SMALL, read_only_panorama, "--seed", 1, "--optimizer", "sgd", "--lr", 1e30,
+    )  # fmt: skip
+    assert ended(machines) == [2, 0]
+    assert first.said.count("train.py: error:") == first.said.count("--lr") == 1
+    assert (second.said, second.written) == ("", set())
+
+
+def test_machines_refuse_to_train_different_things(two_machines, read_only_panorama):
+    machines = two_machines(*SMALL, read_only_panorama, "--seed", (1, 2))
+    assert ended(machines)[1] == 2
+    assert machines[1].said.startswith("train.py: error: the processes that train together")
+
+
+def test_running_statistics_are_those_of_the_whole_batch(
+    two_machines, run_main, read_only_panorama, tmp_path
+):
+    words = (
+        *SMALL, read_only_panorama, "--norm", "instance", "--max-network-depth", 3, "--seed", 2,
+        "--training-steps", 5, "--optimizer", "sgd", "--checkpoint-path", "kept",
+    )  # fmt: skip
+    machines = two_machines(*words)
+    assert run_main(*words).status == 0
+    assert ended(machines) == [0, 0]
+    one, two = (states(path / "kept/last.ckpt") for path in (tmp_path, machines[0].folder))
+    names = [name for name in one if "running_var" in name]
+    assert names
+    for name in names:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-6)
+
+
+def exchange(rank: int, port: int, results: Any) -> None:
+    """Be one of two processes, and report what `crn.parallel` gives it."""
+    from torch import distributed
+
+    from crn.parallel import StopRequest, average_, gather, seed_dropout
+
+    address = f"tcp://127.0.0.1:{port}"
+    distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    stop = StopRequest()
+    before = stop.agreed
+    stop.received = signal.SIGTERM if rank else None
+    values = torch.tensor([[1.0, 2.0]]) + rank, torch.tensor(float(rank))
+    average_([*values, stop.flags(torch.device("cpu"))])
+    masks = []
+    for step in (5, 5, 6):
+        seed_dropout(1, step)
+        masks.append(torch.rand(3).tolist())
+    results.put(
+        {
+            "rank": rank,
+            "means": [value.tolist() for value in values],
+            "gathered": gather([rank] * rank),
+            "stop": (before, stop.agreed),
+            "masks": masks,
+        }
+    )
+
+
+def test_what_processes_exchange():
+    context = forkserver()
+    results = context.Queue()
+    port = free_port()
+    started = [context.Process(target=exchange, args=(rank, port, results)) for rank in range(2)]
+    for process in started:
+        process.start()
+    both = sorted((results.get(timeout=120) for _ in started), key=lambda each: each["rank"])
+    for process in started:
+        process.join()
+    for each in both:
+        assert each["means"] == [[[1.5, 2.5]], 0.5]
+        assert each["gathered"] == [[], [1]]
+        assert each["stop"] == (None, signal.SIGTERM)
+        again, first, other = each["masks"]
+        assert again == first != other
+    assert both[0]["masks"] != both[1]["masks"]
+
+
+# --- which process this is ---
+
+
+@pytest.fixture
+def environment(monkeypatch) -> Callable[..., None]:
+    """Put variables where torchrun or a cluster would: ``environment(LOCAL_RANK=1)``."""
+
+    def put(**variables: object) -> None:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, str(value))
+
+    return put
+
+
+def torchrun(rank: int, count: int) -> dict[str, object]:
+    return {
+        "TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": count,
+        "RANK": rank, "LOCAL_RANK": rank % 2, "GROUP_RANK": rank // 2,
+    }  # fmt: skip
+
+
+def slurm(rank: int, count: int) -> dict[str, object]:
+    return {
+        "SLURM_NTASKS": count, "SLURM_NTASKS_PER_NODE": 2, "SLURM_PROCID": rank,
+        "SLURM_LOCALID": rank % 2, "SLURM_NODEID": rank // 2, "SLURM_JOB_NAME": "train",
+    }  # fmt: skip
+
+
+def by_hand(rank: int, count: int) -> dict[str, object]:
+    return {
+        "MASTER_ADDR": "first", "MASTER_PORT": 29500, "NODE_RANK": rank // 2, "LOCAL_RANK": rank % 2
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("started", [torchrun, slurm, by_hand])
+@pytest.mark.parametrize("rank", [0, 3])
+def test_every_process_knows_its_place(environment, started, rank: int):
+    environment(**started(rank, 4))
+    place = find_place(Run(devices=2, num_nodes=2))
+    assert (place.rank, place.local_rank, place.count) == (rank, rank % 2, 4)
+    with pytest.raises(UserError, match="--seed"):
+        choose_seed(Run(devices=2, num_nodes=2), place)
+
+
+def test_one_process_is_alone_whatever_a_cluster_has_set(environment):
+    environment(**slurm(3, 4))
+    assert find_place(Run()) == Place()
+
+
+@pytest.mark.parametrize(("started", "devices"), [(torchrun, 1), (torchrun, 3), (slurm, 3)])
+def test_other_processes_than_were_asked_for(environment, started, devices: int):
+    environment(**started(0, 2))
+    with pytest.raises(UserError, match=f"--devices {devices}"):
+        find_place(Run(devices=devices))
+
+
+def test_machines_without_an_address():
+    with pytest.raises(UserError, match="--num-nodes 2 needs MASTER_ADDR and MASTER_PORT and NODE"):
+        find_place(Run(num_nodes=2))
+
+
+def test_a_number_beyond_the_last(environment):
+    environment(**by_hand(4, 4))
+    with pytest.raises(UserError, match="number 4"):
+        find_place(Run(devices=2, num_nodes=2))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_shares_make_up_the_whole(count: int):
+    shares = [range(10)[Place(rank=rank, count=count).share(10)] for rank in range(count)]
+    assert [item for share in shares for item in share] == list(range(10))
+    lengths = {len(share) for share in shares}
+    assert max(lengths) - min(lengths) == (10 % count > 0)
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize(
+    ("words", "mentions"),
+    [
+        (("--devices", 2, "--batch-size", 3), ("--batch-size 3", "multiple of 2")),
+        (("--devices", 3, "--batch-size", 6), ("--batch-size 6", "4 images", "give 3")),
+        (("--devices", 5, "--batch-size", 5), ("--devices", "(4)", "(5)")),
+    ],
+)
+def test_shares_that_cannot_be_equal(run_main, read_only_panorama, words, mentions):
+    finished = run_main(*SMALL, read_only_panorama, *words)
+    assert finished.status == 2
+    (line,) = finished.err.splitlines()
+    assert all(mention in line for mention in mentions)
+
+
+def test_more_devices_than_gpus(run_main, read_only_panorama):
+    count = torch.cuda.device_count() + 2
+    finished = run_main(*SMALL[1:], read_only_panorama, "--devices", count)
+    assert finished.status == 2
+    (line,) = finished.err.splitlines()
+    assert f"--devices {count}" in line
+    assert "--cpu" in line
+
+
+@pytest.mark.parametrize("flag", ["--devices", "--num-nodes"])
+def test_inference_runs_in_one_process(run_main, read_only_panorama, flag: str):
+    finished = run_main(*SMALL, read_only_panorama, "--mode", "inference", flag, 2)
+    assert finished.status == 2
+    assert f"{flag} works with --mode train only" in finished.err
+
+
+@pytest.mark.parametrize(("local_rank", "lines"), [(0, 1), (1, 0)])
+def test_torchrun_gets_bad_input_told_once(run_main, environment, local_rank: int, lines: int):
+    environment(TORCHELASTIC_RUN_ID="none", LOCAL_RANK=local_rank)
+    finished = run_main("--devices", 2, "--imsize", 100)
+    assert finished.status == 2
+    assert len(finished.err.splitlines()) == lines
+
+
+# --- batch norm on GPUs ---
+
+
+def test_synchronised_batch_norm_has_the_same_checkpoints():
+    unit = CompetitiveUnit(Network(imsize=16, norm="batch"))
+    names = list(unit.state_dict())
+    synchronised = torch.nn.SyncBatchNorm.convert_sync_batchnorm(unit)
+    assert any(isinstance(each, torch.nn.SyncBatchNorm) for each in synchronised.modules())
+    assert list(synchronised.state_dict()) == names
