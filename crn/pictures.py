@@ -9,14 +9,20 @@ from PIL import Image
 from torch import Tensor
 
 
+def to_bytes(pixels: Tensor) -> Tensor:
+    """From [-1, 1] to uint8, of any shape."""
+    return ((pixels.detach().float() + 1) * 127.5).round().clamp(0, 255).byte()
+
+
 def to_image(pixels: Tensor) -> Image.Image:
     """An RGB picture of one image.
 
     Args:
-        pixels: (3, H, W) in [-1, 1].
+        pixels: (3, H, W), uint8 or in [-1, 1].
     """
-    scaled = ((pixels.detach().float().cpu() + 1) * 127.5).round().clamp(0, 255)
-    return Image.fromarray(scaled.byte().permute(1, 2, 0).contiguous().numpy())
+    if pixels.dtype != torch.uint8:
+        pixels = to_bytes(pixels)
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
 def heat_map(anomaly_map: Tensor | np.ndarray, low: float, high: float) -> Image.Image:

@@ -81,3 +81,13 @@ def _check_outputs(options: Options) -> None:
             require_writable_folder(folder, name)
     if scores is not None and scores.is_dir():
         raise UserError(f"--anomaly-score-file {scores}: is a folder; give the name of a file")
+    root, pictures = options.data.dataset_path, options.output.image_output_path
+    if (
+        options.data.dataset == "Folder"
+        and pictures is not None
+        and pictures.resolve().is_relative_to(root.resolve())
+    ):
+        raise UserError(
+            f"--image-output-path {pictures} lies in --dataset-path {root}: the pictures would be "
+            "scored the next time; give another folder"
+        )

@@ -24,20 +24,22 @@ class Sample:
         key: its unique name, DEFECT/NAME or folder/NAME; whatever is written for it is named so.
         files: one colour image, or a height and an intensity image.
         split: `TRAIN` or `TEST`.
-        label: `NORMAL` or `ANOMALOUS`.
+        label: `NORMAL` or `ANOMALOUS`; None where nobody knows.
         mask: image of the anomalous pixels, where there is one.
     """
 
     key: str
     files: tuple[Path, ...]
     split: str
-    label: int
+    label: int | None
     mask: Path | None = None
 
     @property
-    def kind(self) -> str:
-        """The folder in the key: the kind of defect, or "good"."""
-        return self.key.rpartition("/")[0]
+    def kind(self) -> str | None:
+        """The kind of defect, the folder in the key; "good" where normal, None where unknown."""
+        if self.label == ANOMALOUS:
+            return self.key.rpartition("/")[0]
+        return None if self.label is None else "good"
 
 
 def subfolder(parent: Path, name: str) -> Path:
@@ -58,21 +60,31 @@ def image_files(folder: Path) -> list[Path]:
     Raises:
         UserError: the folder cannot be read, or contains no files.
     """
+    files = [path for path in entries(folder) if path.is_file()]
+    if not files:
+        raise UserError(f"{folder}: contains no images")
+    return files
+
+
+def entries(folder: Path) -> list[Path]:
+    """What is in a folder, sorted by name, without what operating systems leave there.
+
+    Raises:
+        UserError: the folder cannot be read, or a name is not text.
+    """
     try:
-        files = sorted(
+        found = sorted(
             path
             for path in folder.iterdir()
-            if path.is_file() and not path.name.startswith(".") and path.name.lower() not in _LITTER
+            if not path.name.startswith(".") and path.name.lower() not in _LITTER
         )
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
-    if not files:
-        raise UserError(f"{folder}: contains no images")
-    for path in files:
+    for path in found:
         if not path.name.isprintable():
             # Such names cannot be written to tables, or would break their lines.
             raise UserError(f"{folder}: the file name {path.name!r} is not text; rename it")
-    return files
+    return found
 
 
 def split_good_and_bad(
@@ -110,7 +122,8 @@ def list_samples(layout: Callable[[Path], Iterable[Sample]], root: Path) -> list
         root: its folder.
 
     Returns:
-        Samples with unique keys: normal ones to train on, and normal and anomalous ones to test.
+        Samples with unique keys: normal ones to train on, and normal and anomalous ones to test;
+        or, from a layout without labels, at least one whose label nobody knows.
 
     Raises:
         UserError: a folder is missing or empty, files do not pair, or a split lacks a class.
@@ -120,6 +133,8 @@ def list_samples(layout: Callable[[Path], Iterable[Sample]], root: Path) -> list
     if not os.path.isdir(root):
         raise UserError(f"{root}: not a folder; give the data set's folder with --dataset-path")
     samples = list(layout(root))
+    if samples and all(sample.label is None for sample in samples):
+        return samples
     present = Counter((sample.split, sample.label) for sample in samples)
     for split, label, words in (
         (TRAIN, NORMAL, "normal images to train on"),
