@@ -45,7 +45,7 @@ def infer(options: Options, samples: Sequence[Sample]) -> int:
     Raises:
         UserError: an image, a mask, the checkpoint or ``--threshold-from`` cannot be used.
     """
-    results, pictures = _find_out(options, samples)
+    results, pictures = find_results(options, samples)
     folder = options.output.image_output_path
     table = options.scoring.anomaly_score_file or (folder or Path()) / SCORES_FILE
     table.parent.mkdir(parents=True, exist_ok=True)
@@ -58,10 +58,14 @@ def infer(options: Options, samples: Sequence[Sample]) -> int:
     return 0
 
 
-def _find_out(
+def find_results(
     options: Options, samples: Sequence[Sample]
 ) -> tuple[InferenceResults, ResultPictures]:
-    """Score all samples; nothing is written."""
+    """Score all samples and evaluate the scores; nothing is written.
+
+    Raises:
+        UserError: see `infer`.
+    """
     path = options.run.model_input
     assert path is not None
     _, config = read_checkpoint(path)
@@ -117,23 +121,26 @@ def _score(
     size = model.config.network.imsize
     matrix = smoothing_matrix(options.scoring.map_smoothing, size).to(device)
     pixels = to_device_if_it_fits(images.pixels, device)
-    batches = pixels.split(options.optimization.batch_size)
+    plain = torch.empty(len(pixels), size, size)
+    smooth = torch.empty_like(plain)
+    reconstructions = torch.empty(pixels.shape, dtype=torch.uint8)
     scores: list[Maps] = []
-    plain, smooth, reconstructions = [], [], []
-    for batch in batches:
-        x = normalize(batch.to(device, non_blocking=True))
+    batch_size = options.optimization.batch_size
+    for start in range(0, len(pixels), batch_size):
+        batch = slice(start, start + batch_size)
+        x = normalize(pixels[batch].to(device, non_blocking=True))
         reconstruction, maps = score_pairs(x, model.units, model.pairs)
         scores.append({name: values.cpu() for name, values in image_scores(maps).items()})
         asked = maps[options.scoring.anomaly_score]
-        plain.append(asked.cpu())
-        smooth.append(smoothed(asked, matrix).cpu())
-        reconstructions.append(to_bytes(reconstruction).cpu())
-    by_name = {name: torch.cat([batch[name] for batch in scores]).numpy() for name in SCORES}
+        plain[batch] = asked
+        smooth[batch] = smoothed(asked, matrix)
+        reconstructions[batch] = to_bytes(reconstruction)
+    by_name = {name: torch.cat([part[name] for part in scores]).numpy() for name in SCORES}
     if not all(np.isfinite(values).all() for values in by_name.values()):
         raise UserError(
             f"{options.run.model_input}: gives scores that are not finite; the training diverged"
         )
-    return by_name, AnomalyMaps(torch.cat(plain), torch.cat(smooth)), torch.cat(reconstructions)
+    return by_name, AnomalyMaps(plain, smooth), reconstructions
 
 
 def _scored_images(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from crn.pictures import heat_colours
+from crn.pictures import heat_map
 
 # Opacity of the hottest colour; the coldest is transparent, so that normal parts stay visible.
 _OPACITY = 0.75
@@ -51,16 +51,14 @@ def overlay(
         scale: colours and threshold.
         mask: (H, W) bool; its outline is drawn as well.
     """
-    opacity = np.linspace(0, _OPACITY, 256, dtype=np.float32)[:, None]
-    colours = heat_colours() * opacity
-    index = np.rint(scale.share(anomaly_map) * 255).astype(np.uint8)
-    gray = np.asarray(image.convert("L"), np.float32)[..., None]
-    picture = (gray * (1 - opacity)[index] + colours[index]).astype(np.uint8)
-    width = line_width(*index.shape)
+    colours = heat_map(anomaly_map, scale.low, scale.high)
+    opacity = np.rint(scale.share(anomaly_map) * (255 * _OPACITY)).astype(np.uint8)
+    gray = image.convert("L").convert("RGB")
+    picture = np.array(Image.composite(colours, gray, Image.fromarray(opacity)))
+    width = line_width(*anomaly_map.shape)
     if mask is not None:
         picture[outline(mask, width)] = _MASK
-    if scale.threshold is not None:
-        above = anomaly_map > scale.threshold
+    if scale.threshold is not None and (above := anomaly_map > scale.threshold).any():
         picture[outline(~above, width)] = _BORDER
         picture[outline(above, width)] = _CONTOUR
     return Image.fromarray(picture)

@@ -69,6 +69,17 @@ def _make_demo_sample(root: Path) -> None:
 
 
 def _check_outputs(options: Options) -> None:
+    root, pictures = options.data.dataset_path, options.output.image_output_path
+    assert root is not None
+    if (
+        options.data.dataset == "Folder"
+        and pictures is not None
+        and pictures.resolve().is_relative_to(root.resolve())
+    ):
+        raise UserError(
+            f"--image-output-path {pictures} lies in --dataset-path {root}: the pictures would be "
+            "scored the next time; give another folder"
+        )
     scores = options.scoring.anomaly_score_file
     folders = {
         "--checkpoint-path": options.output.checkpoint_path,
@@ -81,13 +92,3 @@ def _check_outputs(options: Options) -> None:
             require_writable_folder(folder, name)
     if scores is not None and scores.is_dir():
         raise UserError(f"--anomaly-score-file {scores}: is a folder; give the name of a file")
-    root, pictures = options.data.dataset_path, options.output.image_output_path
-    if (
-        options.data.dataset == "Folder"
-        and pictures is not None
-        and pictures.resolve().is_relative_to(root.resolve())
-    ):
-        raise UserError(
-            f"--image-output-path {pictures} lies in --dataset-path {root}: the pictures would be "
-            "scored the next time; give another folder"
-        )
