@@ -172,9 +172,14 @@ def _check_combinations(options: Options) -> None:
                     f"{flag(option_field.name)} works with --mode {only} only: leave it out here"
                 )
     if options.data.dataset is None:
-        raise UserError("--dataset is missing: give MVTec, Panorama or RoadImages")
+        raise UserError("--dataset is missing: give MVTec, Panorama, RoadImages or Folder")
     if options.data.dataset_path is None:
         raise UserError("--dataset-path is missing: give the folder of the data set")
+    if options.data.dataset == "Folder" and mode == "train":
+        raise UserError(
+            "--dataset Folder has no labels, so it works with --mode inference only: train on "
+            "MVTec, Panorama or RoadImages"
+        )
     if mode == "inference" and options.run.model_input is None:
         raise UserError("--mode inference needs --model-input: give the checkpoint to score with")
     if options.run.model_input is not None and not os.path.isfile(options.run.model_input):
@@ -182,6 +187,15 @@ def _check_combinations(options: Options) -> None:
             f"--model-input {options.run.model_input}: no such file; training with "
             "--checkpoint-path writes best.ckpt and last.ckpt"
         )
+    if "threshold_quantile" in options.given and options.data.dataset == "Folder":
+        raise UserError(
+            "--threshold-quantile is about normal training images, and --dataset Folder has none: "
+            "give --threshold-from, the metrics.json of an earlier inference"
+        )
+    if "threshold_quantile" in options.given and options.scoring.threshold_from is not None:
+        raise UserError("--threshold-quantile and --threshold-from contradict each other: give one")
+    if options.output.save_maps and options.output.image_output_path is None:
+        raise UserError("--save-maps needs --image-output-path, the folder to write to")
     if {"epochs", "training_steps"} <= options.given:
         raise UserError("--epochs and --training-steps both say how long to train: give one")
     if options.output.image_output_interval and not options.output.image_output_path:

@@ -16,7 +16,7 @@ from crn.safe_text import shown
 
 IMAGE_SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
 SCORES = ("reconstruction", "residual", "discrimination")
-DATASETS = ("MVTec", "Panorama", "RoadImages")
+DATASETS = ("MVTec", "Panorama", "RoadImages", "Folder")
 # More than anybody needs, and few enough for every counter.
 MANY = 1_000_000_000
 MOST_VALUES = 100
@@ -186,7 +186,11 @@ class Run(OptionGroup):
 class Data(OptionGroup):
     """images"""
 
-    dataset: str | None = option(None, "the layout of the data set", choices=DATASETS)
+    dataset: str | None = option(
+        None,
+        "the layout of the data set; Folder is any images without labels, for inference",
+        choices=DATASETS,
+    )
     dataset_path: Path | None = option(
         None, "its folder; for MVTec the folder of one category, as in datasets/mvtec/cable"
     )
@@ -292,9 +296,25 @@ class Scoring(OptionGroup):
         high=1,
         mode="inference",
     )
+    threshold_from: Path | None = option(
+        None,
+        "take the thresholds from this metrics.json of an earlier inference with the same model, "
+        "not from normal training images",
+        mode="inference",
+    )
     anomaly_score_file: Path | None = option(
         None,
-        "CSV file of the scores (anomaly_scores.csv in --image-output-path where not given)",
+        "CSV file of the scores (anomaly_scores.csv in --image-output-path where not given); "
+        "metrics.json comes beside it",
+        mode="inference",
+    )
+    map_smoothing: float = option(
+        1.8,
+        "standard deviation of the Gaussian that smooths anomaly maps before they are compared "
+        "with masks, drawn over images or stored, in percent of the image's width; image scores "
+        "are of the plain maps (1.8 is 4 of 224 pixels, as PatchCore has it; 0: none)",
+        low=0,
+        high=25,
         mode="inference",
     )
 
@@ -314,6 +334,11 @@ class Output(OptionGroup):
         mode="train",
     )
     image_output_path: Path | None = option(None, "folder for pictures")
+    save_maps: bool = option(
+        False,
+        "also store the smoothed anomaly maps in --image-output-path as TIFF of 32-bit floats",
+        mode="inference",
+    )
     image_output_interval: int | None = option(
         None,
         "training steps between picture grids (500 where not given)",

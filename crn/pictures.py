@@ -13,14 +13,20 @@ from torch import Tensor
 from crn.files import writing, written_whole
 
 
+def to_bytes(pixels: Tensor) -> Tensor:
+    """From [-1, 1] to uint8, of any shape."""
+    return ((pixels.detach().float() + 1) * 127.5).round().clamp(0, 255).byte()
+
+
 def to_image(pixels: Tensor) -> Image.Image:
     """An RGB picture of one image.
 
     Args:
-        pixels: (3, H, W) in [-1, 1].
+        pixels: (3, H, W), uint8 or in [-1, 1].
     """
-    scaled = ((pixels.detach().float().cpu() + 1) * 127.5).round().clamp(0, 255)
-    return Image.fromarray(scaled.byte().permute(1, 2, 0).contiguous().numpy())
+    if pixels.dtype != torch.uint8:
+        pixels = to_bytes(pixels)
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
 def heat_map(anomaly_map: Tensor | np.ndarray, low: float, high: float) -> Image.Image:
@@ -34,7 +40,7 @@ def heat_map(anomaly_map: Tensor | np.ndarray, low: float, high: float) -> Image
     values = np.asarray(anomaly_map, dtype=np.float32)
     share = (values - low) / max(high - low, np.finfo(np.float32).tiny)
     index = np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
-    return Image.fromarray(heat_colours()[index])
+    return Image.fromarray(heat_colours().take(index, axis=0))
 
 
 @cache
@@ -95,7 +101,7 @@ def picture_grid(images: Tensor, reconstructions: Tensor, maps: Tensor) -> Image
 
 
 def write_picture(picture: Image.Image, path: Path, **options: Any) -> None:
-    """Write a PNG file, and its folder where there is none.
+    """Write a picture in the format of its ending, and its folder where there is none.
 
     Args:
         options: for Pillow's writer.
@@ -107,4 +113,4 @@ def write_picture(picture: Image.Image, path: Path, **options: Any) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     # They can be made again, and waiting for the disk thousands of times takes long.
     with written_whole(path, sync=False) as file:
-        picture.save(file, "PNG", **options)
+        picture.save(file, path.suffix.removeprefix("."), **options)

@@ -136,6 +136,17 @@ def _wait_for_demo_sample(root: Path) -> None:
 
 
 def _check_outputs(options: Options) -> None:
+    root, pictures = options.data.dataset_path, options.output.image_output_path
+    assert root is not None
+    if (
+        options.data.dataset == "Folder"
+        and pictures is not None
+        and pictures.resolve().is_relative_to(root.resolve())
+    ):
+        raise UserError(
+            f"--image-output-path {pictures} lies in --dataset-path {root}: the pictures would be "
+            "scored the next time; give another folder"
+        )
     scores = options.scoring.anomaly_score_file
     folders = {
         "--checkpoint-path": options.output.checkpoint_path,

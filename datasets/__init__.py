@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from datasets.folder import folder
 from datasets.mvtec import mvtec
 from datasets.panorama import panorama
 from datasets.road_images import road_images
@@ -12,4 +13,5 @@ LAYOUTS: dict[str, Callable[[Path], Iterable[Sample]]] = {
     "MVTec": mvtec,
     "Panorama": panorama,
     "RoadImages": road_images,
+    "Folder": folder,
 }

@@ -102,14 +102,52 @@ def read_sample(sample: Sample, size: int) -> tuple[Tensor, tuple[int, int]]:
     Raises:
         UserError: see `read_images`.
     """
+    layers = _read_layers(sample)
+    return _stack([resize(layer, (size, size)) for layer in layers]), tuple(layers[0].shape[1:])
+
+
+def read_own_size(sample: Sample) -> Tensor:
+    """As `read_sample`, (3, H, W), in the size of the sample's first file."""
+    layers = _read_layers(sample)
+    size = tuple(layers[0].shape[1:])
+    return _stack([la if la.shape[1:] == size else resize(la, size) for la in layers])
+
+
+def read_mask(sample: Sample, size: tuple[int, int]) -> np.ndarray | None:
+    """The mask of one sample (H, W) bool, true where its image is anomalous; None without a mask.
+
+    Args:
+        size: (height, width) of the sample's image.
+
+    Raises:
+        UserError: the file cannot be read, or has another size than the image.
+    """
+    if sample.mask is None:
+        return None
+    mask = read_file(sample.mask, channels=1)[0].numpy() > 0
+    if mask.shape != size:
+        raise UserError(
+            f"{sample.mask}: has {mask.shape[1]}x{mask.shape[0]} pixels, but {sample.files[0]} has "
+            f"{size[1]}x{size[0]}; give both one size"
+        )
+    return mask
+
+
+def _read_layers(sample: Sample) -> list[Tensor]:
+    """A colour image (3, H, W), or the height and the intensity (1, H, W) of a road tile."""
     if len(sample.files) == 1:
-        image = read_file(sample.files[0], channels=3)
-        return resize(image, size), tuple(image.shape[1:])
-    height, intensity = (read_file(file, channels=1) for file in sample.files)
-    layers = [resize(image, size) for image in (height, intensity)]
-    if layers[0].dtype != layers[1].dtype:
-        layers = [layer.float() for layer in layers]
-    return torch.cat([layers[0], layers[1], layers[1]]), tuple(height.shape[1:])
+        return [read_file(sample.files[0], channels=3)]
+    return [read_file(file, channels=1) for file in sample.files]
+
+
+def _stack(layers: list[Tensor]) -> Tensor:
+    """One image (3, H, W) of `_read_layers` of one size."""
+    if len(layers) == 1:
+        return layers[0]
+    height, intensity = layers
+    if height.dtype != intensity.dtype:
+        height, intensity = height.float(), intensity.float()
+    return torch.cat([height, intensity, intensity])
 
 
 def read_file(path: Path, channels: int) -> Tensor:
@@ -204,6 +242,6 @@ def _from_16_bits(path: Path, array: np.ndarray) -> Tensor:
     return torch.from_numpy(array.astype(np.float32) / 257)[None]
 
 
-def resize(image: Tensor, size: int) -> Tensor:
-    """Resize (C, H, W) to (C, size, size), bilinear and antialiased; the dtype stays."""
-    return interpolate(image[None], (size, size), mode="bilinear", antialias=True)[0]
+def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize (C, H, W) to (C, *size), bilinear and antialiased; the dtype stays."""
+    return interpolate(image[None], size, mode="bilinear", antialias=True)[0]

@@ -6,6 +6,8 @@ from pathlib import Path
 from crn.errors import UserError
 from datasets.samples import Sample, image_files, split_good_and_bad, subfolder
 
+TILE_FOLDERS = ("height_files", "intensity_files")
+
 
 def road_images(root: Path) -> list[Sample]:
     """Samples of {good_ones,bad_ones}/{height_files,intensity_files}/*, paired by file stem.
@@ -15,14 +17,17 @@ def road_images(root: Path) -> list[Sample]:
     Raises:
         UserError: a folder is missing or empty, or a height or an intensity image has no partner.
     """
-    good, bad = (_pairs(subfolder(root, name)) for name in ("good_ones", "bad_ones"))
+    good, bad = (road_tiles(subfolder(root, name)) for name in ("good_ones", "bad_ones"))
     return split_good_and_bad(good, bad, root / "good_ones")
 
 
-def _pairs(folder: Path) -> list[tuple[Path, Path]]:
-    heights, intensities = (
-        _by_stem(subfolder(folder, name)) for name in ("height_files", "intensity_files")
-    )
+def road_tiles(folder: Path) -> list[tuple[Path, Path]]:
+    """The height and the intensity image of every tile in a folder, sorted by stem.
+
+    Raises:
+        UserError: see `road_images`.
+    """
+    heights, intensities = (_by_stem(subfolder(folder, name)) for name in TILE_FOLDERS)
     unpaired = sorted(heights.keys() ^ intensities.keys())
     if unpaired:
         shown = ", ".join(unpaired[:5]) + (", ..." if len(unpaired) > 5 else "")

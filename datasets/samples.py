@@ -30,20 +30,22 @@ class Sample:
         key: its unique name, DEFECT/NAME or folder/NAME; whatever is written for it is named so.
         files: one colour image, or a height and an intensity image.
         split: `TRAIN` or `TEST`.
-        label: `NORMAL` or `ANOMALOUS`.
+        label: `NORMAL` or `ANOMALOUS`; None where nobody knows.
         mask: image of the anomalous pixels, where there is one.
     """
 
     key: str
     files: tuple[Path, ...]
     split: str
-    label: int
+    label: int | None
     mask: Path | None = None
 
     @property
-    def kind(self) -> str:
-        """The folder in the key: the kind of defect, or "good"."""
-        return self.key.rpartition("/")[0]
+    def kind(self) -> str | None:
+        """The kind of defect, the folder in the key; "good" where normal, None where unknown."""
+        if self.label == ANOMALOUS:
+            return self.key.rpartition("/")[0]
+        return None if self.label is None else "good"
 
 
 def subfolder(parent: Path, name: str) -> Path:
@@ -70,6 +72,15 @@ def image_files(folder: Path) -> list[Path]:
     if not files:
         raise UserError(f"{folder}: contains no images")
     return files
+
+
+def entries(folder: Path) -> list[Path]:
+    """Files and folders in a folder, sorted by name, without what operating systems leave there.
+
+    Raises:
+        UserError: something in it cannot be read or named.
+    """
+    return [path for path, _ in _contents(folder)]
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -148,7 +159,8 @@ def list_samples(layout: Callable[[Path], Iterable[Sample]], root: Path) -> list
         root: its folder.
 
     Returns:
-        Samples with unique keys: normal ones to train on, and normal and anomalous ones to test.
+        Samples with unique keys: normal ones to train on, and normal and anomalous ones to test;
+        or, from a layout without labels, at least one whose label nobody knows.
 
     Raises:
         UserError: a folder is missing or empty, files do not pair, or a split lacks a class.
@@ -158,6 +170,8 @@ def list_samples(layout: Callable[[Path], Iterable[Sample]], root: Path) -> list
     if not os.path.isdir(root):
         raise UserError(f"{root}: not a folder; give the data set's folder with --dataset-path")
     samples = list(layout(root))
+    if samples and all(sample.label is None for sample in samples):
+        return samples
     present = Counter((sample.split, sample.label) for sample in samples)
     for split, label, words in (
         (TRAIN, NORMAL, "normal images to train on"),

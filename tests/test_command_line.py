@@ -55,10 +55,13 @@ OPTIONS: list[tuple[str, Any, str, Any]] = [
     ("--num-nodes", 1, "3", 3),
 ]
 # These need another one beside them.
-DEPENDENT_OPTIONS = ("--image-output-interval",)
+DEPENDENT_OPTIONS = ("--image-output-interval", "--save-maps")
 INFERENCE_OPTIONS: list[tuple[str, Any, str, Any]] = [
     ("--anomaly-score-file", None, "scores.csv", "scores.csv"),
     ("--pairs", "best", "all", "all"),
+    ("--threshold-quantile", 0.99, "0.5", 0.5),
+    ("--threshold-from", None, "metrics.json", "metrics.json"),
+    ("--map-smoothing", 1.8, "0", 0.0),
 ]
 NEEDED_OPTIONS = ("--mode", "--dataset", "--dataset-path", "--model-input")
 
@@ -85,6 +88,8 @@ STATED_DEFAULTS = {
     "--momentum": "0.9",
     "--anomaly-score": "residual",
     "--pairs": "best",
+    "--threshold-quantile": "0.99",
+    "--map-smoothing": "1.8",
     "--log-dir": "logged_metrics",
     "--devices": "1",
     "--num-nodes": "1",
@@ -164,6 +169,14 @@ def test_typed_value_in_inference(
 def test_image_output_interval() -> None:
     values = parse("--image-output-path", "pictures", "--image-output-interval", "25")
     assert values["image_output_interval"] == 25
+
+
+def test_save_maps(parse_inference) -> None:
+    assert parse_inference("--image-output-path", "pictures", "--save-maps")["save_maps"] is True
+
+
+def test_a_folder_without_labels_is_for_inference(parse_inference) -> None:
+    assert parse_inference("--dataset", "Folder")["dataset"] == "Folder"
 
 
 def test_model_input_is_for_training_too(checkpoint_file: Path) -> None:

@@ -474,10 +474,10 @@ def test_resize_is_bilinear_and_antialiased(height: int, width: int) -> None:
     exact = interpolate(
         pixels[None].double(), (16, 16), mode="bilinear", align_corners=False, antialias=True
     )[0]
-    floats = resize(pixels.float(), 16)
+    floats = resize(pixels.float(), (16, 16))
     assert floats.dtype == torch.float32
     np.testing.assert_allclose(floats, exact, atol=1e-3)
-    rounded = resize(pixels, 16)
+    rounded = resize(pixels, (16, 16))
     assert rounded.dtype == torch.uint8
     # Torch rounds bytes after each of the two directions.
     np.testing.assert_allclose(rounded, exact, atol=1.01)
@@ -486,12 +486,12 @@ def test_resize_is_bilinear_and_antialiased(height: int, width: int) -> None:
 def test_resize_averages_what_it_shrinks() -> None:
     checkerboard = torch.zeros(1, 64, 64)
     checkerboard[:, ::2, 1::2] = checkerboard[:, 1::2, ::2] = 200
-    np.testing.assert_allclose(resize(checkerboard, 8), 100, atol=0.2)
+    np.testing.assert_allclose(resize(checkerboard, (8, 8)), 100, atol=0.2)
 
 
 def test_resize_to_the_own_size_changes_nothing() -> None:
     pixels = torch.from_numpy(texture(0, 3, 16, 16))
-    assert torch.equal(resize(pixels, 16), pixels)
+    assert torch.equal(resize(pixels, (16, 16)), pixels)
 
 
 # --- batches ---

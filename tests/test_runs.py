@@ -146,7 +146,7 @@ def test_inference_agrees_with_the_last_validation(trained, scored):
 def test_pictures_show_what_they_claim(scored, read_only_road_images):
     folder, _ = scored
     keys = [row["file"] for row in read_table(folder / "anomaly_scores.csv")]
-    for kind in ("inference", "diff"):
+    for kind in ("inference", "diff", "overlay"):
         written = {path.relative_to(folder / kind) for path in (folder / kind).rglob("*.png")}
         assert written == {Path(key) for key in keys}
     with Image.open(folder / "diff" / keys[0]) as diff:
@@ -272,8 +272,9 @@ def test_earlier_results_are_kept(run_main, trained, read_only_road_images, tmp_
         for _ in range(2):
             assert run_main(*arguments).status == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "anomaly_scores.csv", "anomaly_scores-v1.csv", "diff", "diff-v1", "inference",
-        "inference-v1",
+        "anomaly_scores.csv", "anomaly_scores-v1.csv", "metrics.json", "metrics-v1.json",
+        "colour_scale.png", "colour_scale-v1.png", "diff", "diff-v1", "inference", "inference-v1",
+        "overlay", "overlay-v1",
     }  # fmt: skip
     assert {path.name for path in (tmp_path / "kept").iterdir()} == {
         "best.ckpt", "best-v1.ckpt", "last.ckpt", "last-v1.ckpt",

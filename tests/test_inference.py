@@ -1,0 +1,510 @@
+"""Inference in this process, with networks too small to know anything: what is written and how."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import texture, write_image
+from PIL import Image
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from crn.checkpoint import load_units, write_checkpoint
+from crn.command_line import parse_options
+from crn.config import SCORES
+from crn.inference import find_results
+from crn.maps import AnomalyMaps
+from crn.result_pictures import map_names, picture_names
+from crn.standing import Standing
+from crn.thresholds import Thresholds, fingerprint, thresholds_from_training
+from crn.unit import CompetitiveUnit
+from datasets import LAYOUTS
+from datasets.samples import list_samples
+
+
+def write_model(path: Path, seed: int, units: int = 2) -> Path:
+    """A checkpoint to score with: weights as they are before any training."""
+    torch.manual_seed(seed)
+    words = ["--dataset", "MVTec", "--dataset-path", "x", "--seed", "1", "--imsize", "8"]
+    words += ["--num-competitive-units", str(units), "--max-network-depth", "2"]
+    config = parse_options(words).model_config()
+    state = {f"standing.{name}": value for name, value in Standing(units).state_dict().items()}
+    for index in range(units):
+        unit = CompetitiveUnit(config.network).state_dict()
+        state |= {f"units.{index}.{name}": value for name, value in unit.items()}
+    progress = {"step": 7, "max_roc_auc": 0.5, "training_seconds": 1.0}
+    content = {"state_dict": state, "hyper_parameters": config.as_plain_values()}
+    write_checkpoint({**content, "progress": progress}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "model.ckpt", seed=1)
+
+
+def arguments(model: Path, layout: str, root: Path, *more: object) -> list[str]:
+    words = ["--mode", "inference", "--model-input", model, "--dataset", layout]
+    return [str(word) for word in (*words, "--dataset-path", root, "--cpu", *more)]
+
+
+@pytest.fixture
+def score(run_main, model: Path):
+    """Run inference, expect that it succeeds, and return the table of scores and the metrics."""
+
+    def run(layout: str, root: Path, *more: object, folder: str = "out"):
+        words = arguments(model, layout, root, "--image-output-path", folder, *more)
+        finished = run_main(*words)
+        assert finished.status == 0, finished.err
+        return read_table(Path(folder)), json.loads(Path(folder, "metrics.json").read_text())
+
+    return run
+
+
+def read_table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "anomaly_scores.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def read_map(path: Path) -> np.ndarray:
+    with Image.open(path) as file:
+        assert (file.format, file.mode) == ("TIFF", "F")
+        return np.array(file)
+
+
+# --- metrics.json ---
+
+
+def test_metrics_of_images(score, read_only_mvtec_category: Path, model: Path) -> None:
+    table, metrics = score("MVTec", read_only_mvtec_category, "--threshold-quantile", 0.5)
+    test = [row for row in table if row["split"] == "test"]
+    labels = np.array([int(row["label"]) for row in test])
+    assert metrics["dataset"] == {
+        "layout": "MVTec",
+        "path": str(read_only_mvtec_category),
+        **{"train": 6, "test": 9, "normal": 3, "anomalous": 6, "unlabelled": 0, "masks": 6},
+    }
+    assert metrics["anomaly_score"] == "residual"
+    assert metrics["model"]["checkpoint"] == str(model)
+    assert (metrics["model"]["step"], metrics["model"]["imsize"]) == (7, 8)
+    for name in SCORES:
+        scores = np.array([float(row[name]) for row in test])
+        assert metrics["scores"][name]["auroc"] == pytest.approx(roc_auc_score(labels, scores))
+        assert metrics["scores"][name]["average_precision"] == pytest.approx(
+            average_precision_score(labels, scores)
+        )
+        low, high = metrics["scores"][name]["auroc_95"]
+        assert 0 <= low <= metrics["scores"][name]["auroc"] <= high <= 1
+    scores = np.array([float(row["residual"]) for row in test])
+    kinds = np.array([row["file"].partition("/")[0] for row in test])
+    assert metrics["kinds"].keys() == {"crack", "hole"}
+    for kind, row in metrics["kinds"].items():
+        mine = (kinds == kind) | (labels == 0)
+        assert row["auroc"] == pytest.approx(roc_auc_score(labels[mine], scores[mine]))
+        assert row["images"] == 3
+        assert row["above"] == sum(int(r["decision"]) for r in test if r["file"].startswith(kind))
+    assert metrics["bootstrap"] == {"resamples": 1000, "seed": 0}
+
+
+def test_decisions_and_the_threshold(score, read_only_mvtec_category: Path) -> None:
+    table, metrics = score("MVTec", read_only_mvtec_category, "--threshold-quantile", 0.5)
+    trained = [float(row["residual"]) for row in table if row["split"] == "train"]
+    assert metrics["threshold"]["image"] == pytest.approx(np.quantile(trained, 0.5))
+    assert metrics["threshold"]["quantile"] == 0.5
+    assert metrics["threshold"]["source"] == "6 normal training images"
+    test = [row for row in table if row["split"] == "test"]
+    above = [float(row["residual"]) > metrics["threshold"]["image"] for row in test]
+    assert [int(row["decision"]) for row in test] == above
+    decisions = metrics["decisions"]
+    assert (decisions["above"], decisions["of"]) == (sum(above), 9)
+    anomalous = [row["label"] == "1" for row in test]
+    found = sum(a and b for a, b in zip(above, anomalous, strict=True))
+    assert decisions["true_positives"] == found
+    assert decisions["false_positives"] == sum(above) - found
+    assert decisions["false_negatives"] == 6 - found
+    assert decisions["true_negatives"] == 3 - (sum(above) - found)
+
+
+def test_pixel_metrics_are_those_of_the_stored_maps(score, read_only_mvtec_category: Path) -> None:
+    table, metrics = score("MVTec", read_only_mvtec_category, "--save-maps")
+    values, labels, kinds = [], [], []
+    for row in table:
+        if row["split"] == "test":
+            anomaly_map = read_map(Path("out/maps", row["file"]).with_suffix(".tiff"))
+            mask = np.zeros(anomaly_map.shape, bool)
+            if row["label"] == "1":
+                name = Path(row["file"]).with_suffix("")
+                path = read_only_mvtec_category / "ground_truth" / f"{name}_mask.png"
+                mask = np.asarray(Image.open(path)) > 0
+            values.append(anomaly_map.ravel())
+            labels.append(mask.ravel())
+            kinds.append(row["file"].partition("/")[0])
+    for kind, pixels in [
+        (None, metrics["pixels"]),
+        *((kind, row["pixels"]) for kind, row in metrics["kinds"].items()),
+    ]:
+        mine = [i for i, other in enumerate(kinds) if kind in (None, other) or other == "good"]
+        v, y = (np.concatenate([part[i] for i in mine]) for part in (values, labels))
+        assert pixels["auroc"] == pytest.approx(roc_auc_score(y, v), abs=1e-5)
+        assert pixels["average_precision"] == pytest.approx(average_precision_score(y, v), abs=1e-4)
+        assert 0 <= pixels["aupro"] <= 1
+
+
+def test_thresholds_are_quantiles_of_the_training_images_and_their_pixels() -> None:
+    smooth = torch.rand(6, 8, 8, generator=torch.Generator().manual_seed(3))
+    scores = np.array([0.1, 0.2, 0.3, 0.4, 5, 6])
+    trained = np.array([True, True, True, True, False, False])
+    thresholds = thresholds_from_training(scores, AnomalyMaps(smooth * 9, smooth), trained, 0.9)
+    assert thresholds.image == pytest.approx(0.37)
+    assert thresholds.pixel == pytest.approx(np.quantile(smooth[:4], 0.9), abs=0.02)
+    assert (smooth[:4] > thresholds.pixel).float().mean() == pytest.approx(0.1, abs=0.005)
+    assert (thresholds.quantile, thresholds.source) == (0.9, "4 normal training images")
+    none = thresholds_from_training(scores, AnomalyMaps(smooth, smooth), trained & False, 0.9)
+    assert none == Thresholds()
+
+
+def test_smoothing_changes_pixels_and_not_scores(score, read_only_mvtec_category: Path) -> None:
+    runs = {
+        percent: score(
+            "MVTec", read_only_mvtec_category, "--save-maps", "--map-smoothing", percent,
+            folder=f"out{percent}",
+        )
+        for percent in (0, 20)
+    }  # fmt: skip
+    assert runs[0][0] == runs[20][0]
+    assert runs[0][1]["scores"] == runs[20][1]["scores"]
+    assert runs[0][1]["pixels"] != runs[20][1]["pixels"]
+    assert runs[20][1]["maps"]["sigma"] == pytest.approx(1.6)
+    for name in ("diff/crack/000.png", "inference/crack/000.png"):
+        assert Path("out0", name).read_bytes() == Path("out20", name).read_bytes()
+    rough, soft = (read_map(Path(f"out{p}/maps/crack/000.tiff")) for p in (0, 20))
+    assert soft.std() < rough.std() / 2
+    # The score is the mean of the plain map, at the model's size.
+    (row,) = [row for row in runs[0][0] if row["file"] == "crack/000.png"]
+    assert rough.mean() == pytest.approx(float(row["residual"]), rel=0.02)
+
+
+def test_a_data_set_without_masks_or_kinds(score, run_main, read_only_road_images: Path) -> None:
+    _, metrics = score("RoadImages", read_only_road_images)
+    assert metrics["pixels"] is None
+    assert metrics["dataset"]["masks"] == 0
+    (kind,) = metrics["kinds"]
+    assert kind == "bad_ones"
+    assert metrics["kinds"][kind]["pixels"] is None
+    assert metrics["kinds"][kind]["auroc"] == metrics["scores"]["residual"]["auroc"]
+
+
+def test_what_is_printed(run_main, model: Path, read_only_mvtec_category: Path) -> None:
+    words = arguments(model, "MVTec", read_only_mvtec_category, "--image-output-path", "out")
+    lines = run_main(*words).out.splitlines()
+    metrics = json.loads(Path("out/metrics.json").read_text())
+    assert lines[0] == "9 test images, 6 of them anomalous"
+    rows = {line.split()[0]: line.split() for line in lines[1:] if line[0] != " "}
+    for name in SCORES:
+        assert rows[name][1] == f"{metrics['scores'][name]['auroc']:.3f}"
+    assert rows["crack"][1] == f"{metrics['kinds']['crack']['auroc']:.3f}"
+    assert rows["all"][-1] == f"{metrics['pixels']['aupro']:.3f}"
+    assert rows["threshold"][1] == f"{metrics['threshold']['image']:.6g}"
+    assert max(map(len, lines)) < 100
+
+
+def test_all_pairs_and_another_score(score, read_only_mvtec_category: Path) -> None:
+    _, metrics = score(
+        "MVTec", read_only_mvtec_category, "--pairs", "all", "--anomaly-score", "discrimination"
+    )
+    assert metrics["model"]["pairs"] == "all"
+    assert metrics["anomaly_score"] == "discrimination"
+    assert metrics["maps"]["low"] < metrics["maps"]["high"] <= 0
+
+
+def test_metrics_lie_beside_the_table(run_main, model: Path, read_only_road_images: Path) -> None:
+    words = arguments(model, "RoadImages", read_only_road_images)
+    assert run_main(*words, "--anomaly-score-file", "tables/mine.csv").status == 0
+    assert {path.name for path in Path("tables").iterdir()} == {"mine.csv", "metrics.json"}
+
+
+# --- pictures ---
+
+
+def test_pictures_have_the_size_of_their_image(score, read_only_mvtec_category: Path) -> None:
+    table, _ = score("MVTec", read_only_mvtec_category, "--save-maps")
+    for row in table:
+        # Those with a defect are upright, the others are not.
+        size = (24, 32) if row["label"] == "1" else (32, 24)
+        for path in (
+            Path("out/overlay", row["file"]),
+            Path("out/diff", row["file"]),
+            Path("out/maps", row["file"]).with_suffix(".tiff"),
+        ):
+            with Image.open(path) as picture:
+                assert picture.size == size
+    assert Path("out/colour_scale.png").is_file()
+
+
+def test_overlays_share_one_scale_and_show_masks(score, read_only_mvtec_category: Path) -> None:
+    score("MVTec", read_only_mvtec_category, "--save-maps", "--threshold-quantile", 0.9)
+    metrics = json.loads(Path("out/metrics.json").read_text())
+    maps = {path: read_map(path) for path in Path("out/maps").rglob("*.tiff")}
+    # Upsampling does not reach beyond the colours, and comes near to them.
+    values = np.concatenate([anomaly_map.ravel() for anomaly_map in maps.values()])
+    assert metrics["maps"]["low"] <= values.min() < values.max() <= metrics["maps"]["high"]
+    for path, anomaly_map in maps.items():
+        key = path.relative_to("out/maps").with_suffix(".png")
+        with Image.open(Path("out/overlay") / key) as file:
+            picture = np.asarray(file)
+        white = (picture == 255).all(2)
+        above = anomaly_map > metrics["threshold"]["pixel"]
+        assert not (white & ~above).any()
+        assert white.any() == (above.any() and not above.all())
+        cyan = (picture == (0, 230, 255)).all(2)
+        assert cyan.any() == (key.parts[0] in ("crack", "hole"))
+        assert not cyan[:, :8].any()  # the mask is from 8 to 16
+        assert not cyan[:8].any()
+
+
+def test_panels(model: Path, mvtec_category: Path) -> None:
+    wide = texture(5, 300, 1100, 3)
+    write_image(mvtec_category / "test/hole/000.png", wide)
+    mask = np.zeros((300, 1100), np.uint8)
+    mask[100:200, 200:800] = 255
+    write_image(mvtec_category / "ground_truth/hole/000_mask.png", mask)
+    options = parse_options(arguments(model, "MVTec", mvtec_category))
+    results, _ = find_results(options, list_samples(LAYOUTS["MVTec"], mvtec_category))
+    by_key = {image.key: index for index, image in enumerate(results.images)}
+
+    panels = results.panels(by_key["hole/000.png"])
+    assert panels.keys() == {"input", "reconstruction", "overlay", "mask"}
+    assert {(panel.mode, panel.size) for panel in panels.values()} == {("RGB", (512, 140))}
+    assert np.asarray(panels["mask"]).mean() == pytest.approx(255 * (mask > 0).mean(), rel=0.03)
+    panels = results.panels(by_key["good/000.png"])
+    assert panels.keys() == {"input", "reconstruction", "overlay"}
+    assert {panel.size for panel in panels.values()} == {(32, 24)}
+    with Image.open(mvtec_category / "test/good/000.png") as file:
+        assert (np.asarray(panels["input"]) == np.asarray(file)).all()
+
+    assert results.colour_scale().mode == "RGB"
+    image = results.images[by_key["hole/000.png"]]
+    assert (image.split, image.kind, image.label) == ("test", "hole", 1)
+    assert image.scores.keys() == set(SCORES)
+    assert image.decision == (image.scores["residual"] > results.threshold)
+    assert (results.score, results.options.network.imsize) == ("residual", 8)
+    json.dumps(results.metrics, allow_nan=False)
+
+
+def test_names_of_pictures_and_maps_do_not_collide() -> None:
+    keys = ["a/0.png", "a/0.jpg", "a/0.jpg.png", "b.png", "b.png/c.png", "a/x.tar.bmp"]
+    assert [str(name) for name in picture_names(keys)] == [
+        *("a/0.png", "a/0.jpg.png", "a/0.jpg_.png", "b_.png", "b.png/c.png", "a/x.tar.bmp.png")
+    ]
+    assert [str(name) for name in map_names(["a/0.png", "a/0.jpg", "a/x.tar.bmp"])] == [
+        *("a/0.tiff", "a/0_.tiff", "a/x.tar.tiff")
+    ]
+
+
+def test_a_mask_of_another_size(run_main, model: Path, mvtec_category: Path) -> None:
+    mask = mvtec_category / "ground_truth/hole/001_mask.png"
+    write_image(mask, np.zeros((24, 32), np.uint8))
+    finished = run_main(*arguments(model, "MVTec", mvtec_category, "--image-output-path", "out"))
+    assert finished.status == 2
+    image = mvtec_category / "test/hole/001.png"
+    assert f"{mask}: has 32x24 pixels, but {image} has 24x32" in finished.err
+    assert list(Path("out").iterdir()) == []
+
+
+def test_scores_that_are_not_finite(run_main, tmp_path: Path, read_only_road_images: Path) -> None:
+    path = write_model(tmp_path / "large.ckpt", 1)
+    content = torch.load(path, weights_only=True)
+    for name, tensor in content["state_dict"].items():
+        if name.endswith("weight"):
+            content["state_dict"][name] = torch.full_like(tensor, 3e38)
+    torch.save(content, path)
+    finished = run_main(*arguments(path, "RoadImages", read_only_road_images))
+    assert finished.status == 2
+    assert f"{path}: gives scores that are not finite" in finished.err
+
+
+# --- images without labels ---
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    for name in ("Straße/日本.jpg", "Straße/é 1.png", "x.png"):
+        write_image(tmp_path / "photographs" / name, texture(len(name), 20, 30, 3))
+    return tmp_path / "photographs"
+
+
+def test_a_folder_without_labels(score, photographs: Path) -> None:
+    table, metrics = score("Folder", photographs, "--save-maps")
+    assert [row["file"] for row in table] == ["Straße/é 1.png", "Straße/日本.jpg", "x.png"]
+    for row in table:
+        assert (row["split"], row["label"], row["threshold"], row["decision"]) == (
+            *("test", "", "", ""),
+        )
+        assert float(row["residual"]) > 0
+    assert metrics["dataset"]["unlabelled"] == metrics["dataset"]["test"] == 3
+    for name in ("scores", "decisions", "pixels", "kinds"):
+        assert metrics[name] is None
+    assert metrics["threshold"] == dict.fromkeys(("image", "pixel", "quantile", "source"))
+    for name in ("overlay/Straße/日本.jpg.png", "inference/x.png", "maps/Straße/é 1.tiff"):
+        assert Path("out", name).is_file()
+
+
+def test_a_folder_says_that_there_are_no_decisions(run_main, model: Path, photographs) -> None:
+    out = run_main(*arguments(model, "Folder", photographs)).out
+    assert out.startswith(
+        "3 images without labels\nno threshold, so no decisions: --threshold-from"
+    )
+    assert "anomalous)" not in out
+
+
+def test_unlabelled_scores_are_those_of_the_labelled_images(
+    score, read_only_mvtec_category: Path
+) -> None:
+    labelled, metrics = score("MVTec", read_only_mvtec_category, "--threshold-quantile", 0.6)
+    table, unlabelled = score(
+        "Folder", read_only_mvtec_category / "test", "--threshold-from", "out/metrics.json",
+        folder="again",
+    )  # fmt: skip
+    expected = {row["file"]: row for row in labelled if row["split"] == "test"}
+    assert {row["file"] for row in table} == expected.keys()
+    for row in table:
+        assert row == expected[row["file"]] | {"label": ""}
+    assert {row["decision"] for row in table} == {"0", "1"}
+    assert unlabelled["threshold"] == metrics["threshold"] | {"source": "out/metrics.json"}
+    above = metrics["decisions"]["above"]
+    assert (unlabelled["decisions"]["above"], unlabelled["decisions"]["of"]) == (above, 9)
+    assert unlabelled["decisions"]["f1"] is None
+    # An inference that has taken its threshold from another one can hand it on.
+    score("Folder", read_only_mvtec_category, "--threshold-from", "again/metrics.json")
+
+
+def test_a_given_threshold_stands_against_that_of_the_training_images(
+    score, read_only_mvtec_category: Path, read_only_panorama: Path
+) -> None:
+    _, first = score("MVTec", read_only_mvtec_category)
+    _, other = score("Panorama", read_only_panorama, "--threshold-from", "out/metrics.json")
+    assert other["threshold"]["image"] == first["threshold"]["image"]
+    assert Path("out/metrics-v1.json").is_file()
+
+
+# --- thresholds that do not fit ---
+
+
+def change(*keys: str, value: Any) -> Any:
+    def apply(metrics: dict[str, Any]) -> None:
+        for key in keys[:-1]:
+            metrics = metrics[key]
+        metrics[keys[-1]] = value
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("spoil", "mention"),
+    [
+        (change("anomaly_score", value="reconstruction"), "--anomaly-score reconstruction"),
+        (change("model", "pairs", value="all"), "--pairs all, not best"),
+        (change("maps", "smoothing", value=3.0), "--map-smoothing 3.0, not 1.8"),
+        (change("model", "weights", value="0" * 16), "of another model"),
+        (change("threshold", "image", value=None), "holds no threshold"),
+        (change("threshold", "pixel", value="high"), "holds no threshold"),
+        (change("threshold", value=None), "is no metrics.json"),
+        (lambda metrics: metrics.pop("maps"), "is no metrics.json"),
+        (lambda metrics: metrics.clear(), "is no metrics.json"),
+    ],
+)
+def test_a_threshold_that_does_not_fit(
+    score, run_main, model: Path, photographs: Path, read_only_road_images: Path, spoil, mention
+) -> None:
+    _, metrics = score("RoadImages", read_only_road_images)
+    spoil(metrics)
+    path = Path("spoiled.json")
+    path.write_text(json.dumps(metrics))
+    finished = run_main(*arguments(model, "Folder", photographs, "--threshold-from", path))
+    assert finished.status == 2
+    assert f"train.py: error: --threshold-from {path}: " in finished.err
+    assert mention in finished.err
+    assert not Path("anomaly_scores.csv").exists()
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe", b"[1]", b"{", b"3"])
+def test_a_threshold_from_something_else(
+    run_main, model: Path, photographs: Path, content: bytes | None
+) -> None:
+    path = Path("thing.json")
+    if content is not None:
+        path.write_bytes(content)
+    finished = run_main(*arguments(model, "Folder", photographs, "--threshold-from", path))
+    assert finished.status == 2
+    assert f"--threshold-from {path}: " in finished.err.splitlines()[-1]
+
+
+def test_models_are_told_apart(model: Path, tmp_path: Path) -> None:
+    cpu = torch.device("cpu")
+    same, other = tmp_path / "same.ckpt", write_model(tmp_path / "other.ckpt", seed=2)
+    shutil.copy(model, same)
+    prints = [
+        fingerprint(load_units(path, pairs, cpu))
+        for path, pairs in ((model, "best"), (same, "best"), (other, "best"), (model, "all"))
+    ]
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 3
+    assert len(prints[0]) == 16
+
+
+# --- flags that contradict each other ---
+
+
+@pytest.mark.parametrize(
+    ("words", "mention"),
+    [
+        (("--save-maps",), "--image-output-path"),
+        (("--threshold-quantile", "0.9"), "--threshold-from"),
+        (("--threshold-quantile", "0.9", "--threshold-from", "x"), "--threshold-quantile"),
+        (("--map-smoothing", "-1"), "--map-smoothing takes"),
+        (("--map-smoothing", "26"), "--map-smoothing takes"),
+        (("--image-output-path", "photographs"), "lies in --dataset-path"),
+        (("--image-output-path", "photographs/sub/results"), "lies in --dataset-path"),
+    ],
+)
+def test_refused_flags(
+    run_main, model: Path, photographs: Path, words: tuple[str, ...], mention: str
+) -> None:
+    finished = run_main(*arguments(model, "Folder", photographs, *words))
+    assert finished.status == 2
+    assert mention in finished.err.splitlines()[-1]
+    assert not (photographs / "sub").exists()
+
+
+def test_a_folder_without_labels_cannot_be_trained_on(run_main, photographs: Path) -> None:
+    finished = run_main("--mode", "train", "--dataset", "Folder", "--dataset-path", photographs)
+    assert finished.status == 2
+    assert finished.err == (
+        "train.py: error: --dataset Folder has no labels, so it works with --mode inference only: "
+        "train on MVTec, Panorama or RoadImages\n"
+    )
+
+
+def test_on_real_images(score, shared_data: Path, tmp_path: Path) -> None:
+    """A part of MVTec's transistors, from listing to overlays."""
+    whole, part = shared_data / "mvtec/transistor", tmp_path / "transistor"
+    for folder in ("train/good", "test/good", "test/cut_lead", "test/misplaced"):
+        for file in sorted((whole / folder).iterdir())[:3]:
+            (part / folder).mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, part / folder)
+    for defect in ("cut_lead", "misplaced"):
+        shutil.copytree(whole / "ground_truth" / defect, part / "ground_truth" / defect)
+    _, metrics = score("MVTec", part)
+    assert metrics["kinds"].keys() == {"cut_lead", "misplaced"}
+    assert all(0 <= row["pixels"]["aupro"] <= 1 for row in metrics["kinds"].values())
+    with Image.open("out/overlay/misplaced/000.png") as picture:
+        assert picture.size == (256, 256)
+        cyan = (np.asarray(picture) == (0, 230, 255)).all(2)
+    with Image.open(part / "ground_truth/misplaced/000_mask.png") as file:
+        mask = np.asarray(file) > 0
+    assert cyan.sum() > 400
+    assert not (cyan & ~mask).any()

@@ -1,0 +1,142 @@
+"""Smoothed anomaly maps, and pictures of them: where colours and lines are."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from crn.maps import AnomalyMaps, at_size, smoothed, smoothing_matrix
+from crn.overlays import ColourScale, legend, line_width, outline, overlay
+from crn.pictures import heat_colours
+
+WHITE, BLACK, CYAN = (255, 255, 255), (0, 0, 0), (0, 230, 255)
+
+
+def pixels_of(picture: Image.Image, colour: tuple[int, int, int]) -> np.ndarray:
+    """Where a picture has a colour, (H, W) bool."""
+    return (np.asarray(picture) == colour).all(2)
+
+
+def block(size: int, top: int, bottom: int, left: int, right: int) -> np.ndarray:
+    region = np.zeros((size, size), bool)
+    region[top:bottom, left:right] = True
+    return region
+
+
+# --- smoothing ---
+
+
+@pytest.mark.parametrize(("size", "percent"), [(16, 5), (32, 1.8), (8, 25), (64, 10)])
+def test_smoothing_is_a_gaussian(size: int, percent: float) -> None:
+    maps = torch.rand(3, size, size, generator=torch.Generator().manual_seed(1))
+    result = smoothed(maps, smoothing_matrix(percent, size))
+    sigma = percent / 100 * size
+    expected = gaussian_filter(maps.numpy(), (0, sigma, sigma), mode="reflect")
+    np.testing.assert_allclose(result, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("percent", [0, 1.8, 25])
+def test_smoothing_keeps_the_mean_of_every_map(percent: float) -> None:
+    maps = torch.rand(2, 16, 16, generator=torch.Generator().manual_seed(2))
+    result = smoothed(maps, smoothing_matrix(percent, 16))
+    torch.testing.assert_close(result.mean((1, 2)), maps.mean((1, 2)))
+    if percent == 0:
+        assert torch.equal(result, maps)
+    else:
+        assert (result.std((1, 2)) < maps.std((1, 2))).all()
+
+
+def test_range_is_that_of_all_smooth_maps() -> None:
+    maps = torch.tensor([[[1.0, 2.0]], [[-3.0, 0.5]]])
+    assert AnomalyMaps(maps * 10, maps).range == (-3, 2)
+
+
+def test_a_map_at_another_size() -> None:
+    ramp = torch.arange(4.0).expand(4, 4)
+    result = at_size(ramp, (2, 8))
+    assert result.shape == (2, 8)
+    np.testing.assert_allclose(result[0], [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3])
+
+
+# --- overlays ---
+
+
+def test_the_contour_runs_around_what_is_above_the_threshold() -> None:
+    inside = block(40, 10, 20, 5, 30)
+    picture = overlay(
+        Image.new("RGB", (40, 40), (90, 60, 30)), np.where(inside, 0.8, 0.2), ColourScale(0, 1, 0.5)
+    )
+    assert (pixels_of(picture, WHITE) == (inside & ~block(40, 11, 19, 6, 29))).all()
+    around = block(40, 9, 21, 5, 30) | block(40, 10, 20, 4, 31)  # no corners
+    assert (pixels_of(picture, BLACK) == (around & ~inside)).all()
+
+
+@pytest.mark.parametrize("threshold", [None, 0.8, 1.0])
+def test_there_is_no_contour_where_nothing_is_above_the_threshold(threshold: float | None) -> None:
+    values = np.where(block(40, 10, 20, 5, 30), 0.8, 0.2)
+    picture = overlay(Image.new("RGB", (40, 40), "gray"), values, ColourScale(0, 1, threshold))
+    assert not pixels_of(picture, WHITE).any()
+    assert not pixels_of(picture, BLACK).any()
+
+
+def test_the_outline_of_the_mask() -> None:
+    mask = block(30, 5, 15, 8, 12)
+    picture = overlay(
+        Image.new("RGB", (30, 30), "gray"), np.zeros((30, 30)), ColourScale(0, 1, 0.5), mask
+    )
+    assert (pixels_of(picture, CYAN) == (mask & ~block(30, 6, 14, 9, 11))).all()
+
+
+def test_colours_cover_the_image_the_more_the_hotter() -> None:
+    values = np.array([[0.0, 0.5, 1.0, 7.0, -7.0]])
+    picture = np.asarray(
+        overlay(Image.new("RGB", (5, 1), (200, 100, 0)), values, ColourScale(0, 1, None))
+    )[0].astype(float)
+    gray = np.full(3, round(0.299 * 200 + 0.587 * 100))
+    warm, hot = heat_colours()[[128, 255]].astype(float)
+    expected = [gray, gray + 0.375 * (warm - gray), gray + 0.75 * (hot - gray)]
+    np.testing.assert_allclose(picture, [*expected, expected[2], expected[0]], atol=2)
+
+
+def test_lines_get_wider_with_the_picture() -> None:
+    assert [line_width(8, 24), line_width(256, 400), line_width(1024, 768)] == [1, 1, 3]
+    assert outline(block(30, 5, 25, 5, 25), 3).sum() == 400 - 14 * 14
+
+
+def test_the_border_of_the_picture_is_no_outline() -> None:
+    assert (outline(block(20, 0, 20, 0, 10), 1) == block(20, 0, 20, 9, 10)).all()
+
+
+# --- what the colours mean ---
+
+
+def test_the_legend_marks_the_threshold_on_the_bar() -> None:
+    plain, marked = (
+        legend(ColourScale(-1, 3, threshold), masks=False) for threshold in (None, 2.0)
+    )
+    assert plain.width == marked.width
+    bar = slice(30, 62)
+    columns = pixels_of(marked, WHITE)[bar].all(0) & ~pixels_of(plain, WHITE)[bar].all(0)
+    assert np.flatnonzero(columns) == pytest.approx([20 + 0.75 * 599], abs=1)
+    # From light and dark gray, where the colours are transparent, to the hottest.
+    cold, hot = np.asarray(plain)[[31, 60], 20], np.asarray(plain)[[31, 60], 619]
+    assert (cold == [[200] * 3, [60] * 3]).all()
+    assert hot.min() > 190
+
+
+def test_the_legend_has_a_line_for_what_overlays_have() -> None:
+    def lines(threshold: float | None, masks: bool) -> tuple[bool, bool]:
+        picture = legend(ColourScale(0, 1, threshold), masks)
+        return picture.height > 100, bool(pixels_of(picture, CYAN).any())
+
+    assert lines(None, False) == (False, False)
+    assert lines(0.5, True) == (True, True)
+
+
+@pytest.mark.parametrize("threshold", [-5.0, 0.0, 1.0, 5.0])
+def test_a_threshold_beyond_the_colours_is_marked_at_their_end(threshold: float) -> None:
+    marked = legend(ColourScale(0, 1, threshold), masks=False)
+    columns = np.flatnonzero(pixels_of(marked, WHITE)[30:62].all(0))
+    end = 20 if threshold <= 0 else 619
+    assert end in columns

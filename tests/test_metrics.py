@@ -1,0 +1,81 @@
+"""Metrics of image scores, against values worked out by hand and plain implementations."""
+
+import numpy as np
+import pytest
+
+from crn.metrics import auroc, auroc_interval, confusion, max_f1
+
+
+def scores_of_two_normal_distributions(normal: int, anomalous: int) -> tuple[np.ndarray, list[int]]:
+    generator = np.random.default_rng(3)
+    scores = np.concatenate([generator.normal(0, 1, normal), generator.normal(1, 1, anomalous)])
+    return scores.round(1), [0] * normal + [1] * anomalous  # rounded, so that some are equal
+
+
+def test_interval_agrees_with_a_plain_bootstrap():
+    scores, labels = scores_of_two_normal_distributions(60, 30)
+    generator = np.random.default_rng(8)
+    aurocs = []
+    for _ in range(5000):
+        normal = generator.choice(scores[:60], 60)
+        anomalous = generator.choice(scores[60:], (30, 1))
+        aurocs.append((anomalous > normal).mean() + (anomalous == normal).mean() / 2)
+    low, high = auroc_interval(scores, labels)
+    assert [low, high] == pytest.approx(list(np.quantile(aurocs, [0.025, 0.975])), abs=0.015)
+    assert low < auroc(scores, labels) < high
+    assert high - low > 0.1
+
+
+def test_interval_is_the_same_every_time_and_depends_on_ranks_alone():
+    scores, labels = scores_of_two_normal_distributions(20, 20)
+    interval = auroc_interval(scores, labels)
+    assert auroc_interval(scores, labels) == interval
+    assert auroc_interval(np.exp(scores), labels) == interval
+
+
+def test_more_images_make_the_interval_narrower():
+    widths = []
+    for count in (20, 200, 2000):
+        low, high = auroc_interval(*scores_of_two_normal_distributions(count, count))
+        widths.append(high - low)
+    # By the square root of the number, which is ten times as many.
+    assert widths[0] / widths[1] == pytest.approx(10**0.5, rel=0.25)
+    assert widths[1] / widths[2] == pytest.approx(10**0.5, rel=0.25)
+
+
+def test_interval_of_scores_that_always_or_never_tell():
+    assert auroc_interval([1, 2, 3, 4], [0, 0, 1, 1]) == (1.0, 1.0)
+    assert auroc_interval([3, 4, 1, 2], [0, 0, 1, 1]) == (0.0, 0.0)
+    assert auroc_interval([5, 5, 5, 5], [0, 0, 1, 1]) == (0.5, 0.5)
+
+
+def test_max_f1_by_hand():
+    # Above 0.225 there are both anomalous images and one normal one: precision 2/3, recall 1.
+    f1, threshold = max_f1([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])
+    assert f1 == pytest.approx(0.8)
+    assert threshold == pytest.approx(0.225)
+
+
+def test_the_threshold_of_max_f1_gives_that_f1():
+    scores, labels = scores_of_two_normal_distributions(40, 20)
+    f1, threshold = max_f1(scores, labels)
+    assert confusion(scores > threshold, labels)["f1"] == pytest.approx(f1)
+    for other in np.unique(scores):
+        assert confusion(scores > other, labels)["f1"] <= f1 + 1e-12
+
+
+def test_max_f1_may_call_everything_anomalous():
+    f1, threshold = max_f1([0.5, 0.125, 0.25], [0, 1, 1])
+    assert f1 == pytest.approx(0.8)
+    assert 0.12 < threshold < 0.125
+
+
+def test_confusion_by_hand():
+    assert confusion([1, 1, 0, 0, 1], [1, 0, 1, 0, 1]) == {
+        "true_positives": 2,
+        "false_positives": 1,
+        "true_negatives": 1,
+        "false_negatives": 1,
+        "f1": pytest.approx(2 / 3),
+    }
+    assert confusion([0, 0], [0, 0])["f1"] == 0
