@@ -87,5 +87,5 @@ def test_a_folder_without_images(tmp_path: Path, name: str | None) -> None:
 
 def test_a_name_that_is_not_text(photographs: Path) -> None:
     write_image(photographs / "z/two\nlines.png", texture(1, 8, 8, 3))
-    with pytest.raises(UserError, match="is not text"):
+    with pytest.raises(UserError, match="control characters"):
         listed(photographs)

@@ -319,7 +319,7 @@ def test_scores_that_are_not_finite(run_main, tmp_path: Path, read_only_road_ima
     path = write_model(tmp_path / "large.ckpt", 1)
     content = torch.load(path, weights_only=True)
     for name, tensor in content["state_dict"].items():
-        if name.endswith("weight"):
+        if name.endswith(("weight", "kernel")):
             content["state_dict"][name] = torch.full_like(tensor, 3e38)
     torch.save(content, path)
     finished = run_main(*arguments(path, "RoadImages", read_only_road_images))
