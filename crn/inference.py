@@ -17,6 +17,9 @@ from crn.maps import AnomalyMaps, smoothed, smoothing_matrix
 from crn.metrics_table import metrics_table
 from crn.overlays import ColourScale
 from crn.pictures import to_bytes
+from crn.report.gallery import FILES_FOLDER
+from crn.report.inference_page import write_inference_report
+from crn.report.page import REPORT_FILE
 from crn.result_pictures import PICTURES, ResultPictures
 from crn.results import InferenceResults, ScoredImage
 from crn.score_table import SCORES_FILE, write_score_table
@@ -32,6 +35,9 @@ from datasets.reader import Images, read_images, read_mask
 from datasets.samples import TRAIN, Sample
 
 log = logging.getLogger(__name__)
+
+# What is written in --image-output-path for people to look at.
+_SHOWN = (*PICTURES, REPORT_FILE, FILES_FOLDER)
 
 # Options that a checkpoint decides; the batch size is also that of scoring.
 _FROM_CHECKPOINT = {"model", *option_names(Network, Competition, Optimization)} - {"batch_size"}
@@ -50,8 +56,8 @@ def infer(options: Options, samples: Sequence[Sample]) -> int:
     folder = options.output.image_output_path
     table = options.scoring.anomaly_score_file or (folder or Path()) / SCORES_FILE
     metrics = table.with_name(METRICS_FILE)
-    drawn = [] if folder is None else [folder / name for name in PICTURES]
-    with claimed(table, metrics, *drawn):
+    shown = [] if folder is None else [folder / name for name in _SHOWN]
+    with claimed(table, metrics, *shown):
         results, pictures = find_results(options, samples)
         write_score_table(table, results)
         write_metrics(metrics, results.metrics)
@@ -59,6 +65,7 @@ def infer(options: Options, samples: Sequence[Sample]) -> int:
         log.info("wrote %s and %s", table, metrics)
         if folder is not None:
             pictures.write(folder, options.output.save_maps)
+            write_inference_report(folder, results)
     return 0
 
 

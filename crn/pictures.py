@@ -70,10 +70,12 @@ def heat_colours() -> np.ndarray:
     return np.rint(srgb * 255).astype(np.uint8)
 
 
-def side_by_side(*pictures: Image.Image, gap: int = 2) -> Image.Image:
-    """Pictures of one height in a row, with white gaps."""
+def side_by_side(
+    *pictures: Image.Image, gap: int = 2, colour: str | tuple[int, int, int] = "white"
+) -> Image.Image:
+    """Pictures of one height in a row, with gaps of a colour."""
     width = sum(picture.width for picture in pictures) + gap * (len(pictures) - 1)
-    row = Image.new("RGB", (width, pictures[0].height), "white")
+    row = Image.new("RGB", (width, pictures[0].height), colour)
     left = 0
     for picture in pictures:
         row.paste(picture, (left, 0))

@@ -29,6 +29,7 @@ from crn.metrics_logger import MetricsLogger
 from crn.model import CompetitiveReconstructionNetwork
 from crn.parallel import UnwrappedDDPStrategy, no_process_left
 from crn.processes import Place
+from crn.report.training_page import write_training_report
 from crn.safe_text import printable
 from datasets.memory import (
     EvaluationBatches,
@@ -165,8 +166,10 @@ def _train(options: Options, samples: Sequence[Sample], place: Place) -> int:
             trainer.fit(model, datamodule=data, ckpt_path=resumed, weights_only=True)
     except Stopped as stopped:
         log.warning("%s: stopped at step %d of %d", stopped, model.step, steps)
+        _write_report(loggers, options)
         return 128 + stopped.number if place.rank == 0 else 0
     except Diverged:
+        _write_report(loggers, options)
         if place.rank == 0:
             raise
         return 0
@@ -178,6 +181,7 @@ def _train(options: Options, samples: Sequence[Sample], place: Place) -> int:
         trainer.callback_metrics["metrics/roc_auc"],
         model.max_roc_auc,
     )
+    _write_report(loggers, options)
     return 0
 
 
@@ -284,6 +288,12 @@ def _loggers(options: Options) -> list[pl.loggers.Logger]:
         known = logger.experiment.config.keys()
         logger.log_hyperparams({k: v for k, v in values.items() if k not in known})
     return loggers
+
+
+def _write_report(loggers: Sequence[pl.loggers.Logger], options: Options) -> None:
+    """Write the report of what was logged; only process 0 has loggers."""
+    if loggers:
+        write_training_report(loggers[0].folder, options)
 
 
 def run_name(options: Options) -> str:

@@ -87,9 +87,11 @@ def test_a_run_keeps_its_outputs_for_itself(read_only_road_images, trained, tmp_
     assert {path.name for path in (tmp_path / "kept").iterdir()} <= {"best.ckpt", "last.ckpt"}
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {
         "anomaly_scores.csv", "metrics.json", "inference", "diff", "overlay", "colour_scale.png",
-        "training",
+        "report.html", "report_files", "training",
     }  # fmt: skip
-    assert {path.name for path in version.iterdir()} == {"hparams.yaml", "metrics.csv"}
+    assert {path.name for path in version.iterdir()} == {
+        "hparams.yaml", "metrics.csv", "report.html",
+    }  # fmt: skip
 
 
 def test_trainings_that_start_together(read_only_road_images, tmp_path):

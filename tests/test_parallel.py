@@ -25,7 +25,8 @@ from crn.unit import CompetitiveUnit
 # Without batch norm, which sees the images of one process only on a CPU.
 SMALL = (
     "--cpu", "--imsize", 8, "--max-network-depth", 2, "--num-competitive-units", 3,
-    "--batch-size", 4, "--norm", "none", "--dataset", "Panorama", "--dataset-path",
+    "--batch-size", 4, "--norm", "none", "--precision", 32, "--dataset", "Panorama",
+    "--dataset-path",
 )  # fmt: skip
 
 
@@ -104,6 +105,7 @@ def test_two_processes_train_as_one_and_stop_together(run_main, read_only_panora
     assert {name for name in names if not name.startswith("pictures/training/step_")} == {
         "two/best.ckpt", "two/last.ckpt", "two.log",
         "two_logs/version_0/hparams.yaml", "two_logs/version_0/metrics.csv",
+        "two_logs/version_0/report.html",
     }  # fmt: skip
 
     one = run_main(*words, "--training-steps", step, "--checkpoint-path", "one")
@@ -356,6 +358,8 @@ def test_what_processes_exchange():
 @pytest.fixture
 def environment(monkeypatch) -> Callable[..., None]:
     """Put variables where torchrun or a cluster would: ``environment(LOCAL_RANK=1)``."""
+    # Lightning asks for the rank when it is imported, and keeps the answer for later tests.
+    import crn.lightning  # noqa: F401
 
     def put(**variables: object) -> None:
         for name, value in variables.items():
@@ -454,7 +458,8 @@ def test_more_devices_than_gpus(run_main, read_only_panorama):
 
 @pytest.mark.parametrize("flag", ["--devices", "--num-nodes"])
 def test_inference_runs_in_one_process(run_main, read_only_panorama, flag: str):
-    finished = run_main(*SMALL, read_only_panorama, "--mode", "inference", flag, 2)
+    data = ("--dataset", "Panorama", "--dataset-path", read_only_panorama)
+    finished = run_main("--mode", "inference", *data, flag, 2)
     assert finished.status == 2
     assert f"{flag} works with --mode train only" in finished.err
 

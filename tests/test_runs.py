@@ -274,7 +274,7 @@ def test_earlier_results_are_kept(run_main, trained, read_only_road_images, tmp_
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "anomaly_scores.csv", "anomaly_scores-v1.csv", "metrics.json", "metrics-v1.json",
         "colour_scale.png", "colour_scale-v1.png", "diff", "diff-v1", "inference", "inference-v1",
-        "overlay", "overlay-v1",
+        "overlay", "overlay-v1", "report.html", "report-v1.html", "report_files",
     }  # fmt: skip
     assert {path.name for path in (tmp_path / "kept").iterdir()} == {
         "best.ckpt", "best-v1.ckpt", "last.ckpt", "last-v1.ckpt",

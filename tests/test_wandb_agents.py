@@ -182,11 +182,13 @@ def test_the_stand_in_notices_what_it_cannot_answer(online) -> None:
     with WandbServer([]) as server:
         online(server)
         query = json.dumps({"query": "query Unknown { a }"}).encode()
+        # urlopen's own opener may have been made before the proxies were set.
+        opener = urllib.request.build_opener()
         for request in ("https://api.example.org/", "http://example.org/", f"{server.url}/x"):
             with pytest.raises(OSError, match="404"):
-                urllib.request.urlopen(request, timeout=TIMEOUT)
+                opener.open(request, timeout=TIMEOUT)
         with pytest.raises(OSError, match="404"):
-            urllib.request.urlopen(f"{server.url}/graphql", query, timeout=TIMEOUT)
+            opener.open(f"{server.url}/graphql", query, timeout=TIMEOUT)
     assert server.refused == [
         "CONNECT api.example.org:443",
         "GET http://example.org/",

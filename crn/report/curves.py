@@ -1,0 +1,98 @@
+"""The curves that charts show, thinned out to what can be seen."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+MOST_POINTS = 500
+
+_BINS = 30
+
+
+def roc(scores: ArrayLike, labels: ArrayLike) -> np.ndarray:
+    """The ROC curve, from (0, 0) to (1, 1).
+
+    Args:
+        scores: (N,), finite; higher is more anomalous.
+        labels: (N,), 1 for anomalous, 0 for normal; both have to occur.
+
+    Returns:
+        (P, 2), false and true positive rates; at most `MOST_POINTS`.
+    """
+    from sklearn.metrics import roc_curve
+
+    false, true, _ = roc_curve(np.asarray(labels), np.asarray(scores))
+    return thin_curve(np.stack([false, true], axis=1))
+
+
+def precision_recall(scores: ArrayLike, labels: ArrayLike) -> np.ndarray:
+    """The precision-recall curve; arguments as `roc`.
+
+    Returns:
+        (P, 2), recall and precision, from recall 1 to 0; at most `MOST_POINTS`. Between two points
+        the precision is that of the first: the area below these steps is the average precision.
+    """
+    from sklearn.metrics import precision_recall_curve
+
+    precision, recall, _ = precision_recall_curve(np.asarray(labels), np.asarray(scores))
+    precision[-1] = precision[-2]  # sklearn ends with a 1 that no image stands for
+    return thin_curve(np.stack([recall, precision], axis=1))
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How many values lie in bins of one width.
+
+    Attributes:
+        edges: (B + 1,), rising.
+        counts: name of a group of values to its counts, (B,) int.
+    """
+
+    edges: np.ndarray
+    counts: dict[str, np.ndarray]
+
+
+def histogram(groups: dict[str, ArrayLike]) -> Histogram:
+    """Histograms of several groups of values over the same bins; none may be empty."""
+    arrays = {name: np.asarray(values, np.float64) for name, values in groups.items()}
+    edges = np.histogram_bin_edges(np.concatenate(list(arrays.values())), _BINS)
+    return Histogram(edges, {name: np.histogram(a, edges)[0] for name, a in arrays.items()})
+
+
+def thin_curve(points: np.ndarray) -> np.ndarray:
+    """At most `MOST_POINTS` of the points (P, 2) of a curve, evenly along its length.
+
+    The first and the last stay. What is left out is shorter than a pixel of a chart.
+    """
+    if len(points) <= MOST_POINTS:
+        return points
+    length = np.abs(np.diff(points, axis=0)).sum(axis=1).cumsum()
+    places = np.linspace(0, length[-1], MOST_POINTS)
+    chosen = np.searchsorted(np.append(0, length), places)
+    chosen[-1] = len(points) - 1
+    return points[np.unique(chosen)]
+
+
+def thin_series(points: np.ndarray) -> np.ndarray:
+    """At most `MOST_POINTS` of the points (P, 2) of a noisy series, sorted by their first figure.
+
+    The first and the last of each stretch stay, and so do its lowest and its highest: the band that
+    the noise fills looks as it did.
+    """
+    if len(points) <= MOST_POINTS:
+        return points
+    chosen = set()
+    for stretch in np.array_split(np.arange(len(points)), MOST_POINTS // 4):
+        values = points[stretch, 1]
+        chosen |= {stretch[0], stretch[values.argmin()], stretch[values.argmax()], stretch[-1]}
+    return points[sorted(chosen)]
+
+
+def running_mean(points: np.ndarray, window: int) -> np.ndarray:
+    """The points (P, 2) with the mean of ``window`` of them around each, fewer at the ends."""
+    total = np.append(0, points[:, 1].cumsum())
+    places = np.arange(len(points))
+    start = (places - window // 2).clip(0)
+    end = (places + window // 2 + 1).clip(max=len(points))
+    return np.stack([points[:, 0], (total[end] - total[start]) / (end - start)], axis=1)

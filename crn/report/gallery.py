@@ -1,0 +1,130 @@
+"""The gallery of a report: pictures of every image in files, and what is known of it in rows."""
+
+import logging
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from crn.config import SCORES
+from crn.files import claim_version
+from crn.hardware import available_cores
+from crn.pictures import side_by_side
+from crn.report.page import template
+from crn.results import InferenceResults
+from datasets.samples import TRAIN
+
+log = logging.getLogger(__name__)
+
+FILES_FOLDER = "report_files"
+PANELS = ("input", "reconstruction", "overlay", "mask")
+COLOUR_SCALE = "colour_scale.png"
+
+# The longer side of a panel on an overview, in pixels.
+_THUMBNAIL = 128
+_GAP, _GAP_COLOUR = 3, (128, 128, 128)
+# Without subsampling the thin lines of overlays keep their colours.
+_JPEG = {"format": "JPEG", "quality": 85, "subsampling": 0}
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures of one image.
+
+    Attributes:
+        panels: which of `PANELS` there are, in their order.
+        size: width and height of each panel.
+        thumbnail: width and height of the picture with all of them side by side.
+    """
+
+    panels: tuple[str, ...]
+    size: tuple[int, int]
+    thumbnail: tuple[int, int]
+
+
+@contextmanager
+def files_folder(page_folder: Path) -> Iterator[Path]:
+    """A new folder report_files/version_N for a page's pictures, removed where the page fails.
+
+    Every page has its own, so that one that is set aside still shows its pictures.
+    """
+    root = page_folder / FILES_FOLDER
+    folder = root / f"version_{claim_version(root)}"
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+
+
+def write_pictures(results: InferenceResults, folder: Path) -> list[Pictures]:
+    """Write all panels, a thumbnail of every image, and the colour scale.
+
+    File names are numbers: nothing in a data set decides where anything is written.
+    """
+
+    def write(index: int) -> Pictures:
+        panels = results.panels(index)
+        names = tuple(name for name in PANELS if name in panels)
+        small = []
+        for name in names:
+            panel = panels[name].convert("RGB")
+            panel.save(folder / f"{index}-{name}.jpg", **_JPEG)
+            panel.thumbnail((_THUMBNAIL, _THUMBNAIL))
+            small.append(panel)
+        thumbnail = side_by_side(*small, gap=_GAP, colour=_GAP_COLOUR)
+        thumbnail.save(folder / f"{index}.jpg", **_JPEG)
+        return Pictures(names, panels[names[0]].size, thumbnail.size)
+
+    with ThreadPoolExecutor(available_cores()) as pool:
+        pictures = list(pool.map(write, range(len(results.images))))
+    results.colour_scale().save(folder / COLOUR_SCALE)
+    return pictures
+
+
+def gallery_data(
+    results: InferenceResults, pictures: list[Pictures], folder: Path, page_folder: Path
+) -> dict[str, Any]:
+    """What gallery.js reads; a short row for every image, so that 5,000 of them load quickly."""
+    kinds = sorted({image.kind for image in results.images if image.kind is not None})
+    panels = [name for name in PANELS if any(name in each.panels for each in pictures)]
+    rows = [
+        [
+            image.key,
+            int(image.split == TRAIN),
+            None if image.kind is None else kinds.index(image.kind),
+            image.label,
+            image.decision,
+            [float(f"{image.scores[name]:.8g}") for name in SCORES],
+            [panels.index(name) for name in shown.panels],
+            *shown.size,
+            *shown.thumbnail,
+        ]
+        for image, shown in zip(results.images, pictures, strict=True)
+    ]
+    return {
+        "folder": folder.relative_to(page_folder).as_posix(),
+        "scores": list(SCORES),
+        "score": SCORES.index(results.score),
+        "threshold": results.threshold,
+        "kinds": kinds,
+        "panels": panels,
+        "images": rows,
+    }
+
+
+def gallery(results: InferenceResults, folder: Path, page_folder: Path) -> str:
+    """The controls, the empty gallery and the dialog, which gallery.js fills."""
+    file = folder / COLOUR_SCALE
+    with Image.open(file) as scale:
+        width, height = scale.size
+    maps = results.metrics["maps"]
+    words = f"The colours of all maps, from {maps['low']:.4g} to {maps['high']:.4g}"
+    return template("gallery.html").substitute(
+        scale=file.relative_to(page_folder).as_posix(), width=width, height=height, words=words
+    )
