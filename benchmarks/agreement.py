@@ -18,7 +18,7 @@ NAMES = ("reconstruction", "feedback")
 def losses(imsize: int, batch_size: int, steps: int, bf16: bool, device: torch.device) -> tuple:
     """Losses (steps, 2) of the program's and of the plain step, on the same batches."""
     model = make_model(imsize, batch_size, units=2).to(device)
-    naive = NaiveStep(model.config, model.units)
+    naive = NaiveStep(model.config, model.method.units)
     program = program_step(model, bf16)
     torch.manual_seed(1)
     rows: tuple[list, list] = ([], [])

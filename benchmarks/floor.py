@@ -68,10 +68,10 @@ def main() -> None:
 def step_parameters(size: str) -> int:
     """Parameters of one unit."""
     from crn.config import Network
-    from crn.unit import CompetitiveUnit
+    from crn.methods.encoder_decoder import EncoderDecoder
 
     with torch.device("meta"):
-        unit = CompetitiveUnit(Network(imsize=int(size.split(":")[0])))
+        unit = EncoderDecoder(Network(imsize=int(size.split(":")[0])))
     return sum(p.numel() for p in unit.parameters())
 
 

@@ -29,7 +29,7 @@ def main() -> None:
             for pairs in ([(0, 1)], ordered_pairs(UNITS)):
 
                 @torch.inference_mode()
-                def score(x, units=model.units, pairs=pairs):
+                def score(x, units=model.method.units, pairs=pairs):
                     return image_scores(score_pairs(x, units, pairs)[1])["residual"].tolist()
 
                 score(x)

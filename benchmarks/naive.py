@@ -12,7 +12,7 @@ from crn.config import ModelConfig, Network
 
 
 class NaiveUnit(nn.Module):
-    """`crn.unit.CompetitiveUnit` with batch norm and nearest upsampling, under the same names."""
+    """`EncoderDecoder` with batch norm and nearest upsampling, under the same names."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()

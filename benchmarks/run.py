@@ -65,16 +65,14 @@ def main() -> None:
         with run.without_garbage_collection():
             from crn import training
             from crn.lightning import pl
-            from crn.model import CompetitiveReconstructionNetwork
+            from crn.module import TrainingModule
 
         imports = time.perf_counter() - start
 
         clock.watch(training, "read_images", "decoding")
-        clock.watch(CompetitiveReconstructionNetwork, "training_step", "training steps")
-        clock.watch(CompetitiveReconstructionNetwork, "validation_step", "validation: scoring")
-        clock.watch(
-            CompetitiveReconstructionNetwork, "on_validation_epoch_end", "validation: metrics"
-        )
+        clock.watch(TrainingModule, "training_step", "training steps")
+        clock.watch(TrainingModule, "validation_step", "validation: scoring")
+        clock.watch(TrainingModule, "on_validation_epoch_end", "validation: metrics")
         clock.watch(pl.Trainer, "save_checkpoint", "checkpoints")
         clock.watch(pl.Trainer, "fit", "fit")
         options = parse_options(words)

@@ -33,11 +33,12 @@ def main() -> None:
             x = torch.rand(shape["batch_size"], 3, shape["imsize"], shape["imsize"], device=device)
 
             def step(x, model=model, optimizers=optimizers):
-                total, losses = model.compete(x, *model.draw_pair())
+                players = model.players
+                total, _ = model.method.play(x, players)
                 total.backward()
-                for unit in losses:
-                    optimizers[unit].step()
-                    optimizers[unit].zero_grad()
+                for player in players:
+                    optimizers[player].step()
+                    optimizers[player].zero_grad()
                 model.step += 1
 
             step(x)

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.naive import NaiveStep
-from crn.config import Competition, ModelConfig, Network, Optimization
+from crn.config import Adversarial, Competition, ModelConfig, Network, Optimization
 from crn.hardware import has_fast_bfloat16, pick_device, set_up_cpu
-from crn.model import CompetitiveReconstructionNetwork
+from crn.module import TrainingModule
 
 CPU_SIZES = ("32:1", "64:16", "128:16")
 GPU_SIZES = (*CPU_SIZES, "128:64")
@@ -27,38 +27,34 @@ UNITS = 2
 Step = Callable[[Tensor], dict[str, float]]
 
 
-def make_model(imsize: int, batch_size: int, units: int) -> CompetitiveReconstructionNetwork:
+def make_model(imsize: int, batch_size: int, units: int) -> TrainingModule:
     """A model with the default options and seed 0."""
     torch.manual_seed(0)
     config = ModelConfig(
         "crn",
         Network(imsize=imsize),
         Competition(num_competitive_units=units),
+        Adversarial(),
         Optimization(batch_size=batch_size),
         seed=0,
         anomaly_score="residual",
     )
-    return CompetitiveReconstructionNetwork(config)
+    return TrainingModule(config)
 
 
-def program_step(model: CompetitiveReconstructionNetwork, bf16: bool) -> Step:
-    """What `CompetitiveReconstructionNetwork.training_step` does, without a trainer around it."""
+def program_step(model: TrainingModule, bf16: bool) -> Step:
+    """What `TrainingModule.training_step` does, without a trainer around it."""
     optimizers = model.configure_optimizers()
 
     def step(x: Tensor) -> dict[str, Tensor]:
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=bf16):
-            total, losses = model.compete(x, 0, 1)
+            total, terms = model.method.play(x, (0, 1))
         total.backward()
-        for unit in losses:
-            optimizers[unit].step()
-            optimizers[unit].zero_grad()
-            model.standing.update(
-                unit, losses[unit].reconstruction, losses[1 - unit].discrimination
-            )
-        return {
-            "reconstruction": (losses[0].reconstruction + losses[1].reconstruction) / 2,
-            "feedback": (losses[0].feedback + losses[1].feedback) / 2,
-        }
+        for optimizer in optimizers[:2]:
+            optimizer.step()
+            optimizer.zero_grad()
+        model.method.record((0, 1), terms)
+        return {name: values.mean() for name, values in terms.items()}
 
     return step
 
@@ -71,7 +67,7 @@ def make_step(kind: str, size: str, device: torch.device) -> tuple[Step, Tensor]
     bf16 = kind.endswith("-bf16")
     if kind.startswith("program"):
         return program_step(model, bf16), x
-    naive = NaiveStep(model.config, model.units)
+    naive = NaiveStep(model.config, model.method.units)
     return lambda batch: naive(batch, 0, 1, autocast=bf16), x
 
 

@@ -17,7 +17,6 @@ from crn.files import set_aside
 from crn.lightning import pl
 from crn.parallel import STOP_SIGNALS, StopRequest
 from crn.pictures import picture_grid, write_picture
-from crn.scores import score_pairs
 
 log = logging.getLogger(__name__)
 
@@ -249,7 +248,7 @@ class StepProgress(pl.callbacks.ProgressBar):
 
 
 class PictureGrids(pl.Callback):
-    """Write what the best pair makes of some test images, every ``interval`` steps."""
+    """Write what the best networks make of some test images, every ``interval`` steps."""
 
     def __init__(self, folder: Path, images: Tensor, interval: int) -> None:
         """Keep what is to be shown.
@@ -272,7 +271,7 @@ class PictureGrids(pl.Callback):
         pl_module.eval()
         with torch.no_grad():
             images = self.images.to(pl_module.device)
-            reconstruction, maps = score_pairs(images, pl_module.units, [pl_module.best_pair()])
+            reconstruction, maps = pl_module.method.scorer("best").score(images)
         pl_module.train()
         grid = picture_grid(images, reconstruction, maps[pl_module.config.anomaly_score])
         write_picture(grid, self.folder / f"step_{pl_module.step:06d}.png")

@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 from crn.checkpoint_file import read_plain
 from crn.config import MANY, ModelConfig, Options, flag
 from crn.errors import UserError
 from crn.files import written_whole
+from crn.methods import Method, Scorer, make_method
 from crn.optimizers import make_optimizer
 from crn.safe_text import shortened
-from crn.scores import ordered_pairs
-from crn.standing import Standing
-from crn.unit import CompetitiveUnit
+
+# What names of weights start with, by the attribute of `crn.module.TrainingModule`.
+METHOD = "method."
 
 # Parts of a checkpoint and their types: what scoring needs, and what training needs besides.
 _PARTS = {"state_dict": dict, "hyper_parameters": dict, "progress": dict}
@@ -86,6 +87,7 @@ def refuse_contradictions(
         "model": config.model,
         **vars(config.network),
         **vars(config.competition),
+        **vars(config.adversarial),
         **vars(config.optimization),
     }
     asked = options.flat()
@@ -109,20 +111,17 @@ def read_training(path: Path) -> tuple[dict[str, Any], ModelConfig]:
     checkpoint, config = read_checkpoint(path)
     if not _has(checkpoint, _TRAINING_PARTS):
         raise UserError(f"{path}: holds no training state, so training cannot go on from it")
-    count = config.competition.num_competitive_units
-    tensors = len(_check_standing(path, checkpoint, count).state_dict())
-    for index in range(count):
-        state = _unit_state(checkpoint, index)
-        _check_unit(path, state, config)
-        tensors += len(state)
-    if tensors != len(checkpoint["state_dict"]):
+    method = _empty_method(config)
+    state = _below(checkpoint["state_dict"], METHOD)
+    _check_state(path, state, method.state_dict())
+    if len(state) != len(checkpoint["state_dict"]):
         raise UserError(f"{path}: holds weights of nothing that it should have; it is damaged")
     _check_random_state(path, checkpoint["random_state"])
     return {
         "progress": checkpoint["progress"],
         "random_state": checkpoint["random_state"],
         "state_dict": checkpoint["state_dict"],
-        "optimizer_states": _optimizer_states(path, checkpoint["optimizer_states"], config),
+        "optimizer_states": _optimizer_states(path, checkpoint["optimizer_states"], config, method),
     }, config
 
 
@@ -130,8 +129,10 @@ def _has(part: Any, types: dict[str, type]) -> bool:
     return isinstance(part, dict) and all(type(part.get(k)) is t for k, t in types.items())
 
 
-def _unit_state(checkpoint: dict[str, Any], index: int) -> dict[str, Any]:
-    return _below(checkpoint["state_dict"], f"units.{index}.")
+def _empty_method(config: ModelConfig) -> Method:
+    """The method without memory for its weights."""
+    with torch.device("meta"):
+        return make_method(config)
 
 
 def _below(state: dict[Any, Any], prefix: str) -> dict[str, Any]:
@@ -140,6 +141,10 @@ def _below(state: dict[Any, Any], prefix: str) -> dict[str, Any]:
         for key, value in state.items()
         if isinstance(key, str) and key.startswith(prefix)
     }
+
+
+def _without(state: dict[str, Any], prefixes: tuple[str, ...]) -> dict[str, Any]:
+    return {key: value for key, value in state.items() if not key.startswith(prefixes)}
 
 
 def _fits(value: Any, shape: torch.Size, dtype: torch.dtype) -> bool:
@@ -160,20 +165,6 @@ def _check_state(path: Path, state: dict[str, Any], expected: dict[str, Tensor])
         raise UserError(f"{path}: holds weights that are not finite; the training diverged")
 
 
-def _check_unit(path: Path, state: dict[str, Any], config: ModelConfig) -> None:
-    with torch.device("meta"):
-        expected = CompetitiveUnit(config.network).state_dict()
-    _check_state(path, state, expected)
-
-
-def _check_standing(path: Path, checkpoint: dict[str, Any], count: int) -> Standing:
-    standing = Standing(count)
-    state = _below(checkpoint["state_dict"], "standing.")
-    _check_state(path, state, standing.state_dict())
-    standing.load_state_dict(state)
-    return standing
-
-
 def _check_random_state(path: Path, state: dict[str, Any]) -> None:
     """Refuse what random generators do not take."""
     generators = [(torch.Generator(), state.get("cpu"))]
@@ -189,14 +180,26 @@ def _check_random_state(path: Path, state: dict[str, Any]) -> None:
         raise UserError(f"{path}: its random state is damaged") from error
 
 
-def _optimizer_states(path: Path, states: list[Any], config: ModelConfig) -> list[dict[str, Any]]:
+def _optimizer_states(
+    path: Path, states: list[Any], config: ModelConfig, method: Method
+) -> list[dict[str, Any]]:
     """The optimizers' states, with the settings that follow from the configuration.
 
     Raises:
-        UserError: they are not those of the units' optimizers.
+        UserError: they are not those of the networks' optimizers.
     """
-    with torch.device("meta"):
-        shapes = [p.shape for p in CompetitiveUnit(config.network).parameters()]
+    networks = list(method.networks.values())
+    if len(states) != len(networks):
+        raise UserError(f"{path}: its optimizer states do not fit its options; it is damaged")
+    return [
+        _optimizer_state(path, state, config, [p.shape for p in network.parameters()])
+        for state, network in zip(states, networks, strict=True)
+    ]
+
+
+def _optimizer_state(
+    path: Path, state: Any, config: ModelConfig, shapes: list[torch.Size]
+) -> dict[str, Any]:
     example = _example_of_optimizer(config, len(shapes))
 
     def fits(value: Any, like: Tensor | None, shape: torch.Size) -> bool:
@@ -206,7 +209,7 @@ def _optimizer_states(path: Path, states: list[Any], config: ModelConfig) -> lis
         fits = _fits(value, shape if like.ndim else like.shape, like.dtype)
         return fits and bool(value.isfinite().all())
 
-    if len(states) != config.competition.num_competitive_units or not all(
+    if not (
         _has(state, {"state": dict})
         and state["state"].keys() <= example["state"].keys()
         and all(
@@ -218,10 +221,9 @@ def _optimizer_states(path: Path, states: list[Any], config: ModelConfig) -> lis
             )
             for index, buffers in state["state"].items()
         )
-        for state in states
     ):
         raise UserError(f"{path}: its optimizer states do not fit its options; it is damaged")
-    return [{"state": state["state"], "param_groups": example["param_groups"]} for state in states]
+    return {"state": state["state"], "param_groups": example["param_groups"]}
 
 
 def _example_of_optimizer(config: ModelConfig, parameters: int) -> dict[str, Any]:
@@ -235,24 +237,24 @@ def _example_of_optimizer(config: ModelConfig, parameters: int) -> dict[str, Any
 
 
 @dataclass(frozen=True)
-class TrainedUnits:
-    """The units of a checkpoint that scoring needs.
+class TrainedModel:
+    """What scoring needs of a checkpoint.
 
     Attributes:
         config: what the model was trained with.
         step: training steps it had.
-        units: index to network, in eval mode.
-        pairs: (generator, discriminator) indices to score with.
+        networks: those that score, by their names, in eval mode.
+        scorer: how they score.
     """
 
     config: ModelConfig
     step: int
-    units: dict[int, CompetitiveUnit]
-    pairs: list[tuple[int, int]]
+    networks: dict[str, nn.Module]
+    scorer: Scorer
 
 
-def load_units(path: Path, pairs: str, device: torch.device) -> TrainedUnits:
-    """Read the best generator and discriminator, or all units; no others are read from the disk.
+def load_model(path: Path, pairs: str, device: torch.device) -> TrainedModel:
+    """Read the networks that score; no others are read from the disk.
 
     Args:
         pairs: "best" or "all".
@@ -261,19 +263,20 @@ def load_units(path: Path, pairs: str, device: torch.device) -> TrainedUnits:
         UserError: see `read_checkpoint`; or the weights do not fit or are not finite.
     """
     checkpoint, config = read_checkpoint(path)
-    count = config.competition.num_competitive_units
-    standing = _check_standing(path, checkpoint, count)
-    chosen = (
-        ordered_pairs(count)
-        if pairs == "all"
-        else [(standing.best_generator(), standing.best_discriminator())]
-    )
-    units = {}
-    for index in sorted({unit for pair in chosen for unit in pair}):
-        state = _unit_state(checkpoint, index)
-        _check_unit(path, state, config)
-        with torch.device("meta"):
-            unit = CompetitiveUnit(config.network)
-        unit.load_state_dict(state, assign=True)
-        units[index] = unit.to(device).eval().requires_grad_(False)
-    return TrainedUnits(config, checkpoint["progress"]["step"], units, chosen)
+    method = _empty_method(config)
+    state = _below(checkpoint["state_dict"], METHOD)
+    networks = method.networks
+
+    def load(module: nn.Module, mine: dict[str, Any], expected: dict[str, Tensor]) -> None:
+        _check_state(path, mine, expected)
+        module.load_state_dict(mine, strict=False, assign=True)
+
+    # What the method remembers beside its networks decides which of them score.
+    prefixes = tuple(f"{name}." for name in networks)
+    load(method, *(_without(each, prefixes) for each in (state, method.state_dict())))
+    scorer = method.scorer(pairs)
+    used = {name: networks[name] for name in scorer.networks}
+    for name, network in used.items():
+        load(network, _below(state, f"{name}."), network.state_dict())
+        network.to(device).eval().requires_grad_(False)
+    return TrainedModel(config, checkpoint["progress"]["step"], used, scorer)

@@ -76,8 +76,8 @@ def _argument(option_field: dataclasses.Field) -> dict[str, Any]:
         )
     if kind is bool:
         about.append(f"(default: {int(option_field.default)})")
-    if option_field.metadata["mode"]:
-        about.append(f"({option_field.metadata['mode']} only)")
+    only = filter(None, (option_field.metadata["mode"], option_field.metadata["model"]))
+    about += [f"({name} only)" for name in only]
     argument: dict[str, Any] = {"help": " ".join(about), "metavar": kind.__name__.upper()}
     if is_list(option_field):
         return argument | {"nargs": "+", "action": _ListAction, "type": str, "metavar": "N"}
@@ -162,15 +162,32 @@ def uses_demo_sample(options: Options) -> bool:
     return options.run.demo and "dataset_path" not in options.given
 
 
-def _check_combinations(options: Options) -> None:
-    mode = options.run.mode
+def refuse_flags_of_others(options: Options, kind: str) -> None:
+    """Refuse flags that were typed and would do nothing.
+
+    Args:
+        options: of the run.
+        kind: "mode" or "model": which of the run's two choices they have to belong to.
+
+    Raises:
+        UserError: the first flag that does not.
+    """
+    mine = (None, getattr(options.run, kind))
     for group in GROUPS.values():
         for option_field in dataclasses.fields(group):
-            only = option_field.metadata["mode"]
-            if option_field.name in options.given and only not in (None, mode):
+            only = option_field.metadata[kind]
+            if option_field.name in options.given and only not in mine:
                 raise UserError(
-                    f"{flag(option_field.name)} works with --mode {only} only: leave it out here"
+                    f"{flag(option_field.name)} works with --{kind} {only} only: leave it out here"
                 )
+
+
+def _check_combinations(options: Options) -> None:
+    mode = options.run.mode
+    refuse_flags_of_others(options, "mode")
+    # Otherwise the checkpoint says which model it is.
+    if options.run.model_input is None:
+        refuse_flags_of_others(options, "model")
     if options.data.dataset is None:
         raise UserError("--dataset is missing: give MVTec, Panorama, RoadImages or Folder")
     if options.data.dataset_path is None:

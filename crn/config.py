@@ -16,6 +16,7 @@ from crn.safe_text import shown
 
 IMAGE_SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
 SCORES = ("reconstruction", "residual", "discrimination")
+MODELS = ("crn", "dagan")
 DATASETS = ("MVTec", "Panorama", "RoadImages", "Folder")
 # More than anybody needs, and few enough for every counter.
 MANY = 1_000_000_000
@@ -31,6 +32,7 @@ def option(
     high: float | None = None,
     above: float | None = None,
     mode: str | None = None,
+    model: str | None = None,
 ) -> Any:
     """A dataclass field that is also a command-line flag.
 
@@ -42,9 +44,10 @@ def option(
         high: the largest number allowed.
         above: numbers have to be larger than this.
         mode: the only ``--mode`` in which the flag has an effect.
+        model: the only ``--model`` for which it has one.
     """
     limits = {"choices": choices, "low": low, "high": high, "above": above}
-    return field(default=default, metadata={"help": help, "mode": mode, **limits})
+    return field(default=default, metadata={"help": help, "mode": mode, "model": model, **limits})
 
 
 def option_names(*groups: type) -> list[str]:
@@ -88,6 +91,13 @@ def allowed(option_field: dataclasses.Field) -> str:
     elif high is not None:
         words.append(f"at most {high}")
     return ", ".join(words)
+
+
+def has_effect(option_field: dataclasses.Field, run: "Run") -> bool:
+    """Whether the option counts in the mode, and for the model, of a run."""
+    return all(
+        option_field.metadata[kind] in (None, getattr(run, kind)) for kind in ("mode", "model")
+    )
 
 
 class OptionGroup:
@@ -141,7 +151,12 @@ class Run(OptionGroup):
         "train a model, or score images with a trained one",
         choices=("train", "inference"),
     )
-    model: str = option("crn", "the method: competitive reconstruction networks", choices=("crn",))
+    model: str = option(
+        "crn",
+        "the method: competitive reconstruction networks, or the baseline DAGAN, an autoencoder "
+        "against an autoencoder",
+        choices=MODELS,
+    )
     model_input: Path | None = option(
         None, "checkpoint to resume (train) or to score with (inference)"
     )
@@ -201,7 +216,7 @@ class Data(OptionGroup):
 
 @dataclass(frozen=True)
 class Network(OptionGroup):
-    """network of a competitive unit"""
+    """networks: competitive units, or generator and discriminator"""
 
     imsize: int = option(128, "width and height of the images in pixels", choices=IMAGE_SIZES)
     max_network_depth: int = option(
@@ -218,17 +233,38 @@ class Network(OptionGroup):
 
 @dataclass(frozen=True)
 class Competition(OptionGroup):
-    """competition"""
+    """competition of crn"""
 
-    num_competitive_units: int = option(12, "networks that compete", low=1, high=1000)
+    num_competitive_units: int = option(12, "networks that compete", low=1, high=1000, model="crn")
     reconstruction_weight: float = option(
-        0.5, "weight w_rec of |x - r|: a generator reproduces the image", low=0
+        0.5, "weight w_rec of |x - r|: a generator reproduces the image", low=0, model="crn"
     )
     feedback_weight: float = option(
-        1.0, "weight w_fb of |r - f|: a generator pleases the discriminator", low=0
+        1.0, "weight w_fb of |r - f|: a generator pleases the discriminator", low=0, model="crn"
     )
     discrimination_weight: float = option(
-        2.0, "weight w_disc of -|r - f|: a discriminator spoils what it is given", low=0
+        2.0,
+        "weight w_disc of -|r - f|: a discriminator spoils what it is given",
+        low=0,
+        model="crn",
+    )
+
+
+@dataclass(frozen=True)
+class Adversarial(OptionGroup):
+    """adversaries of dagan"""
+
+    adversarial_loss_weight: float = option(
+        1.0,
+        "weight w_adv of |r - D(r)|^2, which the generator makes small and the discriminator large",
+        low=0,
+        model="dagan",
+    )
+    contextual_loss_weight: float = option(
+        40.0, "weight w_con of |x - r|^2: the generator reproduces the image", low=0, model="dagan"
+    )
+    discriminator_reconstruction_loss_weight: float = option(
+        1.0, "weight w_d of |x - D(x)|^2: so does the discriminator", low=0, model="dagan"
     )
 
 
@@ -238,7 +274,7 @@ class Optimization(OptionGroup):
 
     training_steps: int = option(
         20_000,
-        "training steps; a step is one batch, which updates two units",
+        "training steps; a step is one batch, which updates two networks",
         low=1,
         high=MANY,
         mode="train",
@@ -255,7 +291,7 @@ class Optimization(OptionGroup):
     )
     optimizer: str = option(
         "adam",
-        "optimizer of every unit",
+        "optimizer of every network",
         choices=("adam", "adamw", "radam", "nadam", "rmsprop", "sgd"),
     )
     lr: float = option(1e-4, "learning rate", above=0)
@@ -284,7 +320,8 @@ class Scoring(OptionGroup):
     )
     pairs: str = option(
         "best",
-        "score with the best generator and discriminator, or with the mean over all ordered pairs",
+        "score with the best generator and discriminator, or with the mean over all ordered pairs; "
+        "dagan has one pair",
         choices=("best", "all"),
         mode="inference",
     )
@@ -363,6 +400,7 @@ GROUPS = {
     "data": Data,
     "network": Network,
     "competition": Competition,
+    "adversarial": Adversarial,
     "optimization": Optimization,
     "scoring": Scoring,
     "output": Output,
@@ -376,6 +414,7 @@ class ModelConfig:
     model: str
     network: Network
     competition: Competition
+    adversarial: Adversarial
     optimization: Optimization
     seed: int
     anomaly_score: str
@@ -399,6 +438,7 @@ class ModelConfig:
         parts = {
             "network": Network(**values["network"]),
             "competition": Competition(**values["competition"]),
+            "adversarial": Adversarial(**values["adversarial"]),
             "optimization": Optimization(**optimization),
         }
         # The groups to which the others belong check them.
@@ -421,6 +461,7 @@ class Options:
     data: Data
     network: Network
     competition: Competition
+    adversarial: Adversarial
     optimization: Optimization
     scoring: Scoring
     output: Output
@@ -433,6 +474,7 @@ class Options:
             self.run.model,
             self.network,
             self.competition,
+            self.adversarial,
             self.optimization,
             self.run.seed,
             self.scoring.anomaly_score,

@@ -3,7 +3,8 @@
 Structure; every key is always there, and a value is None where it cannot be known::
 
     {
-      "model": {"checkpoint": str, "weights": str, "step": int, "imsize": int, "pairs": str},
+      "model": {"method": str, "checkpoint": str, "weights": str, "step": int, "imsize": int,
+                "pairs": str},
       "dataset": {"layout": str, "path": str, "train": int, "test": int,
                   "normal": int, "anomalous": int, "unlabelled": int, "masks": int},
       "anomaly_score": str,
@@ -31,7 +32,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from crn.checkpoint import TrainedUnits
+from crn.checkpoint import TrainedModel
 from crn.config import SCORES, Options
 from crn.files import set_aside, written_whole
 from crn.maps import AnomalyMaps, at_size, sigma_in_pixels
@@ -55,7 +56,7 @@ METRICS_FILE = "metrics.json"
 
 def evaluate(
     options: Options,
-    model: TrainedUnits,
+    model: TrainedModel,
     weights: str,
     samples: Sequence[Sample],
     sizes: Sequence[tuple[int, int]],
@@ -84,6 +85,7 @@ def evaluate(
     pixels = _pixel_metrics(samples, sizes, maps) if masks else {}
     return {
         "model": {
+            "method": model.config.model,
             "checkpoint": str(options.run.model_input),
             "weights": weights,
             "step": model.step,

@@ -7,8 +7,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from crn.checkpoint import TrainedUnits, load_units, read_checkpoint, refuse_contradictions
-from crn.config import SCORES, Competition, Network, Optimization, Options, option_names
+from crn.checkpoint import TrainedModel, load_model, read_checkpoint, refuse_contradictions
+from crn.config import (
+    SCORES,
+    Adversarial,
+    Competition,
+    Network,
+    Optimization,
+    Options,
+    option_names,
+)
 from crn.errors import UserError
 from crn.evaluation import METRICS_FILE, evaluate, write_metrics
 from crn.files import claimed
@@ -23,7 +31,7 @@ from crn.report.page import REPORT_FILE
 from crn.result_pictures import PICTURES, ResultPictures
 from crn.results import InferenceResults, ScoredImage
 from crn.score_table import SCORES_FILE, write_score_table
-from crn.scores import Maps, image_scores, score_pairs
+from crn.scores import Maps, image_scores
 from crn.thresholds import (
     Thresholds,
     fingerprint,
@@ -40,7 +48,10 @@ log = logging.getLogger(__name__)
 _SHOWN = (*PICTURES, REPORT_FILE, FILES_FOLDER)
 
 # Options that a checkpoint decides; the batch size is also that of scoring.
-_FROM_CHECKPOINT = {"model", *option_names(Network, Competition, Optimization)} - {"batch_size"}
+_FROM_CHECKPOINT = {
+    "model",
+    *option_names(Network, Competition, Adversarial, Optimization),
+} - {"batch_size"}
 
 
 def infer(options: Options, samples: Sequence[Sample]) -> int:
@@ -81,10 +92,10 @@ def find_results(
     assert path is not None
     _, config = read_checkpoint(path)
     refuse_contradictions(options, config, path, _FROM_CHECKPOINT)
-    options = options.replace(imsize=config.network.imsize)
+    options = options.replace(model=config.model, imsize=config.network.imsize)
     set_up_cpu()
     device = pick_device(options.run.cpu)
-    model = load_units(path, options.scoring.pairs, device)
+    model = load_model(path, options.scoring.pairs, device)
     weights = fingerprint(model)
     thresholds = None
     if options.scoring.threshold_from is not None:
@@ -118,7 +129,7 @@ def find_results(
 
 @torch.inference_mode()
 def _score(
-    options: Options, model: TrainedUnits, images: Images, device: torch.device
+    options: Options, model: TrainedModel, images: Images, device: torch.device
 ) -> tuple[dict[str, np.ndarray], AnomalyMaps, torch.Tensor]:
     """Score all images.
 
@@ -140,7 +151,7 @@ def _score(
     for start in range(0, len(pixels), batch_size):
         batch = slice(start, start + batch_size)
         x = normalize(pixels[batch].to(device, non_blocking=True))
-        reconstruction, maps = score_pairs(x, model.units, model.pairs)
+        reconstruction, maps = model.scorer.score(x)
         scores.append({name: values.cpu() for name, values in image_scores(maps).items()})
         asked = maps[options.scoring.anomaly_score]
         plain[batch] = asked

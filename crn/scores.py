@@ -1,4 +1,4 @@
-"""Anomaly maps and anomaly scores of a generator and a discriminator.
+"""Anomaly maps and anomaly scores of generators and discriminators.
 
 Every map and score is oriented so that higher means more anomalous. The orientation follows from
 what the networks are trained to do, never from labels.
@@ -63,6 +63,28 @@ def score_pairs(
                 sums[name] = sums[name] + pixels if name in sums else pixels
     mean = sum(reconstructions[1:], reconstructions[0]) / len(reconstructions)
     return mean, {name: pixels / count for name, pixels in sums.items()}
+
+
+def score_autoencoders(
+    x: Tensor, generator: Reconstruct, discriminator: Reconstruct
+) -> tuple[Tensor, Maps]:
+    """Reconstruction and anomaly maps of DAGAN, whose discriminator reconstructs images as well.
+
+    Args:
+        x: images, (B, 3, H, W) in [-1, 1].
+        generator, discriminator: the networks G and D.
+
+    Returns:
+        G(x), and maps (B, H, W) in [0, 2]: ``reconstruction`` |x - G(x)|, ``discrimination``
+        |x - D(x)|, and ``residual``, the mean of the two, by which Tang et al. (2020) score.
+    """
+    r, d = generator(x), discriminator(x)
+    by_generator, by_discriminator = (x - r).abs().mean(1), (x - d).abs().mean(1)
+    return r, {
+        "reconstruction": by_generator,
+        "residual": (by_generator + by_discriminator) / 2,
+        "discrimination": by_discriminator,
+    }
 
 
 def ordered_pairs(units: int) -> list[tuple[int, int]]:

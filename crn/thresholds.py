@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from crn.checkpoint import TrainedUnits
+from crn.checkpoint import TrainedModel
 from crn.config import Options
 from crn.errors import UserError
 from crn.maps import AnomalyMaps
@@ -118,11 +118,12 @@ def _read_metrics(path: Path) -> dict[str, Any]:
     raise UserError(f"--threshold-from {path}: is no metrics.json of an inference")
 
 
-def fingerprint(model: TrainedUnits) -> str:
+def fingerprint(model: TrainedModel) -> str:
     """16 characters that differ between any two models whose scores do not compare."""
-    digest = hashlib.sha256(repr((model.config.network, model.pairs)).encode())
-    for index in sorted(model.units):
-        for tensor in model.units[index].state_dict().values():
+    kind = (model.config.model, model.config.network, model.scorer.pairs)
+    digest = hashlib.sha256(repr(kind).encode())
+    for name in sorted(model.networks):
+        for tensor in model.networks[name].state_dict().values():
             digest.update(_bytes(tensor))
     return digest.hexdigest()[:16]
 

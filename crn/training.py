@@ -1,5 +1,6 @@
 """One training run, from listed samples to stored checkpoints."""
 
+import dataclasses
 import logging
 import warnings
 from collections.abc import Sequence
@@ -19,14 +20,14 @@ from crn.callbacks import (
     WholeCheckpoints,
 )
 from crn.checkpoint import read_training, refuse_contradictions
-from crn.command_line import DEFAULT_IMAGE_INTERVAL, DEMO_LIMITS
-from crn.config import GROUPS, Network, Options, option_names
+from crn.command_line import DEFAULT_IMAGE_INTERVAL, DEMO_LIMITS, refuse_flags_of_others
+from crn.config import GROUPS, Network, Options, has_effect, option_names
 from crn.errors import Diverged, UserError
 from crn.files import claimed, set_aside
 from crn.hardware import lightning_precision, pick_device, set_up_cpu
 from crn.lightning import pl
 from crn.metrics_logger import MetricsLogger
-from crn.model import CompetitiveReconstructionNetwork
+from crn.module import TrainingModule
 from crn.parallel import UnwrappedDDPStrategy, no_process_left
 from crn.processes import Place
 from crn.report.training_page import write_training_report
@@ -137,7 +138,7 @@ def _train(options: Options, samples: Sequence[Sample], place: Place) -> int:
         return 0
 
     pl.seed_everything(options.run.seed, verbose=False)
-    model = CompetitiveReconstructionNetwork(options.model_config())
+    model = TrainingModule(options.model_config())
     loggers = _loggers(options) if place.rank == 0 else []
     checkpoints = _checkpoints(options) if place.rank == 0 else []
     stop = StopOnSignal(model.stop, *checkpoints)
@@ -193,8 +194,10 @@ def _resume(options: Options) -> tuple[Options, int]:
     checkpoint, config = read_training(path)
     refuse_contradictions(options, config, path, _FIXED_ON_RESUME)
     trained = {
+        "model": config.model,
         **vars(config.network),
         **vars(config.competition),
+        **vars(config.adversarial),
         **vars(config.optimization),
         "seed": config.seed,
         "anomaly_score": config.anomaly_score,
@@ -210,7 +213,9 @@ def _resume(options: Options) -> tuple[Options, int]:
             "leave the flag out"
         )
     kept = {name: value for name, value in trained.items() if name not in options.given}
-    return options.replace(**kept), checkpoint["progress"]["step"]
+    options = options.replace(**kept)
+    refuse_flags_of_others(options, "model")
+    return options, checkpoint["progress"]["step"]
 
 
 def _resolve_length(options: Options, epoch: int) -> Options:
@@ -329,9 +334,15 @@ def _pictures(options: Options, data: InMemoryData) -> list[pl.Callback]:
 def _describe(
     options: Options, data: InMemoryData, trainer: pl.Trainer, epoch: int, start: int
 ) -> None:
-    for group in GROUPS:
-        values = vars(getattr(options, group)).items()
-        log.info("%s: %s", group, "  ".join(f"{k}={v}" for k, v in values if v not in (None, "")))
+    for name, group in GROUPS.items():
+        values = {
+            each.name: getattr(getattr(options, name), each.name)
+            for each in dataclasses.fields(group)
+            if has_effect(each, options.run)
+        }
+        shown = [f"{k}={v}" for k, v in values.items() if v not in (None, "")]
+        if shown:
+            log.info("%s: %s", name, "  ".join(shown))
     if options.output.auto_set_name:
         log.info("run: %s", run_name(options))
     log.info(

@@ -379,7 +379,7 @@ def unit_weights(content: dict[str, Any]) -> dict[str, torch.Tensor]:
     return {
         name: tensor
         for name, tensor in content["state_dict"].items()
-        if name.startswith("units.") and tensor.ndim == 4
+        if name.startswith("method.units.") and tensor.ndim == 4
     }
 
 

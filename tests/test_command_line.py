@@ -415,7 +415,7 @@ def test_reading_plain_values_does_not_change_them(plain_values: dict[str, Any])
     assert json.dumps(plain_values) == before
 
 
-@pytest.mark.parametrize("part", [None, "network", "competition", "optimization"])
+@pytest.mark.parametrize("part", [None, "network", "competition", "adversarial", "optimization"])
 def test_unknown_keys_are_refused(plain_values: dict[str, Any], part: str | None) -> None:
     (plain_values if part is None else plain_values[part])["imsice"] = 64
     with pytest.raises((KeyError, TypeError), match="imsice"):

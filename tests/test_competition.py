@@ -6,36 +6,37 @@ import pytest
 import torch
 from torch.nn.functional import conv2d, conv_transpose2d, interpolate
 
-from crn.config import Competition, ModelConfig, Network, Optimization
-from crn.convolution import (
+from crn.config import Adversarial, Competition, ModelConfig, Network, Optimization
+from crn.methods.convolution import (
     HalvingConv,
     NearestConv,
     fold_kernel,
     halve_by_product,
     upsample_by_product,
 )
-from crn.model import CompetitiveReconstructionNetwork
-from crn.standing import DECAY, Standing
-from crn.unit import CompetitiveUnit
+from crn.methods.encoder_decoder import EncoderDecoder
+from crn.methods.standing import DECAY, Standing
+from crn.module import TrainingModule
 
 
-def make_model(units: int = 2, **network) -> CompetitiveReconstructionNetwork:
+def make_model(units: int = 2, **network) -> TrainingModule:
     torch.manual_seed(0)
     config = ModelConfig(
         model="crn",
         network=Network(**{"imsize": 16, **network}),
         competition=Competition(num_competitive_units=units),
+        adversarial=Adversarial(),
         optimization=Optimization(),
         seed=3,
         anomaly_score="residual",
     )
-    return CompetitiveReconstructionNetwork(config).double()
+    return TrainingModule(config).double()
 
 
 def naive_gradients(model, x, i, j):
     """DESIGN: every term with forward passes of its own, both directions, 8 for two units."""
     weights = model.config.competition
-    units = model.units
+    units = model.method.units
     model.zero_grad()
     for generator, discriminator in {(i, j), (j, i)}:
         u, v = units[generator], units[discriminator]
@@ -55,14 +56,15 @@ def naive_gradients(model, x, i, j):
 def test_four_forwards_have_the_gradients_of_eight(norm, improved, units):
     model = make_model(units, norm=norm, improved=improved)
     i, j = 0, units - 1
+    players, units = (0, 1)[:units], model.method.units
     x = torch.rand(4, 3, 16, 16, dtype=torch.double) * 2 - 1
 
     expected = naive_gradients(model, x, i, j)
 
     model.zero_grad()
-    total, _ = model.compete(x, i, j)
+    total, _ = model.method.play(x, players)
     total.backward()
-    actual = [p.grad for p in (*model.units[i].parameters(), *model.units[j].parameters())]
+    actual = [p.grad for p in (*units[i].parameters(), *units[j].parameters())]
     for mine, naive in zip(actual, expected, strict=True):
         torch.testing.assert_close(mine, naive, rtol=1e-9, atol=1e-12)
     assert any(gradient.abs().max() > 1e-6 for gradient in actual)
@@ -71,17 +73,17 @@ def test_four_forwards_have_the_gradients_of_eight(norm, improved, units):
 def test_a_step_takes_four_forward_passes():
     model = make_model(3)
     calls = []
-    for index, unit in enumerate(model.units):
+    for index, unit in enumerate(model.method.units):
         unit.register_forward_hook(lambda *_, index=index: calls.append(index))
-    model.compete(torch.rand(2, 3, 16, 16, dtype=torch.double), 0, 2)
+    model.method.play(torch.rand(2, 3, 16, 16, dtype=torch.double), (0, 2))
     assert sorted(calls) == [0, 0, 2, 2]
 
 
 def test_units_that_do_not_play_get_no_gradient():
     model = make_model(3)
-    total, _ = model.compete(torch.rand(2, 3, 16, 16, dtype=torch.double), 0, 2)
+    total, _ = model.method.play(torch.rand(2, 3, 16, 16, dtype=torch.double), (0, 2))
     total.backward()
-    assert all(p.grad is None for p in model.units[1].parameters())
+    assert all(p.grad is None for p in model.method.units[1].parameters())
 
 
 def test_pairs_are_uniform_and_depend_on_seed_and_step_alone():
@@ -89,13 +91,13 @@ def test_pairs_are_uniform_and_depend_on_seed_and_step_alone():
     pairs = []
     for step in range(3000):
         model.step = step
-        pairs.append(model.draw_pair())
+        pairs.append(model.players)
     counts = {pair: pairs.count(pair) for pair in set(pairs)}
     assert set(counts) == {(i, j) for i in range(3) for j in range(3) if i != j}
     assert min(counts.values()) > 420  # 500 expected, deviation 20
     model.step = 77
     torch.rand(5)
-    assert model.draw_pair() == pairs[77]
+    assert model.players == pairs[77]
 
 
 def assert_same_function(layer, x, mine, plain):
@@ -148,7 +150,7 @@ def test_every_form_of_halving_is_conv2d(form, shape, layout):
 
 def test_kernels_are_stored_as_a_matrix_product_reads_them():
     # An optimizer that is fused into one kernel works on memory, and wants it contiguous.
-    for parameter in CompetitiveUnit(Network(imsize=32)).parameters():
+    for parameter in EncoderDecoder(Network(imsize=32)).parameters():
         assert parameter.is_contiguous()
 
 
@@ -167,7 +169,7 @@ def test_convolutions_start_with_kaiming_normal_weights_of_fan_out():
 )
 def test_parameters_of_a_unit(imsize, depth, millions):
     with torch.device("meta"):
-        unit = CompetitiveUnit(Network(imsize=imsize, max_network_depth=depth))
+        unit = EncoderDecoder(Network(imsize=imsize, max_network_depth=depth))
     assert sum(p.numel() for p in unit.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
 
 
@@ -175,7 +177,7 @@ def test_parameters_of_a_unit(imsize, depth, millions):
 @pytest.mark.parametrize("depth", [1, 2, 3, 8])
 @pytest.mark.parametrize("norm", ["batch", "instance", "none"])
 def test_units_of_every_shape_reconstruct_into_range(imsize, depth, norm):
-    unit = CompetitiveUnit(Network(imsize=imsize, max_network_depth=depth, norm=norm))
+    unit = EncoderDecoder(Network(imsize=imsize, max_network_depth=depth, norm=norm))
     y = unit(torch.rand(1, 3, imsize, imsize) * 2 - 1)
     assert y.shape == (1, 3, imsize, imsize)
     assert y.abs().max() <= 1
@@ -183,7 +185,7 @@ def test_units_of_every_shape_reconstruct_into_range(imsize, depth, norm):
 
 def test_bias_only_where_no_norm_with_a_shift_follows():
     def biases(norm):
-        unit = CompetitiveUnit(Network(imsize=16, norm=norm))
+        unit = EncoderDecoder(Network(imsize=16, norm=norm))
         layers = (m for m in unit.modules() if isinstance(m, HalvingConv | NearestConv))
         return [layer.bias is not None for layer in layers]
 
@@ -194,7 +196,7 @@ def test_bias_only_where_no_norm_with_a_shift_follows():
 
 
 def test_dropout_only_on_wide_inner_levels():
-    unit = CompetitiveUnit(Network(imsize=128, use_dropout=True))
+    unit = EncoderDecoder(Network(imsize=128, use_dropout=True))
     has = [any(isinstance(m, torch.nn.Dropout) for m in up) for up in unit.up]
     assert has == [False, False, False, False, True, True, False]
 

@@ -11,9 +11,10 @@ from test_runs import assert_same_states, read_table, states
 
 from crn import callbacks
 from crn.checkpoint import read_training
-from crn.config import Competition, ModelConfig, Network, Optimization
+from crn.config import Adversarial, Competition, ModelConfig, Network, Optimization
 from crn.errors import Diverged
-from crn.model import CompetitiveReconstructionNetwork
+from crn.methods.competition import CompetitiveReconstructionNetworks
+from crn.module import TrainingModule
 
 SPOILT = 5
 
@@ -52,13 +53,15 @@ def assert_diverged(finished, step: int, what: str) -> None:
 
 
 def spoil_losses(monkeypatch) -> None:
-    compete = CompetitiveReconstructionNetwork.compete
+    play = CompetitiveReconstructionNetworks.play
+    played = []
 
     def spoilt(self, *arguments):
-        total, losses = compete(self, *arguments)
-        return (total * torch.nan if self.step == SPOILT else total), losses
+        total, terms = play(self, *arguments)
+        played.append(total)
+        return (total * torch.nan if len(played) == SPOILT + 1 else total), terms
 
-    monkeypatch.setattr(CompetitiveReconstructionNetwork, "compete", spoilt)
+    monkeypatch.setattr(CompetitiveReconstructionNetworks, "play", spoilt)
 
 
 def test_losses(train, monkeypatch, tmp_path):
@@ -91,14 +94,14 @@ def test_losses_with_an_earlier_checkpoint(train, every_step, monkeypatch, tmp_p
 
 def test_weights(train, every_step, monkeypatch, tmp_path):
     """The losses of the step are finite, its gradients are not."""
-    training_step = CompetitiveReconstructionNetwork.training_step
+    training_step = TrainingModule.training_step
 
     def spoilt(self, *arguments):
         training_step(self, *arguments)
         if self.step == SPOILT:
-            next(self.units[1].parameters()).data[0, 0, 0, 0] = torch.nan
+            next(self.method.units[1].parameters()).data[0, 0, 0, 0] = torch.nan
 
-    monkeypatch.setattr(CompetitiveReconstructionNetwork, "training_step", spoilt)
+    monkeypatch.setattr(TrainingModule, "training_step", spoilt)
     assert_diverged(train("kept"), SPOILT, "the weights")
     assert step_of(tmp_path / "kept/last.ckpt") == SPOILT - 1
     assert step_of(tmp_path / "kept/best.ckpt") == 3
@@ -106,7 +109,7 @@ def test_weights(train, every_step, monkeypatch, tmp_path):
 
 def test_moments_of_an_optimizer(train, every_step, monkeypatch, tmp_path):
     """The square of a large gradient is not finite, though the weight that it moves is."""
-    training_step = CompetitiveReconstructionNetwork.training_step
+    training_step = TrainingModule.training_step
 
     def spoilt(self, *arguments):
         training_step(self, *arguments)
@@ -114,21 +117,21 @@ def test_moments_of_an_optimizer(train, every_step, monkeypatch, tmp_path):
             (state, *_) = self.trainer.optimizers[0].state.values()
             state["exp_avg_sq"].fill_(torch.inf)
 
-    monkeypatch.setattr(CompetitiveReconstructionNetwork, "training_step", spoilt)
+    monkeypatch.setattr(TrainingModule, "training_step", spoilt)
     assert_diverged(train("kept"), SPOILT, "the weights")
     assert step_of(tmp_path / "kept/last.ckpt") == SPOILT - 1
 
 
 def test_scores(train, every_step, monkeypatch, tmp_path):
     """Weights that score so are no good state, finite or not."""
-    validation_step = CompetitiveReconstructionNetwork.validation_step
+    validation_step = TrainingModule.validation_step
 
     def spoilt(self, *arguments):
         validation_step(self, *arguments)
         if self.step == 6:
             self._scored[-1][0]["residual"][0] = torch.nan
 
-    monkeypatch.setattr(CompetitiveReconstructionNetwork, "validation_step", spoilt)
+    monkeypatch.setattr(TrainingModule, "validation_step", spoilt)
     assert_diverged(train("kept"), 6, "the anomaly scores")
     # That of step 6 would have been written before step 7.
     assert step_of(tmp_path / "kept/last.ckpt") == 5
@@ -136,7 +139,7 @@ def test_scores(train, every_step, monkeypatch, tmp_path):
     assert {path.name for path in (tmp_path / "kept").iterdir()} == {"best.ckpt", "last.ckpt"}
     (table,) = tmp_path.glob("logged_metrics/*/metrics.csv")
     assert [row["step"] for row in read_table(table)] == ["3"]
-    monkeypatch.setattr(CompetitiveReconstructionNetwork, "validation_step", validation_step)
+    monkeypatch.setattr(TrainingModule, "validation_step", validation_step)
     assert train("kept", "--model-input", "kept/last.ckpt").status == 0
 
 
@@ -150,8 +153,9 @@ def test_a_real_divergence_leaves_no_bad_checkpoint(train, tmp_path):
 
 def test_the_units_that_diverged_are_named():
     """On a GPU it is seen some steps later, when other units play."""
-    config = ModelConfig("crn", Network(imsize=8), Competition(4), Optimization(), 1, "residual")
-    model = CompetitiveReconstructionNetwork(config)
-    model.standing.reconstruction_loss[2] = torch.nan
+    network, optimization = Network(imsize=8), Optimization()
+    config = ModelConfig("crn", network, Competition(4), Adversarial(), optimization, 1, "residual")
+    model = TrainingModule(config)
+    model.method.standing.reconstruction_loss[2] = torch.nan
     with pytest.raises(Diverged, match="the losses of units 2 are not finite"):
-        model._refuse_divergence(torch.tensor(torch.inf), 0, 1, [])
+        model._refuse_divergence(torch.tensor(torch.inf), (0, 1), [])

@@ -13,15 +13,14 @@ from conftest import texture, write_image
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from crn.checkpoint import load_units, write_checkpoint
+from crn.checkpoint import METHOD, load_model, write_checkpoint
 from crn.command_line import parse_options
 from crn.config import SCORES
 from crn.inference import find_results
 from crn.maps import AnomalyMaps
+from crn.methods import make_method
 from crn.result_pictures import map_names, picture_names
-from crn.standing import Standing
 from crn.thresholds import Thresholds, fingerprint, thresholds_from_training
-from crn.unit import CompetitiveUnit
 from datasets import LAYOUTS
 from datasets.samples import list_samples
 
@@ -32,10 +31,7 @@ def write_model(path: Path, seed: int, units: int = 2) -> Path:
     words = ["--dataset", "MVTec", "--dataset-path", "x", "--seed", "1", "--imsize", "8"]
     words += ["--num-competitive-units", str(units), "--max-network-depth", "2"]
     config = parse_options(words).model_config()
-    state = {f"standing.{name}": value for name, value in Standing(units).state_dict().items()}
-    for index in range(units):
-        unit = CompetitiveUnit(config.network).state_dict()
-        state |= {f"units.{index}.{name}": value for name, value in unit.items()}
+    state = {METHOD + name: value for name, value in make_method(config).state_dict().items()}
     progress = {"step": 7, "max_roc_auc": 0.5, "training_seconds": 1.0}
     content = {"state_dict": state, "hyper_parameters": config.as_plain_values()}
     write_checkpoint({**content, "progress": progress}, path)
@@ -448,7 +444,7 @@ def test_models_are_told_apart(model: Path, tmp_path: Path) -> None:
     same, other = tmp_path / "same.ckpt", write_model(tmp_path / "other.ckpt", seed=2)
     shutil.copy(model, same)
     prints = [
-        fingerprint(load_units(path, pairs, cpu))
+        fingerprint(load_model(path, pairs, cpu))
         for path, pairs in ((model, "best"), (same, "best"), (other, "best"), (model, "all"))
     ]
     assert prints[0] == prints[1]

@@ -19,8 +19,8 @@ from test_runs import read_table, states
 
 from crn.config import Network, Run
 from crn.errors import UserError
+from crn.methods.encoder_decoder import EncoderDecoder
 from crn.processes import Place, choose_seed, find_place
-from crn.unit import CompetitiveUnit
 
 # Without batch norm, which sees the images of one process only on a CPU.
 SMALL = (
@@ -476,7 +476,7 @@ def test_torchrun_gets_bad_input_told_once(run_main, environment, local_rank: in
 
 
 def test_synchronised_batch_norm_has_the_same_checkpoints():
-    unit = CompetitiveUnit(Network(imsize=16, norm="batch"))
+    unit = EncoderDecoder(Network(imsize=16, norm="batch"))
     names = list(unit.state_dict())
     synchronised = torch.nn.SyncBatchNorm.convert_sync_batchnorm(unit)
     assert any(isinstance(each, torch.nn.SyncBatchNorm) for each in synchronised.modules())

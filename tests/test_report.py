@@ -14,6 +14,7 @@ from sklearn.metrics import auc
 
 from crn.config import (
     SCORES,
+    Adversarial,
     Competition,
     Data,
     Network,
@@ -46,6 +47,7 @@ def options(**changes: Any) -> Options:
         Data(dataset="MVTec", dataset_path=Path("data/widget")),
         Network(),
         Competition(),
+        Adversarial(),
         Optimization(),
         Scoring(),
         Output(image_output_path=Path("out")),
@@ -117,6 +119,7 @@ def metrics_of(
             )
     return {
         "model": {
+            "method": "crn",
             "checkpoint": str(options.run.model_input),
             "weights": "0123456789abcdef",
             "step": 20000,

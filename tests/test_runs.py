@@ -15,7 +15,7 @@ import yaml
 from conftest import REPOSITORY
 from PIL import Image
 
-from crn.checkpoint import load_units
+from crn.checkpoint import load_model
 from crn.pictures import heat_colours
 
 TINY = ("--demo", "--cpu", "--max-network-depth", 2, "--num-competitive-units", 3)
@@ -96,13 +96,13 @@ def test_every_checkpoint_is_plain_data(trained):
 
 def test_scoring_reads_the_two_units_it_needs(trained):
     cpu = torch.device("cpu")
-    best = load_units(trained / "checkpoints/last.ckpt", "best", cpu)
-    assert set(best.units) == {unit for pair in best.pairs for unit in pair}
-    assert len(best.pairs) == 1
-    everything = load_units(trained / "checkpoints/last.ckpt", "all", cpu)
-    assert set(everything.units) == {0, 1, 2}
-    assert len(everything.pairs) == 6
-    assert not any(unit.training for unit in everything.units.values())
+    best = load_model(trained / "checkpoints/last.ckpt", "best", cpu)
+    (pair,) = best.scorer.pairs
+    assert set(best.networks) == {f"units.{unit}" for unit in pair}
+    everything = load_model(trained / "checkpoints/last.ckpt", "all", cpu)
+    assert set(everything.networks) == {"units.0", "units.1", "units.2"}
+    assert len(everything.scorer.pairs) == 6
+    assert not any(network.training for network in everything.networks.values())
 
 
 @pytest.fixture(scope="module")

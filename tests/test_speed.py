@@ -21,7 +21,7 @@ def losses_of_first_steps(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Losses of the program's and the plain step on the same batches, from the same weights."""
     model = make_model(imsize, batch_size, units=2).to(dtype)
-    naive = NaiveStep(model.config, model.units)
+    naive = NaiveStep(model.config, model.method.units)
     program = program_step(model, bf16)
     torch.manual_seed(1)
     mine, plain = [], []
@@ -90,7 +90,7 @@ def test_threads_that_the_user_chose_stay(monkeypatch):
 
 def test_the_program_never_imports_the_plain_step():
     for folder in ("crn", "datasets"):
-        for path in (REPOSITORY / folder).glob("*.py"):
+        for path in (REPOSITORY / folder).rglob("*.py"):
             assert "benchmarks" not in path.read_text().replace("python -m benchmarks", "")
 
 

@@ -235,6 +235,7 @@ def _interval(ends: tuple[float, float]) -> str:
 
 def _settings(results: InferenceResults) -> str:
     names = {
+        "method": "method",
         "checkpoint": "checkpoint",
         "weights": "fingerprint",
         "step": "training steps",
@@ -243,4 +244,4 @@ def _settings(results: InferenceResults) -> str:
     }
     model = {words: results.metrics["model"][name] for name, words in names.items()}
     groups = ("run", "data", "scoring", "output")
-    return settings(results.options, "inference", groups, model)
+    return settings(results.options, groups, model)

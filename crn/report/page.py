@@ -11,7 +11,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from crn.config import Options, flag
+from crn.config import Options, flag, has_effect
 from crn.files import set_aside, written_whole
 
 REPORT_FILE = "report.html"
@@ -108,12 +108,11 @@ def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -
     )
 
 
-def settings(options: Options, mode: str, names: Iterable[str], more: dict[str, Any]) -> str:
+def settings(options: Options, names: Iterable[str], more: dict[str, Any]) -> str:
     """The options of a run that counted, as lists of names and values.
 
     Args:
         options: of the run.
-        mode: options of the other mode are left out.
         names: which groups of `crn.config.GROUPS`.
         more: shown first, under "model"; nothing where empty.
     """
@@ -125,10 +124,12 @@ def settings(options: Options, mode: str, names: Iterable[str], more: dict[str, 
         groups[group] = {
             flag(each.name): (getattr(values, each.name), each.name in options.given)
             for each in dataclasses.fields(values)
-            if each.metadata["mode"] in (None, mode)
+            if has_effect(each, options.run)
         }
     blocks = []
     for group, values in groups.items():
+        if not values:
+            continue
         rows = "".join(
             f"<div><dt>{escape(name)}</dt><dd>{'<strong>' if typed else ''}"
             f"{escape(_shown(value))}{'</strong>' if typed else ''}</dd></div>"

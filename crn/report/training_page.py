@@ -24,8 +24,9 @@ log = logging.getLogger(__name__)
 
 _LOSSES = {
     "Reconstruction and feedback": {
-        "losses/reconstruction": "reconstruction |x − r|",
-        "losses/feedback": "feedback |r − f|",
+        "losses/reconstruction": "reconstruction",
+        "losses/feedback": "feedback",
+        "losses/discriminator_reconstruction": "reconstruction by the discriminator",
     },
     "What the roles minimise": {
         "losses/generator": "generator",
@@ -52,7 +53,7 @@ def write_training_report(folder: Path, options: Options) -> None:
     series = read_series(folder / "metrics.csv")
     sections = [
         *_sections(series, options),
-        section("Settings", settings(options, "train", GROUPS, {}), name="settings"),
+        section("Settings", settings(options, GROUPS, {}), name="settings"),
     ]
     path = folder / REPORT_FILE
     write_page(path, _title(options), _subtitle(series, options), sections)

@@ -22,20 +22,11 @@ class GeneratorLosses:
     feedback: Tensor
     discrimination: Tensor
 
-    def terms(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What this object was made of."""
-        return self.reconstruction, self.feedback, self.discrimination
-
-    def generator(self, weights: Competition) -> Tensor:
-        """L_gen = w_rec |x - r| + w_fb |r - sg(f)|."""
-        return (
-            weights.reconstruction_weight * self.reconstruction
-            + weights.feedback_weight * self.feedback
+    def total(self, weights: Competition) -> Tensor:
+        """L_gen + L_disc, each of which has the gradients of one of the two units."""
+        return generator_loss(self.reconstruction, self.feedback, weights) + discriminator_loss(
+            self.discrimination, weights
         )
-
-    def discriminator(self, weights: Competition) -> Tensor:
-        """L_disc = -w_disc |sg(r) - f|."""
-        return -weights.discrimination_weight * self.discrimination
 
 
 def generator_losses(x: Tensor, r: Tensor, f: Tensor) -> GeneratorLosses:
@@ -47,3 +38,13 @@ def generator_losses(x: Tensor, r: Tensor, f: Tensor) -> GeneratorLosses:
         f: the discriminator's answer to ``r.detach()``, with its graph.
     """
     return GeneratorLosses(l1_loss(r, x), l1_loss(r, f.detach()), l1_loss(f, r.detach()))
+
+
+def generator_loss(reconstruction: Tensor, feedback: Tensor, weights: Competition) -> Tensor:
+    """L_gen = w_rec |x - r| + w_fb |r - sg(f)|."""
+    return weights.reconstruction_weight * reconstruction + weights.feedback_weight * feedback
+
+
+def discriminator_loss(discrimination: Tensor, weights: Competition) -> Tensor:
+    """L_disc = -w_disc |sg(r) - f|."""
+    return -weights.discrimination_weight * discrimination

@@ -1,36 +1,33 @@
-"""Competitive reconstruction networks as a LightningModule."""
+"""The training of any method as a LightningModule."""
 
-import random
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from crn.config import SCORES, ModelConfig
 from crn.errors import Diverged
 from crn.lightning import pl
+from crn.methods import Method, Terms, make_method
 from crn.metrics import auroc
-from crn.objective import GeneratorLosses, generator_losses
 from crn.optimizers import learning_rate, make_optimizer, set_learning_rate
 from crn.parallel import StopRequest, average_, gather, is_several, seed_dropout
-from crn.scores import Maps, image_scores, score_pairs
-from crn.standing import Standing
-from crn.unit import CompetitiveUnit
+from crn.scores import Maps, image_scores
 
 # Training steps between two rows of losses in the logs; reading a loss makes a GPU wait.
 LOG_INTERVAL = 10
 
 
-class CompetitiveReconstructionNetwork(pl.LightningModule):
-    """A pool of N units that train all against all (Mattes et al. 2023).
+class TrainingModule(pl.LightningModule):
+    """The training of a method's networks, validation and all that a checkpoint carries.
 
     Training batches are images (B, 3, S, S) in [-1, 1]; validation batches are (images, labels).
 
     Attributes:
-        units: the networks.
-        standing: their running figures, which choose the best generator and discriminator.
+        method: what is trained.
         step: training steps done; a step is one batch.
         max_roc_auc: the best validation AUROC so far, of the score that was asked for; -1 before
             the first.
@@ -43,132 +40,105 @@ class CompetitiveReconstructionNetwork(pl.LightningModule):
         self.automatic_optimization = False
         self.config = config
         self.save_hyperparameters(config.as_plain_values(), logger=False)
-        count = config.competition.num_competitive_units
-        self.units = nn.ModuleList(CompetitiveUnit(config.network) for _ in range(count))
-        self.standing = Standing(count)
+        self.method: Method = make_method(config)
         self.step = 0
         self.max_roc_auc = -1.0
         self.is_best = False
         self.stop = StopRequest()
+        self._networks = list(self.method.networks.values())
         self._seconds_before = 0.0
         self._fit_start = time.monotonic()
+        # The sum of all losses since they were last looked at: what is not finite stays in it.
+        self._unseen: Tensor | float = 0.0
         self._scored: list[tuple[Maps, Tensor]] = []
 
     @property
     def optimizer_steps_per_batch(self) -> int:
         """Lightning counts these; everything that a user sees counts batches."""
-        return min(2, len(self.units))
+        return len(self.players)
+
+    @property
+    def players(self) -> tuple[int, ...]:
+        """The networks that play in the next training step."""
+        return self.method.draw(self.config.seed, self.step)
 
     def configure_optimizers(self) -> list[Optimizer]:
-        """One optimizer for every unit."""
-        return [make_optimizer(self.config.optimization, unit.parameters()) for unit in self.units]
-
-    def draw_pair(self) -> tuple[int, int]:
-        """Two different units, a function of seed and step; a lone unit plays itself."""
-        if len(self.units) == 1:
-            return 0, 0
-        draw = random.Random(f"pair {self.config.seed} {self.step}")
-        i, j = draw.sample(range(len(self.units)), 2)
-        return i, j
-
-    def compete(self, x: Tensor, i: int, j: int) -> tuple[Tensor, dict[int, GeneratorLosses]]:
-        """Let two units play both roles against each other, with four forward passes.
-
-        Args:
-            x: images, (B, 3, S, S) in [-1, 1].
-            i, j: the units.
-
-        Returns:
-            The sum of both units' losses in both roles, whose gradients are theirs alone, and the
-            terms of each unit as generator.
-        """
-        weights = self.config.competition
-        r = {unit: self.units[unit](x) for unit in {i, j}}
-        total = x.new_zeros(())
-        losses = {}
-        for generator, discriminator in {(i, j), (j, i)}:
-            f = self.units[discriminator](r[generator].detach())
-            losses[generator] = generator_losses(x, r[generator], f)
-            total = total + losses[generator].generator(weights)
-            total = total + losses[generator].discriminator(weights)
-        return total, losses
+        """One optimizer for every network."""
+        config = self.config.optimization
+        return [make_optimizer(config, network.parameters()) for network in self._networks]
 
     def training_step(self, batch: Tensor, batch_idx: int) -> None:  # noqa: ARG002
-        """Update two units with one batch."""
-        i, j = self.draw_pair()
-        statistics = self._running_statistics(i, j)
+        """Update the networks that play with one batch."""
+        players = self.players
+        statistics = self._running_statistics(players)
         seed_dropout(self.config.seed, self.step)
-        total, losses = self.compete(batch, i, j)
+        total, terms = self.method.play(batch, players)
         self.manual_backward(total)
-        total, losses = self._over_processes(total, losses)
-        self._refuse_divergence(total, i, j, statistics)
+        total, terms = self._over_processes(total.detach(), terms, players)
+        self._refuse_divergence(total, players, statistics)
 
-        optimizers = self.optimizers() if len(self.units) > 1 else [self.optimizers()]
+        optimizers = self.optimizers() if len(self._networks) > 1 else [self.optimizers()]
         lr = learning_rate(self.config.optimization, self.step)
-        for unit in losses:
-            set_learning_rate(optimizers[unit], lr)
-            optimizers[unit].step()
-            optimizers[unit].zero_grad()
-        for unit, partner in {(i, j), (j, i)}:
-            self.standing.update(unit, losses[unit].reconstruction, losses[partner].discrimination)
+        for player in players:
+            set_learning_rate(optimizers[player], lr)
+            optimizers[player].step()
+            optimizers[player].zero_grad()
+        self.method.record(players, terms)
         self.step += 1
         if self.step % LOG_INTERVAL == 0:
-            self._report(self._mean_losses(losses), lr=lr)
+            self._report(self.method.losses(terms), lr=lr)
 
     def _over_processes(
-        self, total: Tensor, losses: dict[int, GeneratorLosses]
-    ) -> tuple[Tensor, dict[int, GeneratorLosses]]:
+        self, total: Tensor, terms: Terms, players: Sequence[int]
+    ) -> tuple[Tensor, Terms]:
         """Gradients and losses of the whole batch, of which every process has seen a share.
 
-        The running statistics of the units' norms are averaged with them.
+        The running statistics of the networks' norms are averaged with them.
         """
         if not is_several():
-            return total, losses
-        units = [self.units[index] for index in losses]
-        gradients = [p.grad for unit in units for p in unit.parameters()]
-        statistics = [b for unit in units for b in unit.buffers() if b.is_floating_point()]
-        figures = torch.stack([total, *(term for each in losses.values() for term in each.terms())])
-        figures = figures.detach().float()
-        average_([*gradients, *statistics, figures, self.stop.flags(figures.device)])
-        total, *terms = figures.unbind()
-        rows = zip(terms[::3], terms[1::3], terms[2::3], strict=True)
-        return total, {i: GeneratorLosses(*row) for i, row in zip(losses, rows, strict=True)}
+            return total, terms
+        networks = [self._networks[player] for player in players]
+        gradients = [p.grad for network in networks for p in network.parameters()]
+        statistics = [b for network in networks for b in network.buffers() if b.is_floating_point()]
+        figures = [value.float() for value in (total, *terms.values())]
+        average_([*gradients, *statistics, *figures, self.stop.flags(total.device)])
+        total, *values = figures
+        return total, dict(zip(terms, values, strict=True))
 
-    def _running_statistics(self, i: int, j: int) -> list[tuple[Tensor, Tensor]]:
-        """What a forward pass changes in two units, by their norms, and a copy of it.
+    def _running_statistics(self, players: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        """What a forward pass changes in the networks, by their norms, and a copy of it.
 
         Empty on a GPU, where `_refuse_divergence` comes too late to undo a step.
         """
         if self.device.type != "cpu":
             return []
-        return [(value, value.clone()) for k in {i, j} for value in self.units[k].buffers()]
+        buffers = (value for player in players for value in self._networks[player].buffers())
+        return [(value, value.clone()) for value in buffers]
 
     def _refuse_divergence(
-        self, total: Tensor, i: int, j: int, statistics: list[tuple[Tensor, Tensor]]
+        self, total: Tensor, players: Sequence[int], statistics: list[tuple[Tensor, Tensor]]
     ) -> None:
         """Stop before a step that would spoil the weights, in the state before it.
 
-        Looking at a number makes a GPU wait, so there the running figures, in which a loss that
-        is not finite stays, are looked at when losses are logged.
+        Looking at a number makes a GPU wait, so there the losses are looked at when they are
+        logged.
 
         Args:
             total: the sum of all losses.
-            i, j: the units that play.
+            players: the networks that play.
             statistics: what they were before, see `_running_statistics`.
 
         Raises:
             Diverged: a loss is not finite.
         """
-        if total.device.type != "cpu":
-            if (self.step + 1) % LOG_INTERVAL:
-                return
-            total = total + self.standing.reconstruction_loss.sum()
-        if not total.isfinite():
-            spoilt = (~self.standing.reconstruction_loss.isfinite()).nonzero().flatten().tolist()
-            units = " and ".join(map(str, spoilt or sorted({i, j})))
+        self._unseen = self._unseen + total
+        if total.device.type != "cpu" and (self.step + 1) % LOG_INTERVAL:
+            return
+        if not self._unseen.isfinite():
             for value, before in statistics:
                 value.copy_(before)
-            raise self.diverged(self.step + 1, f"the losses of units {units}")
+            raise self.diverged(self.step + 1, f"the losses of {self.method.suspects(players)}")
+        self._unseen = 0.0
 
     def diverged(self, step: int, what: str) -> Diverged:
         """The error that says since when something is not finite, and what to do."""
@@ -189,10 +159,10 @@ class CompetitiveReconstructionNetwork(pl.LightningModule):
         return all(bool(t.isfinite().all()) for t in (*self.state_dict().values(), *moments))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:  # noqa: ARG002
-        """Score a batch with the best pair, in float32 as inference does."""
+        """Score a batch with the best networks, in float32 as inference does."""
         images, labels = batch
         with torch.autocast(images.device.type, enabled=False):
-            _, maps = score_pairs(images, self.units, [self.best_pair()])
+            _, maps = self.method.scorer("best").score(images)
         self._scored.append((image_scores(maps), labels))
 
     def on_validation_epoch_end(self) -> None:
@@ -213,21 +183,15 @@ class CompetitiveReconstructionNetwork(pl.LightningModule):
         current = aurocs[self.config.anomaly_score]
         self.is_best = current > self.max_roc_auc
         self.max_roc_auc = max(self.max_roc_auc, current)
-        generator, discriminator = self.best_pair()
         self._report(
             {
                 "metrics/roc_auc": current,
                 "metrics/max_roc_auc": self.max_roc_auc,
                 **{f"metrics/roc_auc_{name}": value for name, value in aurocs.items()},
                 "metrics/training_time": self.training_seconds,
-                "units/best_generator": generator,
-                "units/best_discriminator": discriminator,
+                **self.method.figures(),
             }
         )
-
-    def best_pair(self) -> tuple[int, int]:
-        """Indices of the best generator and the best discriminator."""
-        return self.standing.best_generator(), self.standing.best_discriminator()
 
     @property
     def training_seconds(self) -> float:
@@ -260,20 +224,6 @@ class CompetitiveReconstructionNetwork(pl.LightningModule):
         torch.set_rng_state(state["cpu"])
         if len(state["cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["cuda"])
-
-    def _mean_losses(self, losses: dict[int, GeneratorLosses]) -> dict[str, Tensor]:
-        """The mean over the units that played of each term and of both roles' losses."""
-        weights = self.config.competition
-        rows = [
-            {
-                "losses/reconstruction": each.reconstruction,
-                "losses/feedback": each.feedback,
-                "losses/generator": each.generator(weights),
-                "losses/discriminator": each.discriminator(weights),
-            }
-            for each in losses.values()
-        ]
-        return {name: torch.stack([row[name] for row in rows]).mean().detach() for name in rows[0]}
 
     def _report(self, values: dict[str, Any], **more: Any) -> None:
         """Give figures to the loggers, under the number of batches done, and to the callbacks."""

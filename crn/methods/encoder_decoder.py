@@ -1,4 +1,4 @@
-"""The competitive unit: a U-Net that plays generator and discriminator (Mattes et al. 2023)."""
+"""The encoder-decoder network of all methods: a U-Net, or an autoencoder without its skips."""
 
 import math
 
@@ -7,13 +7,13 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, relu
 
 from crn.config import Network
-from crn.convolution import HalvingConv, NearestConv
+from crn.methods.convolution import HalvingConv, NearestConv
 
 _FIRST_WIDTH = 64
 _LARGEST_WIDTH = 512
 
 
-class CompetitiveUnit(nn.Module):
+class EncoderDecoder(nn.Module):
     """Encoder-decoder with skip connections (Ronneberger et al. 2015, Isola et al. 2017).
 
     With d = min(log2(imsize), max_network_depth) levels of w_k = min(64 * 2^k, 512) channels::
@@ -23,20 +23,21 @@ class CompetitiveUnit(nn.Module):
         level k  (B, w_k, S/2^(k+1), S/2^(k+1))  -> up_k  (B, w_(k-1), S/2^k, S/2^k)
 
     and the input of every up_k but the innermost is concatenated with the activated output of the
-    encoder at its size.
+    encoder at its size, unless ``skips`` is false.
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, skips: bool = True) -> None:
         super().__init__()
         depth = min(int(math.log2(network.imsize)), network.max_network_depth)
         widths = [min(_FIRST_WIDTH * 2**level, _LARGEST_WIDTH) for level in range(depth)]
         innermost = depth - 1
+        self._skips = skips
         self.down = nn.ModuleList()
         self.up = nn.ModuleList()
         for level, width in enumerate(widths):
             above = widths[level - 1] if level else 3
             self.down.append(_down(above, width, network.norm if 0 < level < innermost else "none"))
-            skip = width if level < innermost else 0
+            skip = width if skips and level < innermost else 0
             is_wide_inner = 0 < level < innermost and above == _LARGEST_WIDTH
             self.up.append(
                 _up(
@@ -66,8 +67,11 @@ class CompetitiveUnit(nn.Module):
             h = down(h)
         h = self.up[-1](relu(h))
         for up in reversed(self.up[:-1]):
-            # Rectified apart, so that backward hands on whole tensors and not slices of one.
-            h = up(torch.cat([relu(skips.pop()), relu(h)], dim=1))
+            h = relu(h)
+            if self._skips:
+                # Rectified apart, so that backward hands on whole tensors and not slices of one.
+                h = torch.cat([relu(skips.pop()), h], dim=1)
+            h = up(h)
         return torch.tanh(h)
 
 

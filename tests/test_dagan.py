@@ -1,0 +1,214 @@
+"""The baseline DAGAN: its equations, written naively, and all that it shares with CRN."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from test_runs import assert_same_states, read_table
+
+from crn.config import Adversarial, Competition, ModelConfig, Network, Optimization
+from crn.methods import make_method
+from crn.methods.encoder_decoder import EncoderDecoder
+from crn.scores import image_scores, score_autoencoders
+
+WEIGHTS = Adversarial(2.0, 30.0, 3.0)
+SMALL = ("--model", "dagan", "--demo", "--cpu", "--max-network-depth", 2, "--seed", 3)
+
+
+def mean_square(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return ((a - b) ** 2).mean()
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance", "none"])
+def test_one_pass_has_the_gradients_of_one_for_each_network(norm: str) -> None:
+    torch.manual_seed(0)
+    network = Network(imsize=16, norm=norm)
+    config = ModelConfig("dagan", network, Competition(), WEIGHTS, Optimization(), 1, "residual")
+    method = make_method(config).double()
+    generator, discriminator = method.generator, method.discriminator
+    x = torch.rand(4, 3, 16, 16, dtype=torch.double) * 2 - 1
+
+    # Each network in turn, by losses that are written as in the paper.
+    r = generator(x)
+    l_con, l_adv = mean_square(x, r), mean_square(r, discriminator(r))
+    l_g = 2.0 * l_adv + 30.0 * l_con
+    expected = list(torch.autograd.grad(l_g, tuple(generator.parameters())))
+    fake = r.detach()
+    l_real, l_fake = mean_square(x, discriminator(x)), mean_square(fake, discriminator(fake))
+    l_d = 3.0 * l_real - 2.0 * l_fake
+    expected += torch.autograd.grad(l_d, tuple(discriminator.parameters()))
+
+    total, terms = method.play(x, method.draw(1, 0))
+    total.backward()
+    assert any(gradient.abs().max() > 1e-3 for gradient in expected)
+    for parameter, naive in zip(method.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, naive, rtol=1e-9, atol=1e-12)
+    losses = method.losses(terms)
+    assert losses["losses/generator"].item() == pytest.approx(l_g.item())
+    assert losses["losses/discriminator"].item() == pytest.approx(l_d.item())
+    assert losses["losses/reconstruction"].item() == pytest.approx(l_con.item())
+    assert losses["losses/feedback"].item() == pytest.approx(l_adv.item())
+    assert losses["losses/discriminator_reconstruction"].item() == pytest.approx(l_real.item())
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_the_discriminator_has_no_way_around_its_code(depth: int) -> None:
+    """What is made of the innermost level alone is all that it makes of an image."""
+    torch.manual_seed(0)
+    network = Network(imsize=32, max_network_depth=depth)
+    plain, unet = (EncoderDecoder(network, skips=skips).eval() for skips in (False, True))
+    x = torch.rand(2, 3, 32, 32) * 2 - 1
+    for each, has_skips in ((plain, False), (unet, depth > 1)):
+        # An image of which the code knows nothing.
+        each.down[-1].register_forward_hook(lambda _, __, code: torch.zeros_like(code))
+        y = each(x)
+        assert y.shape == x.shape
+        assert torch.equal(y[0], y[1]) is not has_skips
+
+
+def test_scores_by_hand() -> None:
+    x = torch.zeros(1, 3, 1, 2)
+    r = torch.tensor([[[[0.3, 0.0]], [[0.0, 0.0]], [[0.0, 0.6]]]])
+    given = []
+
+    def discriminator(images: torch.Tensor) -> torch.Tensor:
+        given.append(images)
+        return torch.full_like(images, -0.4)
+
+    reconstruction, maps = score_autoencoders(x, lambda _: r, discriminator)
+    assert reconstruction is r
+    assert given == [x]  # D is judged by real images, not by the generator's
+    torch.testing.assert_close(maps["reconstruction"], torch.tensor([[[0.1, 0.2]]]))
+    torch.testing.assert_close(maps["discrimination"], torch.tensor([[[0.4, 0.4]]]))
+    torch.testing.assert_close(maps["residual"], torch.tensor([[[0.25, 0.3]]]))
+    torch.testing.assert_close(image_scores(maps)["residual"], torch.tensor([0.275]))
+
+
+@pytest.fixture
+def train(run_main, read_only_mvtec_category: Path):
+    """Train on a miniature category."""
+    data = ("--dataset", "MVTec", "--dataset-path", read_only_mvtec_category)
+    return lambda *words: run_main(*SMALL, *data, *words)
+
+
+def test_from_training_to_the_report_and_back(
+    train, run_main, read_only_mvtec_category: Path, tmp_path: Path
+) -> None:
+    more = ("--use-dropout", 1, "--validation-interval", 4, "--max-network-depth", 3)
+    grids = ("--image-output-path", "grids", "--image-output-interval", 6, "--auto-set-name")
+    whole = train(*more, *grids, "--training-steps", 12, "--checkpoint-path", "whole")
+    assert whole.status == 0, whole.err
+    assert "run: dagan-MVTec-widget-3" in whole.err
+    assert "adversarial_loss_weight=1.0" in whole.err
+    assert "num_competitive_units" not in whole.err
+    assert {path.name for path in (tmp_path / "grids/training").iterdir()} == {
+        "step_000006.png", "step_000012.png",
+    }  # fmt: skip
+    rows = read_table(tmp_path / "logged_metrics/version_0/metrics.csv")
+    assert float(rows[-1]["metrics/roc_auc"]) == float(rows[-1]["metrics/roc_auc_residual"])
+    losses = next(row for row in rows if row["losses/generator"])
+    assert float(losses["losses/generator"]) == pytest.approx(
+        40 * float(losses["losses/reconstruction"]) + float(losses["losses/feedback"]), rel=1e-5
+    )
+    assert not any(name.startswith("units/") for name in rows[0])
+    report = (tmp_path / "logged_metrics/version_0/report.html").read_text()
+    assert "--contextual-loss-weight" in report
+    assert "--feedback-weight" not in report
+
+    # Stopped and resumed, without the name of the model.
+    assert train(*more, "--training-steps", 5, "--checkpoint-path", "parts").status == 0
+    resumed = run_main(
+        "--cpu", "--dataset", "MVTec", "--dataset-path", read_only_mvtec_category,
+        "--validation-interval", 4, "--training-steps", 12, "--checkpoint-path", "parts",
+        "--model-input", "parts/last.ckpt",
+    )  # fmt: skip
+    assert resumed.status == 0, resumed.err
+    assert_same_states(tmp_path / "whole/last.ckpt", tmp_path / "parts/last.ckpt")
+
+    scoring = (
+        "--mode", "inference", "--cpu", "--dataset", "MVTec",
+        "--dataset-path", read_only_mvtec_category, "--model-input", "parts/last.ckpt",
+    )  # fmt: skip
+    for folder, pairs in (("one", "best"), ("two", "all")):
+        scored = run_main(*scoring, "--image-output-path", folder, "--pairs", pairs)
+        assert scored.status == 0, scored.err
+    tables = [
+        list(csv.DictReader((tmp_path / folder / "anomaly_scores.csv").open()))
+        for folder in ("one", "two")
+    ]
+    assert tables[0] == tables[1]  # there is only one pair
+    for row in tables[0]:
+        mean = (float(row["reconstruction"]) + float(row["discrimination"])) / 2
+        assert float(row["residual"]) == pytest.approx(mean, rel=1e-5)
+    metrics = json.loads((tmp_path / "one/metrics.json").read_text())
+    assert metrics["model"]["method"] == "dagan"
+    # What the last validation has said.
+    assert metrics["scores"]["residual"]["auroc"] == pytest.approx(
+        float(rows[-1]["metrics/roc_auc"]), abs=1e-6
+    )
+    assert "dagan" in (tmp_path / "one/report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "mention"),
+    [
+        (("--num-competitive-units", 2), "--num-competitive-units works with --model crn only"),
+        (("--feedback-weight", 2), "--feedback-weight works with --model crn only"),
+    ],
+)
+def test_flags_of_the_other_model_are_refused(train, words: tuple, mention: str) -> None:
+    finished = train(*words)
+    assert finished.status == 2
+    assert mention in finished.err
+
+
+def test_flags_of_dagan_are_refused_for_crn(run_main, read_only_panorama: Path) -> None:
+    data = ("--dataset", "Panorama", "--dataset-path", read_only_panorama)
+    finished = run_main(*data, "--demo", "--cpu", "--contextual-loss-weight", 2)
+    assert finished.status == 2
+    assert "--contextual-loss-weight works with --model dagan only" in finished.err
+
+
+def test_a_checkpoint_says_which_model_it_is(train, run_main, read_only_mvtec_category) -> None:
+    assert train("--training-steps", 1, "--checkpoint-path", "kept").status == 0
+    common = (
+        "--cpu", "--dataset", "MVTec", "--dataset-path", read_only_mvtec_category,
+        "--model-input", "kept/last.ckpt",
+    )  # fmt: skip
+    for words, mention in (
+        (("--mode", "inference", "--model", "crn"), "--model crn contradicts kept/last.ckpt"),
+        (("--model", "crn"), "--model crn contradicts kept/last.ckpt"),
+        (("--reconstruction-weight", 1), "--reconstruction-weight works with --model crn only"),
+    ):
+        finished = run_main(*common, *words)
+        assert finished.status == 2
+        assert mention in finished.err
+    more = run_main(*common, "--training-steps", 2, "--adversarial-loss-weight", 0.5)
+    assert more.status == 0
+    assert "adversarial_loss_weight=0.5" in more.err
+
+
+def test_a_divergence_names_the_networks(train) -> None:
+    finished = train("--lr", 1e30, "--norm", "none", "--training-steps", 20)
+    assert finished.status == 2
+    assert "generator and discriminator are not finite" in finished.err.splitlines()[-1]
+
+
+def test_two_processes_train_as_one(
+    train, run_train, read_only_mvtec_category: Path, tmp_path: Path
+) -> None:
+    words = ("--norm", "none", "--precision", 32, "--optimizer", "sgd", "--training-steps", 4)
+    assert train(*words, "--checkpoint-path", "one").status == 0
+    together = run_train(
+        *SMALL, *words, "--dataset", "MVTec", "--dataset-path", read_only_mvtec_category,
+        "--checkpoint-path", "two", "--devices", 2, cwd=tmp_path,
+    )  # fmt: skip
+    assert together.returncode == 0, together.stderr
+    one, two = (
+        torch.load(tmp_path / folder / "last.ckpt", weights_only=True)["state_dict"]
+        for folder in ("one", "two")
+    )
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-6)
