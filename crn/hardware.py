@@ -3,9 +3,10 @@
 import ctypes
 import os
 import sys
-from pathlib import Path
 
 import torch
+
+from crn.cores import available_cores
 
 # Parameters of glibc's mallopt.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -39,18 +40,6 @@ def pick_device(cpu: bool) -> torch.device:
     if not cpu and torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("cpu")
-
-
-def available_cores() -> int:
-    """Cores that the scheduler lets this process use: its affinity, and its container's quota."""
-    if not hasattr(os, "sched_getaffinity"):
-        return os.cpu_count() or 1
-    cores = len(os.sched_getaffinity(0))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return cores
-    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

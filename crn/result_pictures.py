@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from crn.cores import available_cores
 from crn.files import set_aside
-from crn.hardware import available_cores
 from crn.maps import AnomalyMaps, at_size
 from crn.overlays import ColourScale, legend, overlay
 from crn.pictures import heat_map, side_by_side, to_image, write_picture

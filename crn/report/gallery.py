@@ -12,8 +12,8 @@ from typing import Any
 from PIL import Image
 
 from crn.config import SCORES
+from crn.cores import available_cores
 from crn.files import claim_version
-from crn.hardware import available_cores
 from crn.pictures import side_by_side
 from crn.report.page import template
 from crn.results import InferenceResults

@@ -9,10 +9,11 @@ from pathlib import Path
 from crn.entry import Parser
 from crn.errors import UserError
 from crn.files import require_writable_folder
+from crn.jobs.workers import Workers, locked, say
 from crn.sweep.file import check_command, read_sweep
-from crn.sweep.report import say, summary, write_results
-from crn.sweep.study import COMPLETE, FAILED, Study, locked
-from crn.sweep.workers import Workers
+from crn.sweep.jobs import SweepJobs
+from crn.sweep.report import summary, write_results
+from crn.sweep.study import COMPLETE, FAILED, Study
 
 
 def run_sweep(argv: Sequence[str]) -> int:
@@ -39,9 +40,10 @@ def run_sweep(argv: Sequence[str]) -> int:
         study = Study(sweep, folder, arguments, options.seed)
         if options.retry_failed:
             study.repeat(FAILED)
-    workers = Workers(study, options.workers, count)
+    workers = Workers(SweepJobs(study, count), options.workers)
     workers.run()
-    results = write_results(study)
+    with locked(folder):
+        results = write_results(study)
     say(summary(study, results), sys.stdout)
     if workers.signal:
         say(f"stopped; to go on: python sweep.py {shlex.join(argv)}")

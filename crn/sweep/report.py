@@ -1,24 +1,15 @@
 """What people see of a sweep: messages, the table of the best runs, and results.csv."""
 
 import csv
-import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from typing import IO, Any
+from typing import Any
 
 from crn.files import written_whole
 from crn.sweep.file import Sweep
-from crn.sweep.study import Result, Study, locked
+from crn.sweep.study import Result, Study
 
 # Rows of the table.
 _SHOWN = 10
-
-
-def say(message: str, file: IO[str] | None = None) -> None:
-    """Print a line, on the standard error by default."""
-    # Where the terminal has been closed there is nobody to tell, and still runs to look after.
-    with suppress(OSError):
-        print(message, file=file or sys.stderr, flush=True)
 
 
 def described(sweep: Sweep, configuration: Mapping[str, Any]) -> str:
@@ -27,12 +18,10 @@ def described(sweep: Sweep, configuration: Mapping[str, Any]) -> str:
 
 
 def write_results(study: Study) -> list[Result]:
-    """Write results.csv, and return what is in it."""
-    # Locked until it is written, so that a slower process does not put back an older state.
-    with locked(study.folder):
-        results = study.results()
-        with written_whole(study.folder / "results.csv", "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(_rows(study, results))
+    """Write results.csv, and return what is in it; the study is locked meanwhile."""
+    results = study.results()
+    with written_whole(study.folder / "results.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(_rows(study, results))
     return results
 
 

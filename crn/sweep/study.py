@@ -1,19 +1,17 @@
 """The study of a sweep: an Optuna database that several processes share, one at a time."""
 
-import fcntl
 import math
 import random
 import signal
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crn.errors import UserError
+from crn.jobs.process import is_attended, is_running, signal_group
 from crn.sweep.file import Sweep
 from crn.sweep.parameters import Choice, Range
-from crn.sweep.process import is_attended, is_running, signal_group
 
 if TYPE_CHECKING:
     import optuna
@@ -47,16 +45,9 @@ class Result(NamedTuple):
     error: str
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a study, so that what is read stays true until it is acted on."""
-    with open(folder / ".lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 class Study:
-    """The runs of a sweep. Everything here, making one too, wants `locked` around it.
+    """The runs of a sweep. Everything here, making one too, wants `crn.jobs.workers.locked` around
+    it.
 
     Attributes:
         sweep: what is searched.

@@ -1,7 +1,7 @@
-"""The program that runs one configuration: started in a folder of its own, watched, and judged.
+"""One program: started in a folder of its own, watched, and judged.
 
 Two files in the folder are locked, which the operating system undoes however a process ends:
-command.txt by the sweep.py that looks after the program, stderr.txt by the program itself.
+command.txt by the process that looks after the program, stderr.txt by the program itself.
 """
 
 import csv
@@ -12,11 +12,9 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-
-from crn.files import set_aside
 
 _COMMAND_FILE, _ERROR_FILE = "command.txt", "stderr.txt"
 # Bytes at the end of stderr.txt in which the last line is looked for.
@@ -34,18 +32,18 @@ class Process:
         number: of its process, and of its process group.
     """
 
-    def __init__(self, words: Sequence[str], folder: Path) -> None:
+    def __init__(self, words: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
         """Start it.
 
         Args:
             words: the command.
-            folder: where it is recorded; made, and what is there already is renamed.
+            folder: where it is recorded, and its output added to that of earlier programs.
+            environment: variables to set beside those of this process.
 
         Raises:
             NotStartedError: it cannot be started.
         """
-        set_aside(folder)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._started = time.monotonic()
         self._guard = open(folder / _COMMAND_FILE, "w", encoding="utf-8")  # noqa: SIM115
@@ -53,7 +51,7 @@ class Process:
         self._guard.write(shlex.join(words) + "\n")
         self._guard.flush()
         try:
-            self._popen = _start(words, folder)
+            self._popen = _start(words, folder, environment)
         except NotStartedError:
             self.leave()
             raise
@@ -85,8 +83,8 @@ class Process:
         self._guard.close()
 
 
-def _start(words: Sequence[str], folder: Path) -> subprocess.Popen:
-    with open(folder / "stdout.txt", "wb") as out, open(folder / _ERROR_FILE, "wb") as err:
+def _start(words: Sequence[str], folder: Path, environment: Mapping[str, str]) -> subprocess.Popen:
+    with open(folder / "stdout.txt", "ab") as out, open(folder / _ERROR_FILE, "ab") as err:
         # The program has the file open for as long as it runs, and so the lock.
         fcntl.flock(err, fcntl.LOCK_EX)
         try:
@@ -95,6 +93,7 @@ def _start(words: Sequence[str], folder: Path) -> subprocess.Popen:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
+                env={**os.environ, **environment},
                 # So that Ctrl-C comes once, from here: a second one would not let it save itself.
                 start_new_session=True,
             )
@@ -103,7 +102,7 @@ def _start(words: Sequence[str], folder: Path) -> subprocess.Popen:
 
 
 def is_attended(folder: Path) -> bool:
-    """Whether a sweep.py looks after the program of a folder."""
+    """Whether a process looks after the program of a folder."""
     return _is_locked(folder / _COMMAND_FILE)
 
 
