@@ -5,7 +5,7 @@ import atexit
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn, ParamSpec
 
 from crn.errors import UserError
@@ -21,6 +21,23 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Refuse the command line."""
         raise UserError(message)
+
+
+def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words before ``--``, and those after it."""
+    end = words.index("--") if "--" in words else len(words)
+    return list(words[:end]), list(words[end + 1 :])
+
+
+def whole_number(lowest: int) -> Callable[[str], int]:
+    """A type for arguments: whole numbers from ``lowest`` on."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < lowest:
+            raise argparse.ArgumentTypeError(f"takes a whole number from {lowest} on, not {text!r}")
+        return int(text)
+
+    return read
 
 
 def program(

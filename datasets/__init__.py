@@ -15,3 +15,10 @@ LAYOUTS: dict[str, Callable[[Path], Iterable[Sample]]] = {
     "RoadImages": road_images,
     "Folder": folder,
 }
+
+
+def layout_of(root: Path) -> str:
+    """The layout, of those with labels, that a folder seems to have."""
+    if (root / "train").is_dir():
+        return "MVTec"
+    return "RoadImages" if (root / "good_ones/height_files").is_dir() else "Panorama"

@@ -17,16 +17,12 @@ from crn.files import require_writable_folder
 from datasets import LAYOUTS
 from datasets.archives import extract
 from datasets.fetch import Interrupted, Source, fetch, open_url, read_chunks
+from datasets.mvtec import CATEGORIES
 from datasets.samples import TEST, TRAIN, Sample, list_samples
 
 MVTEC_PAGE = "https://www.mvtec.com/company/research/datasets/mvtec-ad"
 ROADS_PAGE = "https://doi.org/10.5281/zenodo.7681876"
 ROADS_RECORD = "https://zenodo.org/api/records/7681876"
-
-MVTEC_CATEGORIES = (
-    *("bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut"),
-    *("pill", "screw", "tile", "toothbrush", "transistor", "wood", "zipper"),
-)
 
 MVTEC = Source(
     "https://www.mydrive.ch/shares/38536/3830184030e49fe74747669442f0f283/download/"
@@ -63,7 +59,7 @@ def download_mvtec(root: Path, source: Source = MVTEC) -> None:
     target = root / "mvtec"
     if not _is_there(target, list_mvtec):
         archive = root / "mvtec_anomaly_detection.tar.xz"
-        _install(source, archive, target, MVTEC_CATEGORIES, list_mvtec)
+        _install(source, archive, target, CATEGORIES, list_mvtec)
 
 
 def download_roads(root: Path, record: str = ROADS_RECORD) -> None:
@@ -104,7 +100,7 @@ def list_mvtec(root: Path) -> list[Sample]:
     """
     missing = [
         f"{category}/{part}"
-        for category in MVTEC_CATEGORIES
+        for category in CATEGORIES
         for part in ("train/good", "test/good", "ground_truth")
         if not (root / category / part).is_dir()
     ]
@@ -113,7 +109,7 @@ def list_mvtec(root: Path) -> list[Sample]:
         raise UserError(f"{root}: lacks {', '.join(missing[:5])}{more}")
     return [
         sample
-        for category in MVTEC_CATEGORIES
+        for category in CATEGORIES
         for sample in list_samples(LAYOUTS["MVTec"], root / category)
     ]
 

@@ -16,6 +16,11 @@ from datasets.samples import (
     subfolders,
 )
 
+CATEGORIES = (
+    *("bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut"),
+    *("pill", "screw", "tile", "toothbrush", "transistor", "wood", "zipper"),
+)
+
 
 def mvtec(root: Path) -> Iterator[Sample]:
     """Samples of CATEGORY/train/good, CATEGORY/test/DEFECT and CATEGORY/ground_truth/DEFECT.

@@ -26,7 +26,7 @@ from conftest import REPOSITORY, Finished
 from crn.errors import UserError
 from datasets import LAYOUTS, download
 from datasets.archives import extract
-from datasets.download import MVTEC_CATEGORIES, MVTEC_PAGE, ROADS_PAGE, Source, fetch, main
+from datasets.download import CATEGORIES, MVTEC_PAGE, ROADS_PAGE, Source, fetch, main
 from datasets.samples import list_samples
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -676,7 +676,7 @@ def mvtec_files() -> dict[str, bytes]:
         *("train/good/000.png", "train/good/001.png", "test/good/000.png"),
         *("test/crack/000.png", "ground_truth/crack/000_mask.png"),
     )
-    files = {f"{category}/{part}": b"PIXELS" for category in MVTEC_CATEGORIES for part in parts}
+    files = {f"{category}/{part}": b"PIXELS" for category in CATEGORIES for part in parts}
     return files | {"license.txt": b"CC BY-NC-SA 4.0"}
 
 
@@ -709,7 +709,7 @@ def test_mvtec(run: Callable, serve_mvtec: Callable, server: Server, tmp_path: P
     root = tmp_path / "datasets"
     assert (root / "mvtec_anomaly_detection.tar.xz").read_bytes() == content
     assert sorted(path.name for path in (root / "mvtec").iterdir()) == sorted(
-        [*MVTEC_CATEGORIES, "license.txt"]
+        [*CATEGORIES, "license.txt"]
     )
     samples = list_samples(LAYOUTS["MVTec"], root / "mvtec/zipper")
     assert [sample.key for sample in samples if sample.mask] == ["crack/000.png"]

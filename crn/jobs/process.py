@@ -135,15 +135,23 @@ def log_dir(folder: Path) -> Path:
 
 def last_logged(log_dir: Path, metric: str) -> float | None:
     """The last value of a metric in the newest metrics.csv below a folder; None without one."""
+    try:
+        return float(last_row(log_dir, metric)[metric])
+    except (LookupError, ValueError):
+        return None
+
+
+def last_row(log_dir: Path, metric: str) -> dict[str, str]:
+    """The last row with a metric in the newest metrics.csv below a folder.
+
+    Raises:
+        LookupError: there is none.
+    """
     files = sorted(log_dir.glob("*/metrics.csv"), key=lambda file: file.stat().st_mtime)
     if not files:
-        return None
+        raise LookupError
     with open(files[-1], newline="", encoding="utf-8") as file:
-        values = [row[metric] for row in csv.DictReader(file) if row.get(metric)]
-    try:
-        return float(values[-1]) if values else None
-    except ValueError:
-        return None
+        return [row for row in csv.DictReader(file) if row.get(metric)][-1]
 
 
 def _last_line(file: Path) -> str:

@@ -3,10 +3,10 @@
 import argparse
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from crn.entry import Parser
+from crn.entry import Parser, split_words, whole_number
 from crn.errors import UserError
 from crn.files import require_writable_folder
 from crn.jobs.workers import Workers, locked, say
@@ -63,14 +63,14 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("file", metavar="FILE", type=Path, help="the sweep, a YAML file")
     parser.add_argument(
         "--count",
-        type=_whole_number(1),
+        type=whole_number(1),
         metavar="N",
         help="runs of the whole sweep, earlier ones included (default: run_cap of the file; a grid "
         "has its own end)",
     )
     parser.add_argument(
         "--workers",
-        type=_whole_number(1),
+        type=whole_number(1),
         default=1,
         metavar="N",
         help="runs at a time (default: 1)",
@@ -83,20 +83,10 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument(
         "--seed",
-        type=_whole_number(0),
+        type=whole_number(0),
         metavar="N",
         help="seed of what random and bayes try: the same with one worker",
     )
     parser.add_argument("--retry-failed", action="store_true", help="do failed runs again")
-    words = list(argv)
-    end = words.index("--") if "--" in words else len(words)
-    return parser.parse_args(words[:end]), words[end + 1 :]
-
-
-def _whole_number(lowest: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not text.isdecimal() or int(text) < lowest:
-            raise argparse.ArgumentTypeError(f"takes a whole number from {lowest} on, not {text!r}")
-        return int(text)
-
-    return read
+    words, arguments = split_words(argv)
+    return parser.parse_args(words), arguments
