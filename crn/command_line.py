@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from crn.config import GROUPS, Options, allowed, flag, is_list, option_names, value_type
+from crn.config import GROUPS, Options, allowed, counts, flag, is_list, option_names, value_type
 from crn.entry import Parser
 from crn.errors import UserError
 from crn.safe_text import shown
@@ -51,7 +51,8 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
 def _build_parser() -> Parser:
     """One argument group for every class of `GROUPS`; only what is typed ends up in the result."""
     parser = Parser(
-        usage="python train.py --mode train|inference --dataset NAME --dataset-path DIR [...]",
+        usage="python train.py --mode train|inference|export --dataset NAME --dataset-path DIR "
+        "[...]",
         description="Competitive Reconstruction Networks: train on images of undamaged things, "
         "score how badly new images fit.",
         argument_default=argparse.SUPPRESS,
@@ -76,8 +77,8 @@ def _argument(option_field: dataclasses.Field) -> dict[str, Any]:
         )
     if kind is bool:
         about.append(f"(default: {int(option_field.default)})")
-    only = filter(None, (option_field.metadata["mode"], option_field.metadata["model"]))
-    about += [f"({name} only)" for name in only]
+    only = (option_field.metadata[kind] for kind in ("mode", "model"))
+    about += [f"({' or '.join(names)} only)" for names in only if names]
     argument: dict[str, Any] = {"help": " ".join(about), "metavar": kind.__name__.upper()}
     if is_list(option_field):
         return argument | {"nargs": "+", "action": _ListAction, "type": str, "metavar": "N"}
@@ -172,11 +173,10 @@ def refuse_flags_of_others(options: Options, kind: str) -> None:
     Raises:
         UserError: the first flag that does not.
     """
-    mine = (None, getattr(options.run, kind))
     for group in GROUPS.values():
         for option_field in dataclasses.fields(group):
-            only = option_field.metadata[kind]
-            if option_field.name in options.given and only not in mine:
+            if option_field.name in options.given and not counts(option_field, kind, options.run):
+                only = " or ".join(option_field.metadata[kind])
                 raise UserError(
                     f"{flag(option_field.name)} works with --{kind} {only} only: leave it out here"
                 )
@@ -188,6 +188,36 @@ def _check_combinations(options: Options) -> None:
     # Otherwise the checkpoint says which model it is.
     if options.run.model_input is None:
         refuse_flags_of_others(options, "model")
+    if mode != "train" and options.run.model_input is None:
+        use = "score with" if mode == "inference" else "write"
+        raise UserError(f"--mode {mode} needs --model-input: give the checkpoint to {use}")
+    if mode == "export":
+        _check_export(options)
+    else:
+        _check_images(options)
+    if options.run.model_input is not None and not os.path.isfile(options.run.model_input):
+        raise UserError(
+            f"--model-input {options.run.model_input}: no such file; training with "
+            "--checkpoint-path writes best.ckpt and last.ckpt"
+        )
+    if {"epochs", "training_steps"} <= options.given:
+        raise UserError("--epochs and --training-steps both say how long to train: give one")
+    if options.output.wandb and importlib.util.find_spec("wandb") is None:
+        raise UserError("--wandb needs the package wandb: pip install wandb")
+
+
+def _check_export(options: Options) -> None:
+    if options.output.export_path is None:
+        raise UserError("--mode export needs --export-path: give the file to write, as model.onnx")
+    for package in ("onnx", "onnxscript"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"--mode export needs the package {package}: pip install -r requirements-export.txt"
+            )
+
+
+def _check_images(options: Options) -> None:
+    mode = options.run.mode
     if options.data.dataset is None:
         raise UserError("--dataset is missing: give MVTec, Panorama, RoadImages or Folder")
     if options.data.dataset_path is None:
@@ -196,13 +226,6 @@ def _check_combinations(options: Options) -> None:
         raise UserError(
             "--dataset Folder has no labels, so it works with --mode inference only: train on "
             "MVTec, Panorama or RoadImages"
-        )
-    if mode == "inference" and options.run.model_input is None:
-        raise UserError("--mode inference needs --model-input: give the checkpoint to score with")
-    if options.run.model_input is not None and not os.path.isfile(options.run.model_input):
-        raise UserError(
-            f"--model-input {options.run.model_input}: no such file; training with "
-            "--checkpoint-path writes best.ckpt and last.ckpt"
         )
     if "threshold_quantile" in options.given and options.data.dataset == "Folder":
         raise UserError(
@@ -213,9 +236,5 @@ def _check_combinations(options: Options) -> None:
         raise UserError("--threshold-quantile and --threshold-from contradict each other: give one")
     if options.output.save_maps and options.output.image_output_path is None:
         raise UserError("--save-maps needs --image-output-path, the folder to write to")
-    if {"epochs", "training_steps"} <= options.given:
-        raise UserError("--epochs and --training-steps both say how long to train: give one")
     if options.output.image_output_interval and not options.output.image_output_path:
         raise UserError("--image-output-interval needs --image-output-path, the folder to write to")
-    if options.output.wandb and importlib.util.find_spec("wandb") is None:
-        raise UserError("--wandb needs the package wandb: pip install wandb")

@@ -18,6 +18,7 @@ IMAGE_SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
 SCORES = ("reconstruction", "residual", "discrimination")
 MODELS = ("crn", "dagan")
 DATASETS = ("MVTec", "Panorama", "RoadImages", "Folder")
+_WITH_IMAGES = ("train", "inference")
 # More than anybody needs, and few enough for every counter.
 MANY = 1_000_000_000
 MOST_VALUES = 100
@@ -31,8 +32,8 @@ def option(
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
-    mode: str | None = None,
-    model: str | None = None,
+    mode: str | tuple[str, ...] = (),
+    model: str | tuple[str, ...] = (),
 ) -> Any:
     """A dataclass field that is also a command-line flag.
 
@@ -43,11 +44,15 @@ def option(
         low: the smallest number allowed.
         high: the largest number allowed.
         above: numbers have to be larger than this.
-        mode: the only ``--mode`` in which the flag has an effect.
-        model: the only ``--model`` for which it has one.
+        mode: the values of ``--mode`` with which the flag has an effect, if not with all.
+        model: those of ``--model``.
     """
     limits = {"choices": choices, "low": low, "high": high, "above": above}
-    return field(default=default, metadata={"help": help, "mode": mode, "model": model, **limits})
+    only = {
+        kind: (names,) if isinstance(names, str) else names
+        for kind, names in (("mode", mode), ("model", model))
+    }
+    return field(default=default, metadata={"help": help, **only, **limits})
 
 
 def option_names(*groups: type) -> list[str]:
@@ -95,9 +100,13 @@ def allowed(option_field: dataclasses.Field) -> str:
 
 def has_effect(option_field: dataclasses.Field, run: "Run") -> bool:
     """Whether the option counts in the mode, and for the model, of a run."""
-    return all(
-        option_field.metadata[kind] in (None, getattr(run, kind)) for kind in ("mode", "model")
-    )
+    return all(counts(option_field, kind, run) for kind in ("mode", "model"))
+
+
+def counts(option_field: dataclasses.Field, kind: str, run: "Run") -> bool:
+    """Whether the option counts with one choice of a run, its "mode" or its "model"."""
+    only = option_field.metadata[kind]
+    return not only or getattr(run, kind) in only
 
 
 class OptionGroup:
@@ -148,8 +157,8 @@ class Run(OptionGroup):
 
     mode: str = option(
         "train",
-        "train a model, or score images with a trained one",
-        choices=("train", "inference"),
+        "train a model, score images with a trained one, or write it as an ONNX graph",
+        choices=("train", "inference", "export"),
     )
     model: str = option(
         "crn",
@@ -158,7 +167,7 @@ class Run(OptionGroup):
         choices=MODELS,
     )
     model_input: Path | None = option(
-        None, "checkpoint to resume (train) or to score with (inference)"
+        None, "checkpoint to resume (train), to score with (inference) or to write (export)"
     )
     seed: int | None = option(
         None,
@@ -205,12 +214,19 @@ class Data(OptionGroup):
         None,
         "the layout of the data set; Folder is any images without labels, for inference",
         choices=DATASETS,
+        mode=_WITH_IMAGES,
     )
     dataset_path: Path | None = option(
-        None, "its folder; for MVTec the folder of one category, as in datasets/mvtec/cable"
+        None,
+        "its folder; for MVTec the folder of one category, as in datasets/mvtec/cable",
+        mode=_WITH_IMAGES,
     )
     num_workers: int = option(
-        0, "threads that decode images at the start (0: the main thread does)", low=0, high=256
+        0,
+        "threads that decode images at the start (0: the main thread does)",
+        low=0,
+        high=256,
+        mode=_WITH_IMAGES,
     )
 
 
@@ -323,7 +339,7 @@ class Scoring(OptionGroup):
         "score with the best generator and discriminator, or with the mean over all ordered pairs; "
         "dagan has one pair",
         choices=("best", "all"),
-        mode="inference",
+        mode=("inference", "export"),
     )
     threshold_quantile: float = option(
         0.99,
@@ -370,7 +386,8 @@ class Output(OptionGroup):
         high=MANY,
         mode="train",
     )
-    image_output_path: Path | None = option(None, "folder for pictures")
+    image_output_path: Path | None = option(None, "folder for pictures", mode=_WITH_IMAGES)
+    export_path: Path | None = option(None, "ONNX file to write, as in model.onnx", mode="export")
     save_maps: bool = option(
         False,
         "also store the smoothed anomaly maps in --image-output-path as TIFF of 32-bit floats",

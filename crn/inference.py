@@ -7,16 +7,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from crn.checkpoint import TrainedModel, load_model, read_checkpoint, refuse_contradictions
-from crn.config import (
-    SCORES,
-    Adversarial,
-    Competition,
-    Network,
-    Optimization,
-    Options,
-    option_names,
+from crn.checkpoint import (
+    DECIDED,
+    TrainedModel,
+    load_model,
+    read_checkpoint,
+    refuse_contradictions,
 )
+from crn.config import SCORES, Options
 from crn.errors import UserError
 from crn.evaluation import METRICS_FILE, evaluate, write_metrics
 from crn.files import claimed
@@ -46,12 +44,6 @@ log = logging.getLogger(__name__)
 
 # What is written in --image-output-path for people to look at.
 _SHOWN = (*PICTURES, REPORT_FILE, FILES_FOLDER)
-
-# Options that a checkpoint decides; the batch size is also that of scoring.
-_FROM_CHECKPOINT = {
-    "model",
-    *option_names(Network, Competition, Adversarial, Optimization),
-} - {"batch_size"}
 
 
 def infer(options: Options, samples: Sequence[Sample]) -> int:
@@ -91,7 +83,7 @@ def find_results(
     path = options.run.model_input
     assert path is not None
     _, config = read_checkpoint(path)
-    refuse_contradictions(options, config, path, _FROM_CHECKPOINT)
+    refuse_contradictions(options, config, path, DECIDED)
     options = options.replace(model=config.model, imsize=config.network.imsize)
     set_up_cpu()
     device = pick_device(options.run.cpu)

@@ -1,4 +1,4 @@
-"""One run of the program: checks that cost little, then training or inference."""
+"""One run of the program: checks that cost little, then training, inference or export."""
 
 import gc
 import logging
@@ -25,7 +25,7 @@ _SAMPLE_TAKES_AT_MOST = 300
 
 
 def run(options: Options) -> int:
-    """Check the data set and the output folders, then train or score.
+    """Check the data set and the outputs, then train, score or export.
 
     Returns:
         The exit status of the process.
@@ -38,6 +38,12 @@ def run(options: Options) -> int:
     _set_up_logging(options, place)
     if options.run.seed is None:
         options = options.replace(seed=choose_seed(options.run, place))
+    if options.run.mode == "export":
+        _check_outputs(options)
+        with without_garbage_collection():
+            from crn.export import export
+
+        return export(options)
     root = options.data.dataset_path
     assert root is not None
     assert options.data.dataset is not None
@@ -137,9 +143,9 @@ def _wait_for_demo_sample(root: Path) -> None:
 
 def _check_outputs(options: Options) -> None:
     root, pictures = options.data.dataset_path, options.output.image_output_path
-    assert root is not None
     if (
         options.data.dataset == "Folder"
+        and root is not None
         and pictures is not None
         and pictures.resolve().is_relative_to(root.resolve())
     ):
@@ -147,18 +153,22 @@ def _check_outputs(options: Options) -> None:
             f"--image-output-path {pictures} lies in --dataset-path {root}: the pictures would be "
             "scored the next time; give another folder"
         )
-    scores = options.scoring.anomaly_score_file
+    files = {
+        "--anomaly-score-file": options.scoring.anomaly_score_file,
+        "--export-path": options.output.export_path,
+    }
     folders = {
         "--checkpoint-path": options.output.checkpoint_path,
         "--image-output-path": options.output.image_output_path,
         "--log-dir": options.output.log_dir if options.run.mode == "train" else None,
-        "--anomaly-score-file": scores.parent if scores else None,
+        **{name: file.parent for name, file in files.items() if file is not None},
     }
     for name, folder in folders.items():
         if folder is not None:
             require_writable_folder(folder, name)
-    if scores is not None:
-        _require_name_of_file(scores, "--anomaly-score-file")
+    for name, file in files.items():
+        if file is not None:
+            _require_name_of_file(file, name)
 
 
 def _require_name_of_file(path: Path, name: str) -> None:

@@ -63,6 +63,12 @@ class HalvingConv(_Convolution):
             return halve_by_product(x, self.weight, self.bias)
         return conv2d(x, self.weight, self.bias, stride=2, padding=1)
 
+    def as_plain(self) -> nn.Module:
+        """A layer of torch that computes the same."""
+        out_channels, in_channels = self.weight.shape[:2]
+        plain = nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1)
+        return _with_parameters(plain, self.weight, self.bias)
+
 
 class NearestConv(_Convolution):
     """Nearest x2, then a 3x3 convolution with padding 1: (B, C, H, W) to (B, C', 2H, 2W)."""
@@ -79,6 +85,32 @@ class NearestConv(_Convolution):
         if x.shape[0] * x.shape[2] * x.shape[3] >= _FOLD_FROM:
             return conv_transpose2d(x, fold_kernel(self.weight), self.bias, stride=2, padding=1)
         return conv2d(interpolate(x, scale_factor=2.0), self.weight, self.bias, padding=1)
+
+    def as_plain(self) -> nn.Module:
+        """A layer of torch that computes the same."""
+        out_channels, in_channels = self.weight.shape[:2]
+        plain = nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1)
+        return _with_parameters(plain, fold_kernel(self.weight), self.bias)
+
+
+def _with_parameters(layer: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:
+    layer.weight = nn.Parameter(weight.detach().contiguous(), requires_grad=False)
+    layer.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+    return layer
+
+
+def with_plain_convolutions(network: nn.Module) -> nn.Module:
+    """Replace the convolutions of a network by torch's own, which compute the same.
+
+    Returns:
+        The network, changed; a NearestConv has become a transposed convolution.
+    """
+    for name, child in network.named_children():
+        if isinstance(child, _Convolution):
+            setattr(network, name, child.as_plain())
+        else:
+            with_plain_convolutions(child)
+    return network
 
 
 def halve_by_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,0 +1,156 @@
+"""--mode export: the graph gives, without torch, what inference gives."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_inference import write_model
+
+from crn.checkpoint import load_model
+from crn.config import SCORES, Network
+from crn.methods.convolution import with_plain_convolutions
+from crn.methods.encoder_decoder import EncoderDecoder
+from datasets import LAYOUTS
+from datasets.memory import normalize
+from datasets.reader import read_images
+from datasets.samples import list_samples
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+OUTPUTS = [
+    "anomaly_map", "reconstruction", "score_reconstruction", "score_residual",
+    "score_discrimination",
+]  # fmt: skip
+
+
+def run_graph(path: Path, images: np.ndarray) -> dict[str, np.ndarray]:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert [each.name for each in session.get_inputs()] == ["image"]
+    assert [each.name for each in session.get_outputs()] == OUTPUTS
+    return dict(zip(OUTPUTS, session.run(None, {"image": images}), strict=True))
+
+
+def facts(path: Path) -> dict[str, str]:
+    return {each.key: each.value for each in onnx.load(path).metadata_props}
+
+
+@pytest.mark.parametrize(
+    ("model", "pairs", "more"),
+    [
+        ("crn", "best", ()),
+        ("crn", "all", ("--norm", "instance", "--anomaly-score", "discrimination")),
+        ("crn", "best", ("--improved", 0, "--norm", "none", "--num-competitive-units", 1)),
+        ("dagan", "best", ("--use-dropout", 1, "--anomaly-score", "reconstruction")),
+    ],
+)
+def test_the_graph_scores_as_inference_does(
+    run_main, read_only_panorama: Path, tmp_path: Path, model: str, pairs: str, more: tuple
+) -> None:
+    data = ("--dataset", "Panorama", "--dataset-path", read_only_panorama)
+    trained = run_main(
+        *data, "--model", model, "--demo", "--cpu", "--imsize", 16, "--max-network-depth", 3,
+        "--training-steps", 4, "--seed", 1, "--checkpoint-path", "kept", *more,
+    )  # fmt: skip
+    assert trained.status == 0, trained.err
+    score = more[more.index("--anomaly-score") + 1] if "--anomaly-score" in more else "residual"
+    use = (
+        "--model-input", "kept/last.ckpt", "--cpu", "--pairs", pairs, "--anomaly-score", score,
+    )  # fmt: skip
+    scored = run_main("--mode", "inference", *data, *use, "--image-output-path", "out")
+    assert scored.status == 0, scored.err
+    exported = run_main("--mode", "export", *use, "--export-path", "new/model.onnx")
+    assert exported.status == 0, exported.err
+
+    graph = tmp_path / "new/model.onnx"
+    onnx.checker.check_model(graph, full_check=True)
+    samples = list_samples(LAYOUTS["Panorama"], read_only_panorama)
+    images = normalize(read_images(samples, 16).pixels)
+    outputs = run_graph(graph, images.numpy())
+    with (tmp_path / "out/anomaly_scores.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for name in SCORES:
+        expected = [float(row[name]) for row in rows]
+        np.testing.assert_allclose(outputs[f"score_{name}"], expected, rtol=1e-4, atol=1e-4)
+    loaded = load_model(tmp_path / "kept/last.ckpt", pairs, torch.device("cpu"))
+    reconstruction, maps = loaded.scorer.score(images)
+    np.testing.assert_allclose(outputs["anomaly_map"], maps[score], atol=1e-4)
+    np.testing.assert_allclose(outputs["reconstruction"], reconstruction, atol=1e-4)
+    # Of a batch of any size.
+    for name, values in run_graph(graph, images[:1].numpy()).items():
+        np.testing.assert_allclose(values, outputs[name][:1], atol=1e-5)
+    metadata = facts(graph)
+    assert metadata.items() >= {
+        "method": model, "step": "4", "pairs": pairs, "anomaly_score": score, "image_size": "16",
+        "checkpoint": "last.ckpt", "image_range": "-1 to 1",
+    }.items()  # fmt: skip
+    assert f'"weights": "{metadata["weights"]}"' in (tmp_path / "out/metrics.json").read_text()
+
+
+@pytest.mark.parametrize("norm", ["batch", "none"])
+def test_plain_convolutions_compute_the_same(norm: str) -> None:
+    torch.manual_seed(0)
+    network = EncoderDecoder(Network(imsize=32, norm=norm)).double().eval()
+    x = torch.rand(2, 3, 32, 32, dtype=torch.double) * 2 - 1
+    with torch.no_grad():
+        expected = network(x)
+        torch.testing.assert_close(with_plain_convolutions(network)(x), expected)
+    kinds = {type(module).__name__ for module in network.modules()}
+    assert kinds & {"HalvingConv", "NearestConv"} == set()
+
+
+def test_what_was_there_is_renamed(run_main, tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model.ckpt", seed=1)
+    (tmp_path / "model.onnx").write_text("something else")
+    words = ("--mode", "export", "--model-input", model, "--export-path", "model.onnx")
+    assert run_main(*words).status == 0
+    assert (tmp_path / "model-v1.onnx").read_text() == "something else"
+    onnx.checker.check_model(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("words", "mention"),
+    [
+        (("--export-path", "x.onnx"), "--mode export needs --model-input"),
+        (("--model-input", "model.ckpt"), "--mode export needs --export-path"),
+        (("--model-input", "none.ckpt", "--export-path", "x.onnx"), "none.ckpt: no such file"),
+        (("--model-input", "data.ckpt", "--export-path", "x.onnx"), "data.ckpt"),
+        (("--model-input", "model.ckpt", "--export-path", "folder"), "is a folder"),
+        (
+            ("--model-input", "model.ckpt", "--export-path", "x.onnx", "--imsize", "64"),
+            "--imsize 64 contradicts model.ckpt",
+        ),
+        (
+            ("--model-input", "model.ckpt", "--export-path", "x.onnx", "--dataset", "MVTec"),
+            "--dataset works with --mode train or inference only",
+        ),
+    ],
+)
+def test_bad_input(run_main, tmp_path: Path, words: tuple[str, ...], mention: str) -> None:
+    write_model(tmp_path / "model.ckpt", seed=1)
+    (tmp_path / "data.ckpt").write_bytes(b"nothing")
+    (tmp_path / "folder").mkdir()
+    finished = run_main("--mode", "export", *words)
+    assert finished.status == 2
+    assert mention in finished.err
+    assert len(finished.err.splitlines()) == 1
+    assert not (tmp_path / "x.onnx").exists()
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxscript"])
+def test_a_missing_package(run_main, tmp_path: Path, monkeypatch, missing: str) -> None:
+    model = write_model(tmp_path / "model.ckpt", seed=1)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else 1)
+    finished = run_main("--mode", "export", "--model-input", model, "--export-path", "x.onnx")
+    assert finished.status == 2
+    assert f"needs the package {missing}: pip install -r requirements-export.txt" in finished.err
+
+
+def test_export_path_is_of_export_only(run_main, read_only_panorama: Path) -> None:
+    data = ("--dataset", "Panorama", "--dataset-path", read_only_panorama)
+    finished = run_main(*data, "--export-path", "x.onnx")
+    assert finished.status == 2
+    assert "--export-path works with --mode export only" in finished.err
