@@ -63,13 +63,14 @@ def main() -> None:
         from crn.command_line import parse_options
 
         with run.without_garbage_collection():
-            from crn import training
+            import crn.training  # noqa: F401
+            from crn import data
             from crn.lightning import pl
             from crn.module import TrainingModule
 
         imports = time.perf_counter() - start
 
-        clock.watch(training, "read_images", "decoding")
+        clock.watch(data, "read_images", "decoding")
         clock.watch(TrainingModule, "training_step", "training steps")
         clock.watch(TrainingModule, "validation_step", "validation: scoring")
         clock.watch(TrainingModule, "on_validation_epoch_end", "validation: metrics")

@@ -11,21 +11,12 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from crn.checkpoint_file import read_plain
-from crn.config import (
-    MANY,
-    Adversarial,
-    Competition,
-    ModelConfig,
-    Network,
-    Optimization,
-    Options,
-    flag,
-    option_names,
-)
+from crn.config import MANY, Adversarial, Competition, ModelConfig, Network, Optimization, Options
 from crn.errors import UserError
 from crn.files import written_whole
 from crn.methods import Method, Scorer, make_method
 from crn.optimizers import make_optimizer
+from crn.option import flag, option_names
 from crn.safe_text import shortened
 
 # Options that a checkpoint decides where it is used; the batch size is also that of scoring.

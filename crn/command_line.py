@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from crn.config import GROUPS, Options, allowed, counts, flag, is_list, option_names, value_type
+from crn.config import GROUPS, Options
 from crn.entry import Parser
 from crn.errors import UserError
+from crn.option import allowed, counts, flag, is_list, option_names, value_type
 from crn.safe_text import shown
 
 # What --demo sets, unless the flag is typed as well.

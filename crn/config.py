@@ -5,14 +5,11 @@ is a group in its help, and an instance is the typed configuration that the code
 """
 
 import dataclasses
-import sys
-import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
-from crn.safe_text import shown
+from crn.option import OptionGroup, option, option_names
 
 IMAGE_SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
 SCORES = ("reconstruction", "residual", "discrimination")
@@ -21,134 +18,6 @@ DATASETS = ("MVTec", "Panorama", "RoadImages", "Folder")
 _WITH_IMAGES = ("train", "inference")
 # More than anybody needs, and few enough for every counter.
 MANY = 1_000_000_000
-MOST_VALUES = 100
-
-
-def option(
-    default: Any,
-    help: str,
-    *,
-    choices: tuple | None = None,
-    low: float | None = None,
-    high: float | None = None,
-    above: float | None = None,
-    mode: str | tuple[str, ...] = (),
-    model: str | tuple[str, ...] = (),
-) -> Any:
-    """A dataclass field that is also a command-line flag.
-
-    Args:
-        default: the value where the flag is not given.
-        help: what it does, with its unit; the command line adds the range and the default.
-        choices: the values allowed.
-        low: the smallest number allowed.
-        high: the largest number allowed.
-        above: numbers have to be larger than this.
-        mode: the values of ``--mode`` with which the flag has an effect, if not with all.
-        model: those of ``--model``.
-    """
-    limits = {"choices": choices, "low": low, "high": high, "above": above}
-    only = {
-        kind: (names,) if isinstance(names, str) else names
-        for kind, names in (("mode", mode), ("model", model))
-    }
-    return field(default=default, metadata={"help": help, **only, **limits})
-
-
-def option_names(*groups: type) -> list[str]:
-    """The names of the options in some groups."""
-    return [option_field.name for group in groups for option_field in dataclasses.fields(group)]
-
-
-def flag(name: str) -> str:
-    """How the option is typed: ``batch_size`` is ``--batch-size``."""
-    return "--" + name.replace("_", "-")
-
-
-def value_type(option_field: dataclasses.Field) -> type:
-    """The type of the option's value or, for a list, of its items: `int` for ``int | None``."""
-    (kind,) = {
-        part
-        for part in typing.get_args(option_field.type) or (option_field.type,)
-        if part not in (NoneType, Ellipsis)
-    }
-    return kind
-
-
-def is_list(option_field: dataclasses.Field) -> bool:
-    """Whether the option takes several values."""
-    return typing.get_origin(option_field.type) is tuple
-
-
-def allowed(option_field: dataclasses.Field) -> str:
-    """The values that the option takes, in words; empty where it takes any."""
-    limits = option_field.metadata
-    if limits["choices"]:
-        return ", ".join(str(choice) or '""' for choice in limits["choices"])
-    low, high, above = limits["low"], limits["high"], limits["above"]
-    words = []
-    if above is not None:
-        words.append(f"above {above}")
-    if low is not None and high is not None:
-        words.append(f"{low} to {high}")
-    elif low is not None:
-        words.append(f"at least {low}")
-    elif high is not None:
-        words.append(f"at most {high}")
-    return ", ".join(words)
-
-
-def has_effect(option_field: dataclasses.Field, run: "Run") -> bool:
-    """Whether the option counts in the mode, and for the model, of a run."""
-    return all(counts(option_field, kind, run) for kind in ("mode", "model"))
-
-
-def counts(option_field: dataclasses.Field, kind: str, run: "Run") -> bool:
-    """Whether the option counts with one choice of a run, its "mode" or its "model"."""
-    only = option_field.metadata[kind]
-    return not only or getattr(run, kind) in only
-
-
-class OptionGroup:
-    """Base of the dataclasses below: values of the wrong type or out of range are refused.
-
-    Raises:
-        ValueError: on construction; one line that names the flag and what it takes.
-    """
-
-    def __post_init__(self) -> None:
-        for option_field in dataclasses.fields(self):
-            value = getattr(self, option_field.name)
-            if value is None and option_field.default is None:
-                continue
-            items = value if is_list(option_field) and isinstance(value, tuple) else (value,)
-            if len(items) > MOST_VALUES:
-                name = flag(option_field.name)
-                raise ValueError(f"{name} takes at most {MOST_VALUES} values, not {len(items)}")
-            for item in items:
-                _check_value(option_field, item)
-
-
-def _check_value(option_field: dataclasses.Field, value: Any) -> None:
-    kind, limits = value_type(option_field), option_field.metadata
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    # Whole numbers that no float can hold are refused as well.
-    is_finite = is_number and abs(value) <= sys.float_info.max
-    fits = is_finite if kind is float else isinstance(value, kind)
-    if kind is int and isinstance(value, bool):
-        fits = False
-    if fits and limits["choices"]:
-        fits = value in limits["choices"]
-    if fits and is_number:
-        low, high, above = limits["low"], limits["high"], limits["above"]
-        fits = (
-            (low is None or value >= low)
-            and (high is None or value <= high)
-            and (above is None or value > above)
-        )
-    if not fits:
-        takes = allowed(option_field) or f"a value of type {kind.__name__}"
-        raise ValueError(f"{flag(option_field.name)} takes {takes}, not {shown(value)}")
 
 
 @dataclass(frozen=True)

@@ -21,30 +21,23 @@ from crn.callbacks import (
 )
 from crn.checkpoint import read_training, refuse_contradictions
 from crn.command_line import DEFAULT_IMAGE_INTERVAL, DEMO_LIMITS, refuse_flags_of_others
-from crn.config import GROUPS, Network, Options, has_effect, option_names
+from crn.config import GROUPS, Network, Options
+from crn.data import InMemoryData
 from crn.errors import Diverged, UserError
 from crn.files import claimed, set_aside
 from crn.hardware import lightning_precision, pick_device, set_up_cpu
 from crn.lightning import pl
 from crn.metrics_logger import MetricsLogger
 from crn.module import TrainingModule
+from crn.option import has_effect, option_names
 from crn.parallel import UnwrappedDDPStrategy, no_process_left
 from crn.processes import Place
 from crn.report.training_page import write_training_report
 from crn.safe_text import printable
-from datasets.memory import (
-    EvaluationBatches,
-    TrainingBatches,
-    normalize,
-    steps_per_epoch,
-    to_device_if_it_fits,
-)
-from datasets.reader import read_images
+from datasets.memory import normalize, steps_per_epoch
 from datasets.samples import TEST, TRAIN, Sample
 
 log = logging.getLogger(__name__)
-
-VALIDATION_BATCH = 64
 
 # The folder of picture grids in --image-output-path.
 GRIDS = "training"
@@ -57,50 +50,6 @@ _FIXED_ON_RESUME = {
     "optimizer",
     "momentum",
 }
-
-
-class InMemoryData(pl.LightningDataModule):
-    """Both splits, decoded once, as tensors on the training device."""
-
-    def __init__(self, samples: Sequence[Sample], size: int, workers: int, place: Place) -> None:
-        """Decode all images.
-
-        Attributes:
-            interval: training steps between two validations, which Lightning calls an epoch.
-
-        Raises:
-            UserError: a file cannot be read.
-        """
-        super().__init__()
-        by_split = {split: [s for s in samples if s.split == split] for split in (TRAIN, TEST)}
-        self.train_pixels = read_images(by_split[TRAIN], size, workers).pixels
-        self.test_pixels = read_images(by_split[TEST], size, workers).pixels
-        self.test_labels = torch.tensor([sample.label for sample in by_split[TEST]])
-        self.interval = 1
-        self._place = place
-
-    def train_dataloader(self) -> TrainingBatches:
-        """The batches of the steps that are left."""
-        model = self.trainer.lightning_module
-        optimization = model.config.optimization
-        device = self.trainer.strategy.root_device
-        return TrainingBatches(
-            to_device_if_it_fits(self.train_pixels, device),
-            optimization.batch_size,
-            model.config.seed,
-            next_step=lambda: model.step,
-            interval=self.interval,
-            last_step=optimization.training_steps,
-            device=device,
-            share=self._place.share(min(optimization.batch_size, len(self.train_pixels))),
-        )
-
-    def val_dataloader(self) -> EvaluationBatches:
-        """The part of the test split that this process scores."""
-        device = self.trainer.strategy.root_device
-        share = self._place.share(len(self.test_labels))
-        pixels = to_device_if_it_fits(self.test_pixels[share], device)
-        return EvaluationBatches(pixels, self.test_labels[share], VALIDATION_BATCH, device)
 
 
 def train(options: Options, samples: Sequence[Sample], place: Place) -> int:

@@ -11,8 +11,9 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from crn.config import Options, flag, has_effect
+from crn.config import Options
 from crn.files import set_aside, written_whole
+from crn.option import flag, has_effect
 
 REPORT_FILE = "report.html"
 

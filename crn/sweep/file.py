@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from crn.command_line import parse_options
-from crn.config import GROUPS, flag, option_names
+from crn.config import GROUPS
 from crn.errors import UserError
+from crn.option import flag, option_names
 from crn.sweep.parameters import Choice, Parameter, read_parameters
 
 METHODS = ("grid", "random", "bayes")
