@@ -126,7 +126,7 @@ def legend(scale: ColourScale, masks: bool) -> Image.Image:
         x = margin + round(float(scale.share(np.float32(scale.threshold))) * (long - 1))
         draw.line((x, top - 4, x, bottom + 3), BORDER, 5)
         draw.line((x, top - 3, x, bottom + 2), CONTOUR, 1)
-        label = f"threshold {scale.threshold:.4g}"
+        label = f"pixel threshold {scale.threshold:.4g}"
         half = round(draw.textlength(label, font) / 2)
         center = min(max(x, margin + half), width - margin - half)
         draw.text((center, top - 8), label, "black", font, anchor="ms")

@@ -336,7 +336,7 @@ def test_the_page_shows_metrics_and_pictures(show, report, results):
 def test_the_colour_scale_is_beside_the_images_and_in_the_dialog(show, report):
     page = show(report)
     for scale in ("section > .scale", "#dialog .scale"):
-        assert sorted(page.texts(f"{scale} text")) == ["0", "1", "threshold 0.6"]
+        assert sorted(page.texts(f"{scale} text")) == ["0", "1", "pixel threshold 0.6"]
         assert page.texts(f"{scale} li") == ["contour: the anomaly map is above 0.6"]
     page.click(".card")
     bar = page.run("return document.querySelector('#dialog image').getBoundingClientRect().width")

@@ -124,7 +124,7 @@ def histogram_chart(
 ) -> str:
     """Bars upwards for the first group and, where there are two, downwards for the second.
 
-    Two are in percent of each, so that a small one is seen beside a large one.
+    Each group is in percent of its own, so that a small one is seen beside a large one.
 
     Args:
         title, description: as `line_chart`.
@@ -189,7 +189,7 @@ def colour_chart(description: str, bar: Image.Image, scale: ColourScale, masks: 
     ]
     if scale.threshold is not None:
         x = left + float(scale.share(np.float32(scale.threshold))) * (right - left)
-        text = f"threshold {scale.threshold:.4g}"
+        text = f"pixel threshold {scale.threshold:.4g}"
         half = len(text) * _GLYPH / 2
         center = min(max(x, half), _WIDTH - half)
         parts.append(
