@@ -114,7 +114,7 @@ def find_results(
         scored,
         metrics,
         panels=pictures.panels,
-        colour_scale=pictures.colour_scale,
+        colour_bar=pictures.colour_bar,
     )
     return results, pictures
 

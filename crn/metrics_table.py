@@ -6,6 +6,7 @@ from typing import Any
 from crn.config import SCORES
 from crn.results import InferenceResults
 from crn.safe_text import printable
+from crn.words import counted
 from datasets.samples import ANOMALOUS, NORMAL, TEST
 
 MOST_ANOMALOUS_SHOWN = 5
@@ -22,7 +23,7 @@ def _lines(results: InferenceResults) -> Iterator[str]:
     metrics = results.metrics
     dataset = metrics["dataset"]
     if metrics["scores"] is None:
-        yield f"{dataset['test']} images without labels"
+        yield f"{counted(dataset['test'], 'image')} without labels"
     else:
         yield f"{dataset['test']} test images, {dataset['anomalous']} of them anomalous"
         yield from _scores(results)
@@ -84,7 +85,7 @@ def _threshold(metrics: dict[str, Any]) -> Iterator[str]:
         f"{threshold['quantile']:g} quantile, from {threshold['source']}"
     )
     if decisions["f1"] is None:
-        yield f"above it are {decisions['above']} of {decisions['of']} images"
+        yield f"above it: {decisions['above']:,} of {counted(decisions['of'], 'image')}"
         return
     found, missed = decisions["true_positives"], decisions["false_negatives"]
     wrong, right = decisions["false_positives"], decisions["true_negatives"]

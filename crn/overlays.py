@@ -11,7 +11,7 @@ from crn.pictures import heat_map
 _OPACITY = 0.75
 # Contours are white with a black border, seen on every image and colour. The colour of masks is
 # not among the heat colours.
-_CONTOUR, _BORDER, _MASK = (255, 255, 255), (0, 0, 0), (0, 230, 255)
+CONTOUR, BORDER, MASK = (255, 255, 255), (0, 0, 0), (0, 230, 255)
 # A line of one pixel for every so many pixels of the image's longer side.
 _PIXELS_PER_LINE = 384
 
@@ -57,10 +57,10 @@ def overlay(
     picture = np.array(Image.composite(colours, gray, Image.fromarray(opacity)))
     width = line_width(*anomaly_map.shape)
     if mask is not None:
-        picture[outline(mask, width)] = _MASK
+        picture[outline(mask, width)] = MASK
     if scale.threshold is not None and (above := anomaly_map > scale.threshold).any():
-        picture[outline(~above, width)] = _BORDER
-        picture[outline(above, width)] = _CONTOUR
+        picture[outline(~above, width)] = BORDER
+        picture[outline(above, width)] = CONTOUR
     return Image.fromarray(picture)
 
 
@@ -79,6 +79,31 @@ def outline(region: np.ndarray, width: int) -> np.ndarray:
     return region & ~binary_erosion(region, iterations=width, border_value=1)
 
 
+def colour_bar(scale: ColourScale, width: int) -> Image.Image:
+    """All colours, from the lowest to the highest value, ``width`` x 2 pixels.
+
+    They are transparent: the upper row shows them over light gray, the lower one over dark gray.
+    """
+    gray = Image.fromarray(np.full((2, width), [[200], [60]], np.uint8))
+    ramp = np.linspace(scale.low, scale.high, width, dtype=np.float32)
+    return overlay(gray, np.tile(ramp, (2, 1)), ColourScale(scale.low, scale.high, threshold=None))
+
+
+def line_meanings(threshold: float | None, masks: bool) -> list[tuple[tuple[int, int, int], str]]:
+    """The colours of the lines on overlays, and what they mean.
+
+    Args:
+        threshold: of the contours; None where there are none.
+        masks: whether overlays have the outlines of masks.
+    """
+    lines = []
+    if threshold is not None:
+        lines.append((CONTOUR, f"contour: the anomaly map is above {threshold:.4g}"))
+    if masks:
+        lines.append((MASK, "outline of the mask: what the data set calls anomalous"))
+    return lines
+
+
 def legend(scale: ColourScale, masks: bool) -> Image.Image:
     """What the colours and lines of the overlays mean: a bar of colours with their values.
 
@@ -87,34 +112,27 @@ def legend(scale: ColourScale, masks: bool) -> Image.Image:
         masks: whether overlays have the outlines of masks.
     """
     width, margin, top, bar, row = 640, 20, 30, 32, 22
-    lines = []
-    if scale.threshold is not None:
-        lines.append((_CONTOUR, f"contour: the anomaly map is above {scale.threshold:.4g}"))
-    if masks:
-        lines.append((_MASK, "outline of the mask: what the data set calls anomalous"))
+    lines = line_meanings(scale.threshold, masks)
     picture = Image.new("RGB", (width, top + bar + row * (1 + len(lines)) + 12), "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=14)
 
-    # Over light and over dark gray, since the colours are transparent.
-    ramp = np.linspace(scale.low, scale.high, width - 2 * margin, dtype=np.float32)
-    gray = Image.new("L", (len(ramp), bar), 60)
-    gray.paste(200, (0, 0, len(ramp), bar // 2))
-    colours = ColourScale(scale.low, scale.high, threshold=None)
-    picture.paste(overlay(gray, np.tile(ramp, (bar, 1)), colours), (margin, top))
+    long = width - 2 * margin
+    colours = colour_bar(scale, long).resize((long, bar), Image.Resampling.NEAREST)
+    picture.paste(colours, (margin, top))
     bottom = top + bar
     draw.text((margin, bottom + 4), f"{scale.low:.4g}", "black", font)
     draw.text((width - margin, bottom + 4), f"{scale.high:.4g}", "black", font, anchor="ra")
     if scale.threshold is not None:
-        x = margin + round(float(scale.share(np.float32(scale.threshold))) * (len(ramp) - 1))
-        draw.line((x, top - 4, x, bottom + 3), _BORDER, 5)
-        draw.line((x, top - 3, x, bottom + 2), _CONTOUR, 1)
-        label = f"threshold {scale.threshold:.4g}"
+        x = margin + round(float(scale.share(np.float32(scale.threshold))) * (long - 1))
+        draw.line((x, top - 4, x, bottom + 3), BORDER, 5)
+        draw.line((x, top - 3, x, bottom + 2), CONTOUR, 1)
+        label = f"pixel threshold {scale.threshold:.4g}"
         half = round(draw.textlength(label, font) / 2)
         center = min(max(x, margin + half), width - margin - half)
         draw.text((center, top - 8), label, "black", font, anchor="ms")
     for index, (colour, text) in enumerate(lines):
         y = bottom + row * (index + 1) + 12
-        draw.line((margin, y, margin + 30, y), _BORDER, 5)
+        draw.line((margin, y, margin + 30, y), BORDER, 5)
         draw.line((margin, y, margin + 30, y), colour, 3)
         draw.text((margin + 40, y), text, "black", font, anchor="lm")
     return picture

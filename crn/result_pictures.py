@@ -13,7 +13,7 @@ from torch import Tensor
 from crn.cores import available_cores
 from crn.files import set_aside
 from crn.maps import AnomalyMaps, at_size
-from crn.overlays import ColourScale, legend, overlay
+from crn.overlays import ColourScale, colour_bar, legend, overlay
 from crn.pictures import heat_map, side_by_side, to_image, write_picture
 from crn.results import PANEL_SIZE
 from crn.safe_text import file_name
@@ -62,9 +62,9 @@ class ResultPictures:
         pictures["overlay"] = self._overlay(index, image, mask)
         return pictures
 
-    def colour_scale(self) -> Image.Image:
-        """What the colours of the overlays mean."""
-        return legend(self.scale, any(sample.mask is not None for sample in self.samples))
+    def colour_bar(self, width: int) -> Image.Image:
+        """The colours of the overlays; see `InferenceResults.colour_bar`."""
+        return colour_bar(self.scale, width)
 
     def write(self, folder: Path, save_maps: bool) -> None:
         """Write the pictures of all images, and what earlier runs left there is renamed.
@@ -101,7 +101,8 @@ class ResultPictures:
 
         with ThreadPoolExecutor(available_cores()) as pool:
             list(pool.map(write, range(len(self.samples))))
-        write_picture(self.colour_scale(), folder / COLOUR_SCALE_FILE)
+        masks = any(sample.mask is not None for sample in self.samples)
+        write_picture(legend(self.scale, masks), folder / COLOUR_SCALE_FILE)
         for path in folders.values():
             log.info("wrote %d pictures to %s", len(self.samples), path)
         log.info("colours of %s run from %.4g to %.4g", folders["diff"], low, high)

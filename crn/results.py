@@ -48,7 +48,9 @@ class InferenceResults:
             where a side is longer than `PANEL_SIZE`. They are "input", "reconstruction",
             "overlay" (the anomaly map over the image, with contours) and, where the data set has
             one, "mask". Decodes the image's file anew; may be called from several threads.
-        colour_scale: the legend of all overlays of the run, RGB: colours, values and threshold.
+        colour_bar: a width to all colours of the overlays, from the lowest to the highest value of
+            ``metrics["maps"]``, RGB, two pixels high: the upper row over light gray, the lower one
+            over dark gray.
     """
 
     options: Options
@@ -57,4 +59,4 @@ class InferenceResults:
     images: list[ScoredImage]
     metrics: dict[str, Any]
     panels: Callable[[int], dict[str, Image.Image]] = field(repr=False, compare=False)
-    colour_scale: Callable[[], Image.Image] = field(repr=False, compare=False)
+    colour_bar: Callable[[int], Image.Image] = field(repr=False, compare=False)

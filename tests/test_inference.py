@@ -282,7 +282,7 @@ def test_panels(model: Path, mvtec_category: Path) -> None:
     with Image.open(mvtec_category / "test/good/000.png") as file:
         assert (np.asarray(panels["input"]) == np.asarray(file)).all()
 
-    assert results.colour_scale().mode == "RGB"
+    assert (results.colour_bar(5).mode, results.colour_bar(5).size) == ("RGB", (5, 2))
     image = results.images[by_key["hole/000.png"]]
     assert (image.split, image.kind, image.label) == ("test", "hole", 1)
     assert image.scores.keys() == set(SCORES)

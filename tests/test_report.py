@@ -25,7 +25,14 @@ from crn.config import (
     Scoring,
 )
 from crn.metrics import auroc, auroc_interval, average_precision, confusion, max_f1
-from crn.report.curves import MOST_POINTS, precision_recall, roc, running_mean, thin_series
+from crn.report.curves import (
+    MOST_POINTS,
+    histogram,
+    precision_recall,
+    roc,
+    running_mean,
+    thin_series,
+)
 from crn.report.inference_page import write_inference_report
 from crn.report.page import island
 from crn.report.training_page import read_series, write_training_report
@@ -172,7 +179,7 @@ def results_of(
 
     return InferenceResults(
         chosen, "residual", threshold, images, metrics_of(chosen, images, threshold), panels,
-        lambda: Image.new("RGB", (640, 90), "white"),
+        lambda width: Image.new("RGB", (width, 2), "white"),
     )  # fmt: skip
 
 
@@ -315,14 +322,25 @@ def test_the_page_shows_metrics_and_pictures(show, report, results):
     )
     assert "--anomaly-score" in text
     assert page.texts(".card .name") == expected(results)
+    anomalous, test = metrics["dataset"]["anomalous"], metrics["dataset"]["test"]
+    assert f"by chance: {anomalous / test:.3f}" in text
     page.run("document.querySelector('#gallery').scrollIntoView()")
     page.until("return document.querySelector('.card img').naturalWidth > 0")
-    assert page.run("return document.querySelector('.scale img').naturalWidth") == 640
     assert page.run(
         "return [...document.images].every((i) => i.alt && i.getAttribute('width') > 0)"
     )
     assert page.run("return [...document.querySelectorAll('.card img')].every("
                     "(i) => i.loading === 'lazy' && i.decoding === 'async')")  # fmt: skip
+
+
+def test_the_colour_scale_is_beside_the_images_and_in_the_dialog(show, report):
+    page = show(report)
+    for scale in ("section > .scale", "#dialog .scale"):
+        assert sorted(page.texts(f"{scale} text")) == ["0", "1", "pixel threshold 0.6"]
+        assert page.texts(f"{scale} li") == ["contour: the anomaly map is above 0.6"]
+    page.click(".card")
+    bar = page.run("return document.querySelector('#dialog image').getBoundingClientRect().width")
+    assert bar > 200
 
 
 def test_names_do_no_harm(show, report):
@@ -339,7 +357,7 @@ def test_names_do_no_harm(show, report):
     assert page.run("return document.scripts.length") == 2
     assert page.find("[onerror], b, img[src=x]") == []
     files = {path.name for path in report.parent.rglob("*") if path.is_file()}
-    assert all(re.fullmatch(r"report\.html|colour_scale\.png|\d+(-\w+)?\.jpg", f) for f in files)
+    assert all(re.fullmatch(r"report\.html|\d+(-\w+)?\.jpg", f) for f in files)
 
 
 def test_no_other_script_runs(show, report, tmp_path):
@@ -420,6 +438,26 @@ def test_enlarging_and_keys(show, report, results):
     assert page.run("return document.getElementById('dialog').open")
 
 
+def test_the_focus_is_never_out_of_sight(show, report):
+    """Not under the controls, which stay on top, and its ring is not cut off."""
+    page = show(report)
+    page.run("[...document.querySelectorAll('.card')].at(-1).focus()")
+    for _ in range(12):
+        page.driver.execute_cdp_cmd(
+            "Input.dispatchKeyEvent", {"type": "keyDown", "key": "Tab", "modifiers": 8}
+        )
+        focus = page.run(
+            """
+            const card = document.activeElement, style = getComputedStyle(card);
+            return {
+              name: card.className, ring: style.outlineStyle, offset: style.outlineOffset,
+              top: card.getBoundingClientRect().top,
+              controls: document.getElementById("controls").getBoundingClientRect().bottom};"""
+        )
+        assert (focus["name"], focus["ring"], focus["offset"]) == ("card", "solid", "-3px")
+        assert focus["top"] > focus["controls"] > 0
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_both_colour_schemes_are_readable(show, report, scheme):
     page = show(report)
@@ -488,6 +526,42 @@ def test_thousands_of_images_stay_usable(show, tmp_path):
     page.press("END")
     assert page.texts("#dialog-place") == ["5,000 of 5,000"]
     assert page.texts("#dialog-name") == ["good/0000.png"]
+    page.press("ESCAPE")  # the page goes to where that image is
+    page.until("return document.activeElement.dataset.place === '4999'")
+    assert len(page.texts(".card")) == 5000
+
+
+def test_what_is_out_of_sight_costs_nothing(show, tmp_path):
+    names = [f"{index:04d}.png" for index in range(1000)]
+    many = results_of({"good": names, "crack": names}, size=(8, 8), shades={"input": 60})
+    write_inference_report(tmp_path, many)
+    page = show(tmp_path / "report.html")
+    page.click(".card")
+    page.press("END")
+    page.press("ESCAPE")
+    pictures = "[...document.querySelectorAll('.card img')]"
+    page.until(f"return {pictures}.at(-1).naturalWidth > 0")
+    assert page.run(f"return {pictures}.filter((i) => i.naturalWidth).length") < 300
+    assert page.run("return document.querySelectorAll('#gallery ol').length") == 42
+    assert set(page.run("return [...document.querySelectorAll('#gallery ol')].map("
+                        "(e) => getComputedStyle(e).contentVisibility)")) == {"auto"}  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [(512, 20), (20, 512), (1, 1), (5, 3)])
+def test_images_of_any_shape(show, tmp_path, size):
+    write_inference_report(tmp_path, results_of({"good": ["0.png"], "crack": ["0.png"]}, size=size))
+    page = show(tmp_path / "report.html")
+    for width in (DESKTOP, PHONE):
+        page.resize(width)
+        high = page.run("return document.querySelector('.card img').getBoundingClientRect().height")
+        assert 2 < high <= 320
+        page.click(".card")
+        captions = page.run("return [...document.querySelectorAll('#dialog figcaption')]"
+                            ".map((e) => e.getBoundingClientRect().height)")  # fmt: skip
+        assert len(captions) == 4
+        assert max(captions) < 30  # one line
+        assert page.overflow() == []
+        page.press("ESCAPE")
 
 
 def test_without_labels_the_page_leaves_out_what_needs_them(show, tmp_path):
@@ -502,12 +576,27 @@ def test_without_labels_the_page_leaves_out_what_needs_them(show, tmp_path):
     assert page.texts(".card .name") == above[::-1]
 
 
+def test_one_image(show, tmp_path):
+    write_inference_report(tmp_path, results_of({"crack": ["0.png"]}, labels=False))
+    page = show(tmp_path / "report.html")
+    assert page.text().count("1 image without labels") == 1
+    assert page.texts(".figures .remark") == ["of 1 image"]
+    assert page.texts(".chart:not(.scale) .legend span") == ["1 image"]
+    assert page.texts("#count") == ["1 of 1 image."]
+
+
+def test_a_single_kind_is_no_table(show, tmp_path):
+    write_inference_report(tmp_path, results_of({"good": ["0.png"], "crack": ["0.png"]}))
+    assert show(tmp_path / "report.html").texts("h2") == ["Result", "Scores", "Images", "Settings"]
+
+
 def test_without_threshold_the_page_leaves_out_decisions(show, tmp_path):
     write_inference_report(tmp_path, results_of(NAMES, threshold=None))
     page = show(tmp_path / "report.html")
     assert "AUROC" in page.text()
     assert page.texts(".figures dt") == ["AUROC", "Average precision"]
     assert page.find("[data-column=found], .mark, .threshold, .alarm, .miss, .found") == []
+    assert "--threshold-from takes that of an earlier inference" in page.text()
     assert page.run("return document.getElementById('verdicts').hidden")
     assert set(page.texts(".verdict")) == {"normal", "anomalous"}
 
@@ -536,7 +625,7 @@ def test_a_report_that_fails_leaves_nothing(tmp_path, results):
 
     broken = InferenceResults(
         results.options, results.score, results.threshold, results.images, results.metrics, panels,
-        results.colour_scale,
+        results.colour_bar,
     )  # fmt: skip
     with pytest.raises(OSError, match="gone"):
         write_inference_report(tmp_path, broken)
@@ -567,6 +656,12 @@ def test_training_report_says_that_best_is_no_result(show, training_report):
         "AUROC of the validations", "What the roles minimise", "Best units",
     ]  # fmt: skip
     assert training_report.stat().st_size < 150_000
+    assert "residual, last 0.625" in page.texts(".legend span")
+    # One axis of steps for all, from the first losses, long before the first validation.
+    steps = page.run("return [...document.querySelectorAll('.chart > svg')].map((svg) => "
+                     "[...svg.querySelectorAll('text')].map((e) => e.textContent)"
+                     ".filter((text) => /,000$/.test(text)).join())")  # fmt: skip
+    assert set(steps) == {"10,000,20,000,30,000"}
 
 
 def test_a_training_that_logged_nothing_has_a_report(show, tmp_path):
@@ -633,6 +728,15 @@ def test_thinned_series_keep_their_extremes():
     assert (thin[0, 0], thin[-1, 0]) == (0, 19_999)
     assert (thin[:, 1].min(), thin[:, 1].max()) == (values.min(), values.max())
     assert (np.diff(thin[:, 0]) > 0).all()
+
+
+def test_equal_scores_are_a_narrow_histogram():
+    for score in (0.5, -2e-6, 0.0):
+        bars = histogram({"images": [score] * 3})
+        assert bars.counts["images"].sum() == 3
+        low, high = bars.edges[[0, -1]]
+        assert low < score < high
+        assert high - low == pytest.approx(abs(score) * 0.2 or 2)
 
 
 def test_running_mean():

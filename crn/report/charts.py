@@ -1,12 +1,16 @@
 """Charts as inline SVG; their colours and dashes are those of style.css."""
 
+import base64
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
 import numpy as np
+from PIL import Image
 
+from crn.overlays import BORDER, CONTOUR, ColourScale, line_meanings
 from crn.report.curves import Histogram
 
 # In units of the view box, about CSS pixels; small, so that text stays readable on a phone.
@@ -131,7 +135,8 @@ def histogram_chart(
     shares = {name: counts / counts.sum() * 100 for name, counts in data.counts.items()}
     ends = data.edges[[0, -1]] if threshold is None else np.append(data.edges[[0, -1]], threshold)
     top = max(float(share.max()) for share in shares.values()) * 1.08
-    y = Axis("percent of each group", -top if len(shares) > 1 else 0, top)
+    two = len(shares) > 1
+    y = Axis("percent of each group" if two else "percent of the images", -top if two else 0, top)
     place = _Place(axis_around(label, ends), y)
     parts = [_axes(place, mirrored=True)]
     _, zero = place.at(0, 0)
@@ -155,12 +160,51 @@ def histogram_chart(
             f'<text class="label" x="{x + shift:g}" y="{_TOP + 10}" text-anchor="{anchor}">'
             f"threshold {threshold:.4g}</text>"
         )
-    sides = ("upwards", "downwards") if len(shares) > 1 else ("",)
+    sides = ("upwards", "downwards") if two else ("",)
     legend = [
         ("bars", 1 - look, f"{name}{', ' + side if side else ''}")
         for look, (name, side) in enumerate(zip(shares, sides, strict=True))
     ]
     return _figure(title, description, "".join(parts), legend)
+
+
+def colour_chart(description: str, bar: Image.Image, scale: ColourScale, masks: bool) -> str:
+    """What the colours and lines of overlays mean.
+
+    Args:
+        description: is read instead of the picture.
+        bar: `crn.overlays.colour_bar`, of any width.
+        scale: its values, and the threshold to mark on it.
+        masks: whether overlays have the outlines of masks.
+    """
+    left, right, top, bottom = 4, _WIDTH - 4, 20, 42
+    file = io.BytesIO()
+    bar.save(file, "PNG")
+    data = base64.b64encode(file.getvalue()).decode()
+    parts = [
+        f'<image href="data:image/png;base64,{data}" x="{left}" y="{top}" width="{right - left}" '
+        f'height="{bottom - top}" preserveAspectRatio="none"/>'
+        f'<text x="{left}" y="{bottom + 15}">{scale.low:.4g}</text>'
+        f'<text x="{right}" y="{bottom + 15}" text-anchor="end">{scale.high:.4g}</text>'
+    ]
+    if scale.threshold is not None:
+        x = left + float(scale.share(np.float32(scale.threshold))) * (right - left)
+        text = f"pixel threshold {scale.threshold:.4g}"
+        half = len(text) * _GLYPH / 2
+        center = min(max(x, half), _WIDTH - half)
+        parts.append(
+            _bordered(f"M{x:.1f} {top - 4}V{bottom + 4}", CONTOUR)
+            + f'<text x="{center:.1f}" y="{top - 8}" text-anchor="middle">{text}</text>'
+        )
+    lines = "".join(
+        f"<li>{_swatch_picture(_bordered('M2 7H26', colour))}<span>{words}</span></li>"
+        for colour, words in line_meanings(scale.threshold, masks)
+    )
+    return (
+        f'<figure class="chart scale"><svg viewBox="0 0 {_WIDTH} {bottom + 20}" role="img" '
+        f'aria-label="{escape(description)}">{"".join(parts)}</svg>'
+        f'<ul class="legend">{lines}</ul></figure>'
+    )
 
 
 def interval_mark(value: float, low: float, high: float) -> str:
@@ -241,6 +285,15 @@ def _dot(x: float, y: float, look: int) -> str:
     return f'<rect class="open" x="{x - 4:g}" y="{y - 4:g}" width="8" height="8"/>'
 
 
+def _bordered(path: str, colour: tuple[int, int, int]) -> str:
+    """A line as overlays have them, seen on every colour."""
+    lines = ((BORDER, 4), (colour, 2))
+    return "".join(
+        f'<path d="{path}" fill="none" stroke="rgb{each}" stroke-width="{width}"/>'
+        for each, width in lines
+    )
+
+
 def _figure(
     title: str, description: str, content: str, legend: list[tuple[str, int | str, str]]
 ) -> str:
@@ -261,5 +314,8 @@ def _swatch(kind: str, look: int | str) -> str:
         "mark": '<circle class="mark" cx="14" cy="7" r="5"/>',
     }
     line = "reference" if look == "reference" else f"series look-{look}"
-    content = drawn.get(kind, f'<path class="{line}" d="M1 7H27"/>')
+    return _swatch_picture(drawn.get(kind, f'<path class="{line}" d="M1 7H27"/>'))
+
+
+def _swatch_picture(content: str) -> str:
     return f'<svg viewBox="0 0 28 14" width="28" height="14" aria-hidden="true">{content}</svg>'

@@ -56,7 +56,11 @@ class Histogram:
 def histogram(groups: dict[str, ArrayLike]) -> Histogram:
     """Histograms of several groups of values over the same bins; none may be empty."""
     arrays = {name: np.asarray(values, np.float64) for name, values in groups.items()}
-    edges = np.histogram_bin_edges(np.concatenate(list(arrays.values())), _BINS)
+    values = np.concatenate(list(arrays.values()))
+    low, high = values.min(), values.max()
+    # Where all are equal, the bins are narrow ones around them.
+    margin = 0 if low < high else abs(high) * 0.1 or 1
+    edges = np.linspace(low - margin, high + margin, _BINS + 1)
     return Histogram(edges, {name: np.histogram(a, edges)[0] for name, a in arrays.items()})
 
 

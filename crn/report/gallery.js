@@ -2,7 +2,9 @@
 // The gallery: filters, sorts and enlarges the images of the JSON in #data. Names come from data
 // sets and are only ever set as text; file names are numbers.
 (() => {
-  const CHUNK = 48;
+  // Cards come in lists of so many, whole rows of one to four: lists out of sight are not laid out,
+  // and the page is as quick with thousands of cards as with a few.
+  const GROUP = 48;
   const data = JSON.parse(document.getElementById("data").textContent);
   const folder = data.folder.split("/").map(encodeURIComponent).join("/");
   const byId = (id) => document.getElementById(id);
@@ -76,7 +78,7 @@
     rendered = 0;
     byId("gallery").replaceChildren();
     byId("count").textContent = shown.length
-      ? `${number.format(shown.length)} of ${number.format(images.length)} images.`
+      ? `${number.format(shown.length)} of ${counted(images.length)}.`
       : "No image is like that.";
     // Beside every choice stands how many it would leave.
     const candidates = images.filter(passesAllBut("verdict"));
@@ -88,32 +90,52 @@
     byId("direction").textContent = state.sort === "score"
       ? (state.descending ? "↓ highest first" : "↑ lowest first")
       : (state.descending ? "↓ Z to A" : "↑ A to Z");
-    renderUpTo(CHUNK);
+    renderMore();
   }
 
   function renderUpTo(count) {
-    const end = Math.min(count, shown.length);
-    const cards = document.createDocumentFragment();
-    const column = parseFloat(getComputedStyle(byId("gallery")).gridTemplateColumns);
-    for (; rendered < end; rendered += 1) cards.append(card(rendered, column));
-    byId("gallery").append(cards);
+    const columns = getComputedStyle(byId("gallery")).gridTemplateColumns.split(" ").map(parseFloat);
+    const groups = document.createDocumentFragment();
+    while (rendered < Math.min(count, shown.length)) {
+      const group = element("ol");
+      const end = Math.min(rendered + GROUP, shown.length);
+      const height = heightOf(shown.slice(rendered, end), columns);
+      group.style.containIntrinsicSize = `auto none auto ${height}px`;
+      for (; rendered < end; rendered += 1) group.append(card(rendered));
+      groups.append(group);
+    }
+    byId("gallery").append(groups);
     byId("more").hidden = rendered === shown.length;
   }
-  const renderMore = () => renderUpTo(rendered + CHUNK);
+  const renderMore = () => renderUpTo(rendered + GROUP);
+  const cardAt = (place) => document.querySelector(`[data-place="${place}"]`);
 
-  const TEXT_AND_PADDING = 80; // of a card, in CSS pixels, about
+  const [TEXT_AND_PADDING, GAP] = [80, 19]; // of a card and between rows, in CSS pixels, about
+  const HIGHEST = 320; // of a strip, in CSS pixels
 
-  function card(place, column) {
+  // What a group will take of the page, about.
+  function heightOf(group, columns) {
+    const heights = group.map((image) => Math.min(HIGHEST,
+      columns[0] * shareOf(image) * image.stripHeight / image.stripWidth));
+    let height = 0;
+    for (let first = 0; first < group.length; first += columns.length) {
+      height += Math.max(...heights.slice(first, first + columns.length)) + TEXT_AND_PADDING + GAP;
+    }
+    return Math.round(height);
+  }
+
+  // All panels are as wide, also where an image has fewer of them.
+  const shareOf = (image) => image.panels.length / data.panels.length;
+
+  function card(place) {
     const image = shown[place];
     const button = element("button", "card");
     button.type = "button";
     button.dataset.place = place;
-    const strip = picture(`${image.index}.jpg`, image.stripWidth, image.stripHeight,
-      `${image.panels.map((panel) => panelWords[panel]).join(", ")} of ${image.name}`);
-    strip.loading = "lazy";
-    // All panels are as wide, also where an image has fewer of them.
-    const share = image.panels.length / data.panels.length;
-    strip.style.width = `${100 * share}%`;
+    const strip = picture(image, `${image.index}.jpg`, image.stripWidth, image.stripHeight,
+      `${image.panels.map((panel) => panelWords[panel]).join(", ")} of ${image.name}`, "lazy");
+    strip.style.width = `${100 * shareOf(image)}%`;
+    strip.style.maxHeight = `${HIGHEST}px`;
     const line = element("span", "line");
     line.append(element("span", "score", digits(image.score)));
     if (image.verdict) {
@@ -122,23 +144,24 @@
     if (image.trained) line.append(element("span", "split", "training"));
     button.append(strip, element("span", "name", image.name), line);
     const item = element("li");
-    const high = column * share * image.stripHeight / image.stripWidth + TEXT_AND_PADDING;
-    item.style.containIntrinsicSize = `auto ${Math.round(column)}px auto ${Math.round(high)}px`;
     item.append(button);
     return item;
   }
 
-  function picture(file, width, height, words) {
+  function picture(image, file, width, height, words, loading = "eager") {
     const made = element("img");
+    made.loading = loading; // before the source: what is in memory is taken at once
     made.decoding = "async";
     made.width = width;
     made.height = height;
     made.alt = words;
-    if (height < 64) made.className = "tiny"; // few pixels: show them as they are
+    // Few pixels: show them as they are.
+    if (Math.max(image.width, image.height) < 64) made.className = "tiny";
     made.src = `${folder}/${file}`;
     return made;
   }
 
+  const counted = (count) => `${number.format(count)} ${count === 1 ? "image" : "images"}`;
   const digits = (value) => value.toPrecision(4).replace("-", "−");
 
   function enlarge(place) {
@@ -154,7 +177,7 @@
       const figure = element("figure");
       const words = `${panelWords[panel]} of ${image.name}`;
       figure.append(
-        picture(`${image.index}-${panel}.jpg`, image.width, image.height, words),
+        picture(image, `${image.index}-${panel}.jpg`, image.width, image.height, words),
         element("figcaption", "", panelWords[panel]));
       return figure;
     }));
@@ -181,18 +204,23 @@
   // As many columns as make the panels as large as fits on the screen.
   function arrange(image) {
     const panels = byId("dialog-panels");
-    const [gap, caption, rest] = [13, 26, 210]; // in CSS pixels, about
+    const [gap, caption, words] = [13, 26, 105]; // in CSS pixels, about; words are a caption's width
+    const rest = byId("dialog").scrollHeight - panels.offsetHeight + 2 * gap;
     const count = image.panels.length;
     let best = {width: 0};
     for (let columns = 1; columns <= count; columns += 1) {
+      const column = (panels.clientWidth - gap * (columns - 1)) / columns;
+      if (columns > 1 && column < words) break;
       const high = (window.innerHeight - rest) / Math.ceil(count / columns) - caption - gap;
-      const width = Math.min(
-        (panels.clientWidth - gap * (columns - 1)) / columns,
+      const width = Math.floor(Math.min(
+        column,
         Math.max(high, 120) * image.width / image.height,
-        Math.max(image.width, 512));
+        Math.max(2 * image.width, 512)));
       if (width > best.width) best = {columns, width};
     }
-    panels.style.gridTemplateColumns = `repeat(${best.columns}, ${Math.floor(best.width)}px)`;
+    const column = Math.min(Math.max(best.width, words), panels.clientWidth);
+    panels.style.gridTemplateColumns = `repeat(${best.columns}, ${column}px)`;
+    for (const panel of panels.querySelectorAll("img")) panel.style.width = `${best.width}px`;
   }
   window.addEventListener("resize", () => {
     if (byId("dialog").open) arrange(shown[current]);
@@ -200,8 +228,8 @@
 
   // Closed, the page is where the last enlarged image is.
   byId("dialog").addEventListener("close", () => {
-    if (current >= rendered) renderUpTo(current + CHUNK);
-    byId("gallery").children[current]?.firstChild.focus();
+    renderUpTo(current + 1);
+    cardAt(current)?.focus();
   });
   byId("dialog").addEventListener("click", (event) => {
     if (event.target === byId("dialog")) byId("dialog").close(); // beside the content
@@ -279,7 +307,7 @@
   byId("more").addEventListener("click", () => {
     const first = rendered;
     renderMore();
-    byId("gallery").children[first]?.firstChild.focus();
+    cardAt(first)?.focus();
   });
   // More cards come before one has scrolled to the end.
   const observer = new IntersectionObserver((entries) => {
@@ -291,6 +319,7 @@
   }, {rootMargin: "600px"});
   observer.observe(byId("more"));
 
+  byId("dialog").querySelector("footer").append(document.querySelector(".scale").cloneNode(true));
   byId("order").textContent =
     `From left to right: ${data.panels.map((panel) => panelWords[panel]).join(", ")}.`;
   byId("controls").hidden = false;

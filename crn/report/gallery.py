@@ -14,7 +14,9 @@ from PIL import Image
 from crn.config import SCORES
 from crn.cores import available_cores
 from crn.files import claim_version
+from crn.overlays import ColourScale
 from crn.pictures import side_by_side
+from crn.report.charts import colour_chart
 from crn.report.page import template
 from crn.results import InferenceResults
 from datasets.samples import TRAIN
@@ -23,11 +25,11 @@ log = logging.getLogger(__name__)
 
 FILES_FOLDER = "report_files"
 PANELS = ("input", "reconstruction", "overlay", "mask")
-COLOUR_SCALE = "colour_scale.png"
 
-# The longer side of a panel on an overview, in pixels.
-_THUMBNAIL = 128
+# The longer side of a panel on an overview, in pixels: at most, and at least.
+_THUMBNAIL, _SMALLEST = 128, 64
 _GAP, _GAP_COLOUR = 3, (128, 128, 128)
+_BAR_WIDTH = 256
 # Without subsampling the thin lines of overlays keep their colours.
 _JPEG = {"format": "JPEG", "quality": 85, "subsampling": 0}
 
@@ -63,7 +65,7 @@ def files_folder(page_folder: Path) -> Iterator[Path]:
 
 
 def write_pictures(results: InferenceResults, folder: Path) -> list[Pictures]:
-    """Write all panels, a thumbnail of every image, and the colour scale.
+    """Write all panels and a thumbnail of every image.
 
     File names are numbers: nothing in a data set decides where anything is written.
     """
@@ -76,15 +78,19 @@ def write_pictures(results: InferenceResults, folder: Path) -> list[Pictures]:
             panel = panels[name].convert("RGB")
             panel.save(folder / f"{index}-{name}.jpg", **_JPEG)
             panel.thumbnail((_THUMBNAIL, _THUMBNAIL))
-            small.append(panel)
+            small.append(_enlarged(panel))
         thumbnail = side_by_side(*small, gap=_GAP, colour=_GAP_COLOUR)
         thumbnail.save(folder / f"{index}.jpg", **_JPEG)
         return Pictures(names, panels[names[0]].size, thumbnail.size)
 
     with ThreadPoolExecutor(available_cores()) as pool:
-        pictures = list(pool.map(write, range(len(results.images))))
-    results.colour_scale().save(folder / COLOUR_SCALE)
-    return pictures
+        return list(pool.map(write, range(len(results.images))))
+
+
+def _enlarged(panel: Image.Image) -> Image.Image:
+    """A panel of few pixels in whole multiples of them, so that each stays a square."""
+    factor = max(1, _SMALLEST // max(panel.size))
+    return panel.resize((panel.width * factor, panel.height * factor), Image.Resampling.NEAREST)
 
 
 def gallery_data(
@@ -118,13 +124,11 @@ def gallery_data(
     }
 
 
-def gallery(results: InferenceResults, folder: Path, page_folder: Path) -> str:
+def gallery(results: InferenceResults) -> str:
     """The controls, the empty gallery and the dialog, which gallery.js fills."""
-    file = folder / COLOUR_SCALE
-    with Image.open(file) as scale:
-        width, height = scale.size
-    maps = results.metrics["maps"]
-    words = f"The colours of all maps, from {maps['low']:.4g} to {maps['high']:.4g}"
-    return template("gallery.html").substitute(
-        scale=file.relative_to(page_folder).as_posix(), width=width, height=height, words=words
-    )
+    maps, metrics = results.metrics["maps"], results.metrics
+    scale = ColourScale(maps["low"], maps["high"], metrics["threshold"]["pixel"])
+    words = f"The colours of all maps, from {scale.low:.4g} to {scale.high:.4g}"
+    bar = results.colour_bar(_BAR_WIDTH)
+    chart = colour_chart(words, bar, scale, masks=metrics["dataset"]["masks"] > 0)
+    return template("gallery.html").substitute(scale=chart)

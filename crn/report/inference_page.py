@@ -21,6 +21,7 @@ from crn.report.page import (
     write_page,
 )
 from crn.results import InferenceResults, ScoredImage
+from crn.words import counted
 from datasets.samples import TEST
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ def write_inference_report(folder: Path, results: InferenceResults) -> None:
         pictures = write_pictures(results, files)
         sections = [
             *_sections(results),
-            section("Images", gallery(results, files, folder), name="images"),
+            section("Images", gallery(results), name="images"),
             section("Settings", _settings(results), name="settings"),
         ]
         path = folder / REPORT_FILE
@@ -54,24 +55,29 @@ def _title(results: InferenceResults) -> str:
 def _subtitle(results: InferenceResults) -> str:
     dataset, model = results.metrics["dataset"], results.metrics["model"]
     if dataset["unlabelled"]:
-        images = f"{dataset['test']:,} images without labels"
+        images = f"{counted(dataset['test'], 'image')} without labels"
     else:
-        images = (
-            f"{dataset['test']:,} test images, {dataset['anomalous']:,} of them anomalous; "
-            f"{dataset['train']:,} training images"
+        test, train = (
+            counted(dataset["test"], "test image"),
+            counted(dataset["train"], "training image"),
         )
+        images = f"{test}, {dataset['anomalous']:,} of them anomalous; {train}"
     return f"{images}. Score: {results.score}, by {model['checkpoint']} of step {model['step']:,}."
 
 
 def _sections(results: InferenceResults) -> Iterator[str]:
     """What stands above the gallery, as far as labels and threshold allow."""
     test = [image for image in results.images if image.split == TEST]
-    if key_figures := list(_key_figures(results)):
-        yield section("Result", figures(key_figures), *_threshold_note(results), name="result")
+    shown = list(_key_figures(results))
+    yield section(
+        "Result", figures(shown) if shown else "", *_threshold_note(results), name="result"
+    )
     charts = [*_curves(results, test), _histogram(results, test)]
     yield section("Scores", f'<div class="charts">{"".join(charts)}</div>', *_table(results),
                   name="scores")  # fmt: skip
-    if results.metrics["kinds"]:
+    # A row for a single kind would only repeat what stands above.
+    kinds = results.metrics["kinds"] or {}
+    if len(kinds) > 1 or (kinds and results.metrics["pixels"] is not None):
         yield section("Kinds of defect", *_kinds(results), name="kinds")
 
 
@@ -80,7 +86,9 @@ def _key_figures(results: InferenceResults) -> Iterator[tuple[str, str, str]]:
     if metrics["scores"] is not None:
         asked = metrics["scores"][results.score]
         yield "AUROC", decimal(asked["auroc"]), f"95 %: {_interval(asked['auroc_95'])}"
-        yield "Average precision", decimal(asked["average_precision"]), results.score
+        share = metrics["dataset"]["anomalous"] / metrics["dataset"]["test"]
+        chance = f"by chance: {decimal(share)}"
+        yield "Average precision", decimal(asked["average_precision"]), chance
     decisions = metrics["decisions"]
     if decisions is not None and decisions["f1"] is not None:
         found, missed = decisions["true_positives"], decisions["false_negatives"]
@@ -89,7 +97,8 @@ def _key_figures(results: InferenceResults) -> Iterator[tuple[str, str, str]]:
         yield "False alarms", f"{wrong:,}", f"of {wrong + right:,} normal"
         yield "F1", decimal(decisions["f1"]), "at the threshold"
     elif decisions is not None:
-        yield "Above the threshold", f"{decisions['above']:,}", f"of {decisions['of']:,} images"
+        images = counted(decisions["of"], "image")
+        yield "Above the threshold", f"{decisions['above']:,}", f"of {images}"
     pixels = metrics["pixels"]
     if pixels is not None:
         yield "AUPRO", decimal(pixels["aupro"]), f"pixel AUROC {decimal(pixels['auroc'])}"
@@ -97,7 +106,12 @@ def _key_figures(results: InferenceResults) -> Iterator[tuple[str, str, str]]:
 
 def _threshold_note(results: InferenceResults) -> Iterator[str]:
     threshold = results.metrics["threshold"]
-    if threshold["image"] is not None:
+    if threshold["image"] is None:
+        yield note(
+            "There is no threshold, so no image is called anomalous: --threshold-from takes that "
+            "of an earlier inference."
+        )
+    else:
         yield note(
             f"Images are called anomalous above {threshold['image']:.4g}, the "
             f"{threshold['quantile']:g} quantile; the threshold comes from {threshold['source']}."
@@ -162,12 +176,16 @@ def _operating_points(results: InferenceResults) -> tuple[Mark, Mark | None] | N
 
 
 def _histogram(results: InferenceResults, test: list[ScoredImage]) -> str:
-    names = {0: "normal", 1: "anomalous", None: "images"}
-    groups = {
-        f"{len(values):,} {names[label]}": values
+    scores = {
+        label: [image.scores[results.score] for image in test if image.label == label]
         for label in (0, 1, None)
-        if (values := [image.scores[results.score] for image in test if image.label == label])
     }
+    names = {
+        0: f"{len(scores[0]):,} normal",
+        1: f"{len(scores[1]):,} anomalous",
+        None: counted(len(scores[None]), "image"),
+    }
+    groups = {names[label]: values for label, values in scores.items() if values}
     description = "Histogram of the scores of " + " and ".join(groups)
     if results.threshold is not None:
         description += f"; threshold {results.threshold:.4g}"
@@ -227,6 +245,12 @@ def _kinds(results: InferenceResults) -> Iterator[str]:
     columns += ["AUROC", "0 to 1", "95 %", "AP"]
     columns += ["pixel AUROC", "pixel AP", "AUPRO"] if masks else []
     yield table("Each kind against all normal test images", columns, rows)
+    if masks:
+        yield note(
+            "Pixel metrics and AUPRO compare the smoothed maps with the masks. AUPRO: the share of "
+            "an anomalous region that is found, averaged over the regions and over false positive "
+            "rates up to 0.3."
+        )
 
 
 def _interval(ends: tuple[float, float]) -> str:

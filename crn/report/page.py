@@ -133,7 +133,7 @@ def settings(options: Options, names: Iterable[str], more: dict[str, Any]) -> st
             continue
         rows = "".join(
             f"<div><dt>{escape(name)}</dt><dd>{'<strong>' if typed else ''}"
-            f"{escape(_shown(value))}{'</strong>' if typed else ''}</dd></div>"
+            f"{_shown(value)}{'</strong>' if typed else ''}</dd></div>"
             for name, (value, typed) in values.items()
         )
         blocks.append(f"<div><h3>{escape(group)}</h3><dl>{rows}</dl></div>")
@@ -148,13 +148,14 @@ def decimal(value: float | None) -> str:
 
 
 def _shown(value: Any) -> str:
+    """A value as HTML; a long path breaks after a slash."""
     if value is None or value == "":
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
-        return " ".join(map(str, value))
-    return str(value)
+        value = " ".join(map(str, value))
+    return escape(str(value)).replace("/", "/<wbr>")
 
 
 def _read(name: str) -> str:

@@ -125,27 +125,38 @@ def _duration(seconds: float) -> str:
 
 
 def _charts(series: dict[str, np.ndarray], options: Options) -> Iterator[str]:
+    steps = np.concatenate([points[:, 0] for points in series.values()])
+    low, high = float(steps.min()), float(steps.max())
+    # From 0, but for what was resumed late; the same for all charts.
+    x = Axis("training step", 0 if low < high / 4 else low, max(high, low + 1), whole=True)
     asked = options.scoring.anomaly_score
     names = [asked, *(name for name in SCORES if name != asked)]
-    aurocs = {f"metrics/roc_auc_{name}": name for name in names}
+    columns = {name: f"metrics/roc_auc_{name}" for name in names}
+    aurocs = {
+        column: f"{name}, last {decimal(series[column][-1, 1])}"
+        for name, column in columns.items()
+        if column in series
+    }
     yield _chart(
         series,
         "AUROC of the validations",
         aurocs,
+        x,
         Axis("AUROC", 0, 1),
         reference=("by chance", 0.5),
     )
     for title, losses in _LOSSES.items():
-        yield _chart(series, title, losses, None)
+        yield _chart(series, title, losses, x, None)
     units = options.competition.num_competitive_units
-    axis = Axis("unit", -0.5, units - 0.5, whole=True)
-    yield _chart(series, "Best units", _UNITS, axis, kind="dots")
+    axis = Axis("unit, counted from 0", -0.5, units - 0.5, whole=True)
+    yield _chart(series, "Best units", _UNITS, x, axis, kind="dots")
 
 
 def _chart(
     series: dict[str, np.ndarray],
     title: str,
     names: dict[str, str],
+    x: Axis,
     y: Axis | None,
     *,
     kind: str = "line",
@@ -157,7 +168,8 @@ def _chart(
         series: of all columns.
         title: of the chart.
         names: column to its name in the legend.
-        y: the axis; around the values where None.
+        x: the axis of the steps.
+        y: the other axis; around the values where None.
         kind: as of `Series`.
         reference: name and height of a line to compare with.
     """
@@ -165,9 +177,6 @@ def _chart(
     if not present:
         return ""
     every = np.concatenate(list(present.values()))
-    low, high = float(every[:, 0].min()), float(every[:, 0].max())
-    # From 0, but for what was resumed late.
-    x = Axis("training step", 0 if low < high / 4 else low, max(high, low + 1), whole=True)
     last = ", ".join(f"{names[name]} {points[-1, 1]:.4g}" for name, points in present.items())
     return line_chart(
         title,

@@ -1,0 +1,83 @@
+"""Remake the pictures of docs/reading-results.md from what the commands there have written.
+
+In the root of the repository: ``python docs/reading-results/remake.py``. Needs the packages of
+tests/requirements.txt, Chromium and chromedriver.
+"""
+
+import base64
+import io
+import shutil
+import time
+from pathlib import Path
+
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+
+HERE = Path(__file__).parent
+RESULTS, REPORT = Path("inference_images"), "inference_images/report.html"
+TILES = (
+    "good_ones/tile_053", "good_ones/tile_055", "bad_ones/pothole_009",
+    "bad_ones/patch_006", "bad_ones/alligator_003", "bad_ones/crack_008",
+)  # fmt: skip
+OPEN_POTHOLES = (
+    "const search = document.getElementById('search'); search.value = 'pothole';"
+    "search.dispatchEvent(new Event('input')); document.querySelector('.card').click()"
+)
+GALLERY = "document.getElementById('images').scrollIntoView(); window.scrollBy(0, -16)"
+
+
+def overlays() -> Image.Image:
+    """Some overlays above the colour scale of them all."""
+    scale, size, gap = Image.open(RESULTS / "colour_scale.png"), 192, 6
+    picture = Image.new("RGB", (3 * (size + gap) - gap, 2 * (size + gap) + scale.height), "white")
+    for index, tile in enumerate(TILES):
+        overlay = Image.open(RESULTS / f"overlay/{tile}.png").resize((size, size))
+        picture.paste(overlay, (index % 3 * (size + gap), index // 3 * (size + gap)))
+    small = scale.resize((picture.width, round(scale.height * picture.width / scale.width)))
+    picture.paste(small, (0, 2 * (size + gap)))
+    return picture.crop((0, 0, picture.width, 2 * (size + gap) + small.height))
+
+
+def page(driver, path: str, width: int, height: int, scheme: str, script: str = "") -> Image.Image:
+    """A page in a window of so many pixels, after a script has run in it."""
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    driver.get(Path(path).resolve().as_uri())
+    driver.execute_script(script)
+    time.sleep(1)  # until pictures are there
+    png = driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})["data"]
+    return Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+
+
+def main() -> None:
+    """Write all pictures."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for argument in ("--headless=new", "--no-sandbox", "--hide-scrollbars"):
+        options.add_argument(argument)
+    driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
+    phones = Image.new("RGB", (3 * 400 + 2 * 20, 800), "white")
+    for index, (scheme, script) in enumerate(
+        (("light", ""), ("light", GALLERY), ("dark", OPEN_POTHOLES))
+    ):
+        phones.paste(page(driver, REPORT, 400, 800, scheme, script), (index * 420, 0))
+    training = max(
+        Path("logged_metrics").glob("*/report.html"), key=lambda path: path.stat().st_mtime
+    )
+    pictures = {
+        "overlays": overlays(),
+        "report": page(driver, REPORT, 1280, 1900, "light"),
+        "enlarged": page(driver, REPORT, 1280, 800, "dark", OPEN_POTHOLES),
+        "phone": phones,
+        "training": page(driver, str(training), 1280, 1340, "dark"),
+    }
+    driver.quit()
+    for name, picture in pictures.items():
+        picture.save(HERE / f"{name}.jpg", quality=80, subsampling=0, optimize=True)
+
+
+if __name__ == "__main__":
+    main()
