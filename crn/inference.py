@@ -17,6 +17,7 @@ from crn.config import (
     Options,
     option_names,
 )
+from crn.entry import print_result
 from crn.errors import UserError
 from crn.evaluation import METRICS_FILE, evaluate, write_metrics
 from crn.files import claimed
@@ -72,7 +73,7 @@ def infer(options: Options, samples: Sequence[Sample]) -> int:
         results, pictures = find_results(options, samples)
         write_score_table(table, results)
         write_metrics(metrics, results.metrics)
-        print(metrics_table(results))
+        print_result(metrics_table(results))
         log.info("wrote %s and %s", table, metrics)
         if folder is not None:
             pictures.write(folder, options.output.save_maps)
@@ -123,6 +124,7 @@ def find_results(
         metrics,
         panels=pictures.panels,
         colour_scale=pictures.colour_scale,
+        threads=pictures.threads,
     )
     return results, pictures
 

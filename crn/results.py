@@ -49,6 +49,7 @@ class InferenceResults:
             "overlay" (the anomaly map over the image, with contours) and, where the data set has
             one, "mask". Decodes the image's file anew; may be called from several threads.
         colour_scale: the legend of all overlays of the run, RGB: colours, values and threshold.
+        threads: how many of them may call ``panels`` at a time.
     """
 
     options: Options
@@ -58,3 +59,4 @@ class InferenceResults:
     metrics: dict[str, Any]
     panels: Callable[[int], dict[str, Image.Image]] = field(repr=False, compare=False)
     colour_scale: Callable[[], Image.Image] = field(repr=False, compare=False)
+    threads: int = field(default=1, repr=False, compare=False)

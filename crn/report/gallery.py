@@ -12,9 +12,8 @@ from typing import Any
 from PIL import Image
 
 from crn.config import SCORES
-from crn.cores import available_cores
 from crn.files import claim_version
-from crn.pictures import side_by_side
+from crn.pictures import side_by_side, write_picture
 from crn.report.page import template
 from crn.results import InferenceResults
 from datasets.samples import TRAIN
@@ -29,7 +28,7 @@ COLOUR_SCALE = "colour_scale.png"
 _THUMBNAIL = 128
 _GAP, _GAP_COLOUR = 3, (128, 128, 128)
 # Without subsampling the thin lines of overlays keep their colours.
-_JPEG = {"format": "JPEG", "quality": 85, "subsampling": 0}
+_JPEG = {"quality": 85, "subsampling": 0}
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,8 @@ def files_folder(page_folder: Path) -> Iterator[Path]:
     try:
         yield folder
     except BaseException:
-        shutil.rmtree(folder)
+        # Whatever hinders this, too, has been the reason to give up.
+        shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
@@ -66,6 +66,9 @@ def write_pictures(results: InferenceResults, folder: Path) -> list[Pictures]:
     """Write all panels, a thumbnail of every image, and the colour scale.
 
     File names are numbers: nothing in a data set decides where anything is written.
+
+    Raises:
+        UserError: the system refuses to write them.
     """
 
     def write(index: int) -> Pictures:
@@ -74,16 +77,16 @@ def write_pictures(results: InferenceResults, folder: Path) -> list[Pictures]:
         small = []
         for name in names:
             panel = panels[name].convert("RGB")
-            panel.save(folder / f"{index}-{name}.jpg", **_JPEG)
+            write_picture(panel, folder / f"{index}-{name}.jpg", **_JPEG)
             panel.thumbnail((_THUMBNAIL, _THUMBNAIL))
             small.append(panel)
         thumbnail = side_by_side(*small, gap=_GAP, colour=_GAP_COLOUR)
-        thumbnail.save(folder / f"{index}.jpg", **_JPEG)
+        write_picture(thumbnail, folder / f"{index}.jpg", **_JPEG)
         return Pictures(names, panels[names[0]].size, thumbnail.size)
 
-    with ThreadPoolExecutor(available_cores()) as pool:
+    with ThreadPoolExecutor(results.threads) as pool:
         pictures = list(pool.map(write, range(len(results.images))))
-    results.colour_scale().save(folder / COLOUR_SCALE)
+    write_picture(results.colour_scale(), folder / COLOUR_SCALE)
     return pictures
 
 
