@@ -269,7 +269,8 @@ def test_many_flags_are_read_and_run(runner) -> None:
 
     test_reading()
     test_running()
+    print()
     for what, counts in (("read", ends), ("run", runner.ends)):
         words = ", ".join(f"{count} {end}" for end, count in sorted(counts.items()))
-        print(f"\n{counts.total()} command lines are {what}, seed {number}: {words}")
+        print(f"{counts.total()} command lines are {what}, seed {number}: {words}")
     print(f"{time.monotonic() - began:.0f} s")
