@@ -55,7 +55,7 @@ def checked_run(folder: Path, words: Sequence[Any], is_privileged: bool = True) 
 def assert_whole(folder: Path) -> None:
     """Whatever has a name, hidden ones left out, can be used to its end."""
     for path in folder.rglob("[!.]*"):
-        if path.name == "report.html":
+        if path.suffix == ".html":
             assert_report_is_whole(path)
         elif path.suffix in (".png", ".jpg", ".tiff"):
             with Image.open(path) as picture:
