@@ -134,4 +134,8 @@ def _made_plain(content: Any, most_bytes: int) -> Any:
             return copies[id(value)]
         return value
 
-    return plain(content)
+    try:
+        return plain(content)
+    finally:
+        # The function knows itself, and would keep the file open until such circles are looked for.
+        copies.clear()

@@ -6,9 +6,12 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn, ParamSpec
 
 from crn.errors import UserError
+from crn.files import writing
 from crn.processes import is_told_by_another
 from crn.safe_text import printable
 
@@ -72,9 +75,26 @@ def program(
     return decorate
 
 
+def print_result(text: str) -> None:
+    """Print a result. Where nobody reads it any more, as after ``| head``, the run goes on.
+
+    What the encoding of the output lacks is escaped, as Python does on stderr.
+
+    Raises:
+        UserError: the system refuses to write it.
+    """
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    text = text.encode(encoding, "backslashreplace").decode(encoding)
+    with writing(Path("standard output")), suppress(BrokenPipeError):
+        print(text, flush=True)
+
+
 def leave(status: int) -> NoReturn:
     """End the process at once: to take all that torch imports apart takes over a second."""
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        # A stream that was closed before the start is None, and one that nobody reads breaks.
+        if stream is not None:
+            with suppress(OSError):
+                stream.flush()
     os._exit(status)

@@ -121,7 +121,8 @@ def evaluate(
 def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
     """Write metrics.json, whole or not at all; what an earlier run left there is renamed."""
     set_aside(path)
-    with written_whole(path, "w", encoding="utf-8") as file:
+    # What is no text in a path is escaped as JSON escapes it.
+    with written_whole(path, "w", encoding="utf-8", errors="backslashreplace") as file:
         json.dump(metrics, file, indent=2, allow_nan=False, ensure_ascii=False)
         file.write("\n")
 

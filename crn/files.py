@@ -150,14 +150,14 @@ def _is_file_at(path: Path, file: IO) -> bool:
 
 
 def _remove_unfinished(path: Path) -> None:
-    """Remove what killed runs have not finished: for ``path`` and, where it is a folder, in it."""
+    """Remove what killed runs have not finished: ``path`` and, where it is a folder, all below."""
     files = [
         file
         for file in path.parent.iterdir()
         if (match := _UNFINISHED.fullmatch(file.name)) and match[1] == path.name
     ]
     if path.is_dir():
-        files += [file for file in path.iterdir() if _UNFINISHED.fullmatch(file.name)]
+        files += [file for file in path.rglob(".*.tmp") if _UNFINISHED.fullmatch(file.name)]
     for file in files:
         with writing(file):
             file.unlink()

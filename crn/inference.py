@@ -15,6 +15,7 @@ from crn.checkpoint import (
     refuse_contradictions,
 )
 from crn.config import SCORES, Options
+from crn.entry import print_result
 from crn.errors import UserError
 from crn.evaluation import METRICS_FILE, evaluate, write_metrics
 from crn.files import claimed
@@ -64,7 +65,7 @@ def infer(options: Options, samples: Sequence[Sample]) -> int:
         results, pictures = find_results(options, samples)
         write_score_table(table, results)
         write_metrics(metrics, results.metrics)
-        print(metrics_table(results))
+        print_result(metrics_table(results))
         log.info("wrote %s and %s", table, metrics)
         if folder is not None:
             pictures.write(folder, options.output.save_maps)
@@ -115,6 +116,7 @@ def find_results(
         metrics,
         panels=pictures.panels,
         colour_bar=pictures.colour_bar,
+        threads=pictures.threads,
     )
     return results, pictures
 

@@ -50,9 +50,11 @@ def smoothing_matrix(percent: float, size: int) -> Tensor:
     from scipy.ndimage import gaussian_filter1d
 
     identity = np.eye(size)
-    if percent == 0:
-        return torch.from_numpy(identity).float()
     sigma = sigma_in_pixels(percent, size)
+    # The kernel ends after 4 standard deviations; here that is within the pixel itself. Where the
+    # square of sigma is 0, SciPy would divide by it.
+    if sigma < 0.125:
+        return torch.from_numpy(identity).float()
     return torch.from_numpy(gaussian_filter1d(identity, sigma, axis=0, mode="reflect")).float()
 
 

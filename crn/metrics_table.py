@@ -49,15 +49,16 @@ def _kinds(metrics: dict[str, Any]) -> Iterator[str]:
     kinds, pixels = metrics["kinds"], metrics["pixels"]
     if len(kinds) < 2 and pixels is None:
         return
-    width = max(16, *(len(kind) + 2 for kind in kinds))
+    rows = [(printable(kind), row) for kind, row in kinds.items()]
+    width = max(16, *(len(name) + 2 for name, _ in rows))
     header = f"{'kind of defect':<{width}}{'AUROC':>7}{'95 %':>14}{'AP':>8}{'images':>8}"
     yield header + (f"{'pixel AUROC':>13}{'pixel AP':>10}{'AUPRO':>8}" if pixels else "")
     every = metrics["scores"][metrics["anomaly_score"]] | {
         "images": metrics["dataset"]["anomalous"],
         "pixels": pixels,
     }
-    for kind, row in {**kinds, "all": every}.items():
-        yield f"{kind:<{width}}{_ranking(row)}{row['images']:>8}{_pixels(row['pixels'])}"
+    for name, row in [*rows, ("all", every)]:
+        yield f"{name:<{width}}{_ranking(row)}{row['images']:>8}{_pixels(row['pixels'])}"
 
 
 def _ranking(row: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Pictures of images, reconstructions and anomaly maps."""
 
+import io
 import math
 from functools import cache
 from pathlib import Path
@@ -113,6 +114,9 @@ def write_picture(picture: Image.Image, path: Path, **options: Any) -> None:
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+    # To a file Pillow writes past Python, and does not see that only a part has found room.
+    encoded = io.BytesIO()
+    picture.save(encoded, Image.registered_extensions()[path.suffix], **options)
     # They can be made again, and waiting for the disk thousands of times takes long.
     with written_whole(path, sync=False) as file:
-        picture.save(file, path.suffix.removeprefix("."), **options)
+        file.write(encoded.getbuffer())

@@ -18,7 +18,7 @@ from crn.pictures import heat_map, side_by_side, to_image, write_picture
 from crn.results import PANEL_SIZE
 from crn.safe_text import file_name
 from datasets.memory import normalize
-from datasets.reader import Images, read_mask, read_own_size
+from datasets.reader import MAX_PIXELS, Images, read_mask, read_own_size
 from datasets.samples import Sample
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,15 @@ class ResultPictures:
     reconstructions: Tensor
     maps: AnomalyMaps
     scale: ColourScale
+
+    @property
+    def threads(self) -> int:
+        """How many threads draw: together their images have no more pixels than one may have.
+
+        So the memory that they take does not grow with the cores.
+        """
+        largest = max(height * width for height, width in self.images.sizes)
+        return max(1, min(available_cores(), MAX_PIXELS // largest))
 
     def panels(self, index: int) -> dict[str, Image.Image]:
         """The pictures of one image; see `InferenceResults.panels`."""
@@ -99,7 +108,7 @@ class ResultPictures:
                 picture = Image.fromarray(at_size(self.maps.smooth[index], size))
                 write_picture(picture, folders[MAPS_FOLDER] / tiff_names[index])
 
-        with ThreadPoolExecutor(available_cores()) as pool:
+        with ThreadPoolExecutor(self.threads) as pool:
             list(pool.map(write, range(len(self.samples))))
         masks = any(sample.mask is not None for sample in self.samples)
         write_picture(legend(self.scale, masks), folder / COLOUR_SCALE_FILE)

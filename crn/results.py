@@ -51,6 +51,7 @@ class InferenceResults:
         colour_bar: a width to all colours of the overlays, from the lowest to the highest value of
             ``metrics["maps"]``, RGB, two pixels high: the upper row over light gray, the lower one
             over dark gray.
+        threads: how many of them may call ``panels`` at a time.
     """
 
     options: Options
@@ -60,3 +61,4 @@ class InferenceResults:
     metrics: dict[str, Any]
     panels: Callable[[int], dict[str, Image.Image]] = field(repr=False, compare=False)
     colour_bar: Callable[[int], Image.Image] = field(repr=False, compare=False)
+    threads: int = field(default=1, repr=False, compare=False)

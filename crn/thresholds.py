@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from crn.config import Options
 from crn.errors import UserError
 from crn.maps import AnomalyMaps
 from crn.pixel_metrics import PixelCounts
+from crn.safe_text import shortened
 
 
 @dataclass(frozen=True)
@@ -79,26 +82,30 @@ def thresholds_from_file(options: Options, weights: str) -> Thresholds:
     for name, (theirs, mine) in same.items():
         if theirs != mine:
             raise UserError(
-                f"--threshold-from {path}: was made with {name} {theirs}, not {mine}; give the "
-                "same here"
+                f"--threshold-from {path}: was made with {name} {shortened(str(theirs))}, not "
+                f"{mine}; give the same here"
             )
     if earlier["model"]["weights"] != weights:
         raise UserError(
-            f"--threshold-from {path}: is of another model, {earlier['model']['checkpoint']}; "
-            "give one that was made with this --model-input"
+            f"--threshold-from {path}: is of another model, "
+            f"{shortened(str(earlier['model']['checkpoint']))}; give one that was made with this "
+            "--model-input"
         )
     threshold = earlier["threshold"]
-    if not all(isinstance(threshold[name], float) for name in ("image", "pixel", "quantile")):
+    values = [threshold[name] for name in ("image", "pixel", "quantile")]
+    if not all(isinstance(value, float) and math.isfinite(value) for value in values):
         raise UserError(
             f"--threshold-from {path}: holds no threshold; give that of an inference on a data set "
             "with normal training images"
         )
-    return Thresholds(threshold["image"], threshold["pixel"], threshold["quantile"], str(path))
+    return Thresholds(*values, str(path))
 
 
 def _read_metrics(path: Path) -> dict[str, Any]:
     """A metrics.json, checked as far as thresholds need it."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError  # to read a pipe may never end
         metrics = json.loads(path.read_text(encoding="utf-8"))
         parts = {
             "model": {"weights", "pairs", "checkpoint"},
@@ -113,7 +120,7 @@ def _read_metrics(path: Path) -> dict[str, Any]:
             f"--threshold-from {path}: cannot be read ({error.strerror}); give the metrics.json of "
             "an earlier inference"
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     raise UserError(f"--threshold-from {path}: is no metrics.json of an inference")
 

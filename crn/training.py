@@ -116,10 +116,10 @@ def _train(options: Options, samples: Sequence[Sample], place: Place) -> int:
             trainer.fit(model, datamodule=data, ckpt_path=resumed, weights_only=True)
     except Stopped as stopped:
         log.warning("%s: stopped at step %d of %d", stopped, model.step, steps)
-        _write_report(loggers, options)
+        _try_to_write_report(loggers, options)
         return 128 + stopped.number if place.rank == 0 else 0
     except Diverged:
-        _write_report(loggers, options)
+        _try_to_write_report(loggers, options)
         if place.rank == 0:
             raise
         return 0
@@ -248,6 +248,14 @@ def _write_report(loggers: Sequence[pl.loggers.Logger], options: Options) -> Non
     """Write the report of what was logged; only process 0 has loggers."""
     if loggers:
         write_training_report(loggers[0].folder, options)
+
+
+def _try_to_write_report(loggers: Sequence[pl.loggers.Logger], options: Options) -> None:
+    """As `_write_report`, where something else has ended the training, which is to be told."""
+    try:
+        _write_report(loggers, options)
+    except UserError as error:
+        log.warning("%s", error)
 
 
 def run_name(options: Options) -> str:

@@ -110,6 +110,27 @@ def read_only_road_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_road_images(tmp_path_factory.mktemp("read_only") / "roads")
 
 
+@pytest.fixture(scope="session")
+def trained_models(
+    read_only_panorama: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """For each model a checkpoint after two steps on `read_only_panorama`."""
+    from victims import Victim, run_program
+
+    paths = {}
+    for model, more in {"crn": ("--num-competitive-units", 2), "dagan": ()}.items():
+        folder = tmp_path_factory.mktemp(model)
+        words = (
+            "--cpu", "--imsize", 8, "--max-network-depth", 2, "--batch-size", 2, "--seed", 1,
+            "--training-steps", 2, "--checkpoint-path", "kept", "--model", model, *more,
+            "--dataset", "Panorama", "--dataset-path", read_only_panorama,
+        )  # fmt: skip
+        status, err = Victim(folder, run_program, words).end()
+        assert status == 0, err
+        paths[model] = folder / "kept/last.ckpt"
+    return paths
+
+
 @pytest.fixture
 def wandb_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory, and the environment of an offline agent of the sweep sweep1."""

@@ -203,11 +203,13 @@ def test_a_claim_removes_what_killed_runs_left(tmp_path):
     for name in names:
         (tmp_path / name).touch()
     (pictures / names[0]).touch()
-    (pictures / "step_000001.png").touch()
+    (pictures / "crack").mkdir()
+    (pictures / "crack" / names[0]).touch()
+    (pictures / "crack/000.png").touch()
     with claimed(path, pictures):
         assert contents(tmp_path) == {
             Path(".scores.csv.lock"), Path(".training.lock"), Path("training"),
-            Path("training/step_000001.png"), Path(names[1]), Path(names[2]),
+            Path("training/crack"), Path("training/crack/000.png"), Path(names[1]), Path(names[2]),
         }  # fmt: skip
 
 

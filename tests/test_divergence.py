@@ -9,10 +9,10 @@ import pytest
 import torch
 from test_runs import assert_same_states, read_table, states
 
-from crn import callbacks
+from crn import callbacks, training
 from crn.checkpoint import read_training
 from crn.config import Adversarial, Competition, ModelConfig, Network, Optimization
-from crn.errors import Diverged
+from crn.errors import Diverged, UserError
 from crn.methods.competition import CompetitiveReconstructionNetworks
 from crn.module import TrainingModule
 
@@ -80,6 +80,18 @@ def test_losses(train, monkeypatch, tmp_path):
         assert_same_states(tmp_path / "kept" / name, tmp_path / "whole" / name)
     smaller = ("--model-input", "kept/last.ckpt", "--lr", 1e-6, "--training-steps", 12)
     assert train("kept", *smaller).status == 0
+
+
+def test_a_report_that_cannot_be_written_is_told_besides(train, monkeypatch, tmp_path):
+    def refuse(*_) -> None:
+        raise UserError("report.html: cannot be written")
+
+    spoil_losses(monkeypatch)
+    monkeypatch.setattr(training, "write_training_report", refuse)
+    finished = train("kept")
+    assert_diverged(finished, SPOILT + 1, "the losses of units 0 and 1")
+    assert "report.html: cannot be written\n" in finished.err
+    assert step_of(tmp_path / "kept/last.ckpt") == SPOILT
 
 
 def test_losses_with_an_earlier_checkpoint(train, every_step, monkeypatch, tmp_path):

@@ -2,18 +2,26 @@
 
 import errno
 import os
+import resource
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from conftest import texture
+from outputs import assert_nothing_is_unfinished, assert_whole
 from PIL import Image
+from test_report import results_of
 from test_runs import assert_same_states, read_table
 from victims import Ended, Victim, run_program
 
 from crn.checkpoint import read_training
 from crn.errors import UserError
 from crn.files import append_whole, written_whole
+from crn.pictures import write_picture
+from crn.report.inference_page import write_inference_report
 
 SMALL = (
     "--cpu", "--imsize", 32, "--max-network-depth", 2, "--num-competitive-units", 2,
@@ -36,20 +44,6 @@ def assert_refused(ended: Ended, path: str, why: str, mend: str) -> None:
     *_, last = ended.err.splitlines()
     assert last.startswith(f"train.py: error: {path}: cannot be written ({why}); {mend}")
     assert ended.err.count("train.py: error") == 1
-
-
-def assert_whole(folder: Path) -> None:
-    """Whatever is there can be used."""
-    assert not list(folder.rglob(".*"))
-    for picture in folder.rglob("*.png"):
-        with Image.open(picture) as image:
-            image.load()
-    for table in folder.rglob("*.csv"):
-        for row in read_table(table):
-            assert None not in row
-            assert None not in row.values()
-    for checkpoint in folder.rglob("*.ckpt"):
-        read_training(checkpoint)
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +69,14 @@ def trained(read_only_road_images, tmp_path_factory) -> Path:
             "grids/training/step_000002.png",
         ),
         (("--checkpoint-path", "new"), 1_000_000, "new/last.ckpt"),
+        (("--epochs", 1), 4000, "logged_metrics/version_0/report.html"),
     ],
 )
 def test_training(read_only_road_images, tmp_path, more, file_size, path):
-    ended = training(
-        tmp_path, read_only_road_images, "--training-steps", 50, *more, file_size=file_size
-    )
+    length = () if "--epochs" in more else ("--training-steps", 50)
+    ended = training(tmp_path, read_only_road_images, *length, *more, file_size=file_size)
     assert_refused(ended, path, os.strerror(errno.EFBIG), "raise the limit")
+    assert_nothing_is_unfinished(tmp_path)
     assert_whole(tmp_path)
     if path.endswith("metrics.csv"):
         assert len(read_table(tmp_path / path)) >= 5
@@ -101,7 +96,11 @@ def test_earlier_checkpoints_stay(read_only_road_images, trained, tmp_path):
 
 @pytest.mark.parametrize(
     ("file_size", "path"),
-    [(300, "anomaly_scores.csv"), (2000, "inference/good_ones/tile_0.png")],
+    [
+        (300, "anomaly_scores.csv"),
+        (2000, "inference/good_ones/tile_0.png"),
+        (20_000, "report.html"),
+    ],
 )
 def test_inference(read_only_road_images, trained, tmp_path, file_size, path):
     words = (
@@ -111,8 +110,26 @@ def test_inference(read_only_road_images, trained, tmp_path, file_size, path):
     )  # fmt: skip
     ended = Victim(tmp_path, run_program, words, False, file_size).end()
     assert_refused(ended, f"out/{path}", os.strerror(errno.EFBIG), "raise the limit")
+    assert_nothing_is_unfinished(tmp_path)
     assert_whole(tmp_path)
-    assert (tmp_path / "out/anomaly_scores.csv").exists() == path.startswith("inference")
+    assert (tmp_path / "out/anomaly_scores.csv").exists() == (path != "anomaly_scores.csv")
+    # Without a page nobody looks at its pictures.
+    assert not list(tmp_path.glob("out/report_files/*"))
+
+
+def write_report_with_no_room_for_pictures() -> int:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+    names = {"train": ["0.png"], "good": ["0.png"], "crack": ["0.png"]}
+    name = r"report_files/version_0/\d(-\w+)?\.jpg"
+    with pytest.raises(UserError, match=rf"{name}: cannot be written \(File too large\)"):
+        write_inference_report(Path(), results_of(names))
+    assert not [path for path in Path().rglob("*") if path.is_file()]
+    return 0
+
+
+def test_pictures_of_a_report(tmp_path):
+    status, err = Victim(tmp_path, write_report_with_no_room_for_pictures).end()
+    assert status == 0, err
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
@@ -158,6 +175,7 @@ def test_a_training_goes_on_when_there_is_space_again(read_only_road_images, sma
     words = ("--checkpoint-path", "kept", "--training-steps", 6, "--validation-interval", 3)
     ended = training(small_disk, read_only_road_images, *words)
     assert_refused(ended, "kept/last.ckpt", os.strerror(errno.ENOSPC), "free some space")
+    assert_nothing_is_unfinished(small_disk)
     assert_whole(small_disk)
     last = small_disk / "kept/last.ckpt"
     # The best of step 3 has taken the space.
@@ -212,21 +230,31 @@ def test_a_disk_that_cannot_even_remove_says_the_same(tmp_path, monkeypatch):
         file.write(b"new")
 
 
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """Let files have so many bytes meanwhile."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def test_half_a_row_is_taken_back(tmp_path):
     """The disk has room for some of the bytes."""
     path = tmp_path / "metrics.csv"
     path.write_text("step\n1\n")
-    with pytest.raises(UserError, match=r"metrics\.csv"):
-        _append_with_room_for(3, path)
+    with pytest.raises(UserError, match=r"metrics\.csv"), room_for(10):
+        append_whole(path, "12345678\n")
     assert path.read_text() == "step\n1\n"
 
 
-def _append_with_room_for(size: int, path: Path) -> None:
-    import resource
-
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + size, before[1]))
-    try:
-        append_whole(path, "12345678\n")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tiff"])
+def test_half_a_picture_is_taken_back(tmp_path, name):
+    picture = Image.fromarray(texture(1, 20, 30, 3))
+    with pytest.raises(UserError, match=name), room_for(500):
+        write_picture(picture, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+    write_picture(picture, tmp_path / name)
+    assert_whole(tmp_path)

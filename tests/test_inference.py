@@ -2,17 +2,22 @@
 
 import csv
 import json
+import os
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import texture, write_image
+from conftest import REPOSITORY, texture, write_image
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from crn import result_pictures
 from crn.checkpoint import METHOD, load_model, write_checkpoint
 from crn.command_line import parse_options
 from crn.config import SCORES
@@ -22,6 +27,7 @@ from crn.methods import make_method
 from crn.result_pictures import map_names, picture_names
 from crn.thresholds import Thresholds, fingerprint, thresholds_from_training
 from datasets import LAYOUTS
+from datasets.reader import Images
 from datasets.samples import list_samples
 
 
@@ -208,6 +214,58 @@ def test_what_is_printed(run_main, model: Path, read_only_mvtec_category: Path) 
     assert max(map(len, lines)) < 100
 
 
+def test_names_in_what_is_printed(run_main, model: Path, mvtec_category: Path) -> None:
+    """A right-to-left override would turn the line round; "all" is also the name of a row."""
+    for folder in ("test", "ground_truth"):
+        (mvtec_category / folder / "crack").rename(mvtec_category / folder / "a\u202eb")
+        (mvtec_category / folder / "hole").rename(mvtec_category / folder / "all")
+    finished = run_main(*arguments(model, "MVTec", mvtec_category))
+    assert finished.status == 0
+    rows = finished.out.splitlines()[6:9]
+    assert [row.split()[0] for row in rows] == ["all", "a\\u202eb", "all"]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_a_terminal_without_the_letters_of_a_name(
+    model: Path, photographs: Path, tmp_path: Path, encoding: str
+) -> None:
+    words = arguments(model, "Folder", photographs)
+    finished = subprocess.run(
+        [sys.executable, REPOSITORY / "train.py", *words], cwd=tmp_path, capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": encoding}, check=False,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    assert rb"\u65e5\u672c.jpg" in finished.stdout
+
+
+@pytest.mark.parametrize(
+    ("redirection", "status"),
+    [("| true", 0), ("2>&1 | true", 0), (">&-", 0), ("2>&-", 0), (">/dev/full", 2)],
+)
+def test_nobody_reads_what_is_printed(
+    model: Path, photographs: Path, tmp_path: Path, redirection: str, status: int
+) -> None:
+    words = [sys.executable, str(REPOSITORY / "train.py"), *arguments(model, "Folder", photographs)]
+    script = f"{shlex.join(words)} {redirection}; exit ${{PIPESTATUS[0]}}"
+    finished = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == status, finished.stderr
+    assert "Traceback" not in finished.stdout + finished.stderr
+    assert ("error: standard output: cannot be written" in finished.stderr) == (status == 2)
+    assert (tmp_path / "metrics.json").is_file()
+
+
+def test_a_path_that_is_no_text(score, read_only_mvtec_category: Path, tmp_path: Path) -> None:
+    root = tmp_path / os.fsdecode(b"\xff")
+    try:
+        shutil.copytree(read_only_mvtec_category, root)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    _, metrics = score("MVTec", root)
+    assert metrics["dataset"]["path"] == str(root)
+
+
 def test_all_pairs_and_another_score(score, read_only_mvtec_category: Path) -> None:
     _, metrics = score(
         "MVTec", read_only_mvtec_category, "--pairs", "all", "--anomaly-score", "discrimination"
@@ -289,6 +347,16 @@ def test_panels(model: Path, mvtec_category: Path) -> None:
     assert image.decision == (image.scores["residual"] > results.threshold)
     assert (results.score, results.options.network.imsize) == ("residual", 8)
     json.dumps(results.metrics, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("sides", "threads"), [((10, 20), 16), ((6000, 4000), 5), ((11_000, 12_000), 1)]
+)
+def test_large_images_are_drawn_by_fewer_threads(monkeypatch, sides, threads: int) -> None:
+    monkeypatch.setattr(result_pictures, "available_cores", lambda: 16)
+    images = Images(torch.zeros(2, 3, 8, 8), [(1, 1), sides])
+    pictures = result_pictures.ResultPictures([], images, None, None, None)
+    assert pictures.threads == threads
 
 
 def test_names_of_pictures_and_maps_do_not_collide() -> None:
@@ -408,6 +476,10 @@ def change(*keys: str, value: Any) -> Any:
         (change("model", "weights", value="0" * 16), "of another model"),
         (change("threshold", "image", value=None), "holds no threshold"),
         (change("threshold", "pixel", value="high"), "holds no threshold"),
+        (change("threshold", "image", value=float("nan")), "holds no threshold"),
+        (change("threshold", "pixel", value=float("inf")), "holds no threshold"),
+        (change("threshold", "quantile", value=float("nan")), "holds no threshold"),
+        (change("maps", "smoothing", value="1.8" * 1000), "--map-smoothing 1.81.8"),
         (change("threshold", value=None), "is no metrics.json"),
         (lambda metrics: metrics.pop("maps"), "is no metrics.json"),
         (lambda metrics: metrics.clear(), "is no metrics.json"),
@@ -424,10 +496,11 @@ def test_a_threshold_that_does_not_fit(
     assert finished.status == 2
     assert f"train.py: error: --threshold-from {path}: " in finished.err
     assert mention in finished.err
+    assert len(finished.err) < 1000
     assert not Path("anomaly_scores.csv").exists()
 
 
-@pytest.mark.parametrize("content", [None, b"\xff\xfe", b"[1]", b"{", b"3"])
+@pytest.mark.parametrize("content", [None, b"\xff\xfe", b"[1]", b"{", b"3", b"[" * 100_000])
 def test_a_threshold_from_something_else(
     run_main, model: Path, photographs: Path, content: bytes | None
 ) -> None:
@@ -437,6 +510,14 @@ def test_a_threshold_from_something_else(
     finished = run_main(*arguments(model, "Folder", photographs, "--threshold-from", path))
     assert finished.status == 2
     assert f"--threshold-from {path}: " in finished.err.splitlines()[-1]
+
+
+def test_a_threshold_from_a_pipe(run_main, model: Path, photographs: Path) -> None:
+    os.mkfifo("pipe")
+    finished = run_main(*arguments(model, "Folder", photographs, "--threshold-from", "pipe"))
+    assert finished.err == (
+        "train.py: error: --threshold-from pipe: is no metrics.json of an inference\n"
+    )
 
 
 def test_models_are_told_apart(model: Path, tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
-"""A training survives being killed anywhere: it goes on, and ends as if nothing had happened.
+"""A run survives being killed anywhere: a training goes on, and ends as if nothing had happened.
 
 The long form kills more often, also processes that are still starting, and prints figures:
 
     KILLS=100 python -m pytest -n0 -s -m long tests/test_kills.py
 """
 
+import glob
 import os
 import random
 import signal
@@ -20,13 +21,15 @@ import pytest
 import torch
 import yaml
 from conftest import REPOSITORY
-from PIL import Image
+from outputs import assert_nothing_is_unfinished, assert_whole
+from test_inference import write_model
 from test_runs import assert_same_states, read_table
 from victims import Victim, run_program
 
 from crn.checkpoint import read_training, write_checkpoint
 from crn.files import claimed, set_aside
 from crn.metrics_logger import MetricsLogger
+from crn.report.page import write_page
 
 STEPS = 30
 
@@ -98,7 +101,7 @@ class Killer:
         names = " then ".join(signal.Signals(number).name for number in signals)
         if KILL in signals:
             assert status == -KILL, err
-        elif doing == "starting":
+        elif doing in ("starting", "ending"):
             assert status in (-TERM, 128 + INT, 128 + TERM), err
         else:
             assert status in {128 + number for number in signals}, err
@@ -170,21 +173,14 @@ def step_of(checkpoint: Path) -> int:
 
 def check_what_is_left(folder: Path) -> None:
     """Whatever has a name is whole, and not more than one file is unfinished."""
+    assert_whole(folder)
     for checkpoint in (folder / "kept").glob("[!.]*"):
         assert checkpoint.suffix == ".ckpt"
         with zipfile.ZipFile(checkpoint) as archive:
             assert archive.testzip() is None
-        read_training(checkpoint)
     assert len(unfinished(folder)) <= 1
-    for picture in (folder / "pictures").glob("training/[!.]*"):
-        with Image.open(picture) as image:
-            image.load()
-    for table in (folder / "logged_metrics").glob("*/[!.]*.csv"):
-        for row in read_table(table):
-            assert None not in row
-            assert None not in row.values()
-    for options in (folder / "logged_metrics").glob("*/[!.]*.yaml"):
-        assert yaml.safe_load(options.read_text())["seed"] == 1
+    for file in (folder / "logged_metrics").glob("*/[!.]*.yaml"):
+        assert yaml.safe_load(file.read_text())["seed"] == 1
 
 
 def check_the_end(folder: Path, undisturbed: Path) -> None:
@@ -197,9 +193,8 @@ def check_the_end(folder: Path, undisturbed: Path) -> None:
         )
         assert {**mine, "training_seconds": 0} == {**other, "training_seconds": 0}
     assert step_of(folder / "kept/last.ckpt") == STEPS
-    # Hidden are the checkpoints that were being written, and the locks.
-    assert not list((folder / "kept").glob(".*"))
-    assert not list((folder / "pictures").rglob(".*"))
+    assert_nothing_is_unfinished(folder / "kept")
+    assert_nothing_is_unfinished(folder / "pictures")
     assert {path.name for path in (folder / "pictures/training").iterdir()} == {
         path.name for path in (undisturbed / "pictures/training").iterdir()
     }
@@ -254,6 +249,131 @@ def test_many_trainings_that_are_killed_again_and_again(
     for (signals, doing), count in sorted(killer.kills.items()):
         print(f"  {signals:<20} while {doing:<9} {count:4}")
     print("all ended with the weights of the training that was not killed, bit for bit")
+
+
+# --- inference ---
+
+
+# What a run is doing, by the file that is there then and was not before; None: at any time.
+DOING = {
+    "starting or scoring": None,
+    "writing the table": ".anomaly_scores.csv.*.tmp",
+    "writing metrics": ".metrics.json.*.tmp",
+    "writing pictures": "inference/*/*",
+    "writing the report's pictures": "report_files/*/*.jpg",
+    "writing the report": ".report.html.*.tmp",
+}
+SCORING_STRIKES = [(number, doing) for number in (KILL, TERM, INT) for doing in DOING]
+
+
+class ScoringKiller:
+    """Kills runs of inference and sees that each leaves what can be used, or nothing.
+
+    Attributes:
+        kills: how often, by the signal and by what the run was doing.
+    """
+
+    def __init__(self, roads: Path, model: Path, seed: int) -> None:
+        self.kills: Counter[tuple[str, str]] = Counter()
+        self._random = random.Random(seed)
+        self._strikes: list[tuple[int, str]] = []
+        self._words = (
+            "--mode", "inference", "--cpu", "--model-input", model, "--image-output-path", "out",
+            "--dataset", "RoadImages", "--dataset-path", roads,
+        )  # fmt: skip
+
+    def start(self, folder: Path) -> Victim:
+        return Victim(folder, run_program, self._words)
+
+    def kill(self, folder: Path) -> None:
+        """Start a run and kill it, unless it ends sooner."""
+        if not self._strikes:
+            self._strikes = self._random.sample(SCORING_STRIKES, len(SCORING_STRIKES))
+        number, doing = self._strikes.pop()
+        victim = self._strike(folder, number, DOING[doing])
+        status, err = victim.end()
+        assert "Traceback" not in err, err
+        assert_whole(folder)
+        if number == INT:
+            assert_nothing_is_unfinished(folder)
+        if status:
+            assert status == (128 + INT if number == INT else -number), err
+            self.kills[signal.Signals(number).name, doing] += 1
+
+    def _strike(self, folder: Path, number: int, pattern: str | None) -> Victim:
+        def seen() -> set[str]:
+            return set(glob.glob(pattern, root_dir=folder / "out"))
+
+        before = set() if pattern is None else seen()
+        victim = self.start(folder)
+        if pattern is None:
+            # Before it has imported anything Ctrl-C would meet multiprocessing.
+            if number == INT:
+                victim.wait_for("scoring")
+            time.sleep(self._random.uniform(0, 0.2))
+        else:
+            while victim.is_alive and not seen() - before:
+                pass
+            time.sleep(self._random.choice((0, 0.001, 0.01)))
+        victim.send(number)
+        return victim
+
+
+def check_the_scores(killer: ScoringKiller, folder: Path, undisturbed: Path) -> None:
+    """A run in a folder where others were killed ends as one in a new one."""
+    status, err = killer.start(folder).end()
+    assert status == 0, err
+    assert_whole(folder)
+    assert_nothing_is_unfinished(folder)
+    for pattern in ("anomaly_scores.csv", "inference/*/*", "diff/*/*", "overlay/*/*"):
+        files = sorted((undisturbed / "out").glob(pattern))
+        assert files
+        for file in files:
+            mine = folder / file.relative_to(undisturbed)
+            assert mine.read_bytes() == file.read_bytes()
+
+
+@pytest.fixture
+def scoring_killer(read_only_road_images, tmp_path_factory, tmp_path) -> ScoringKiller:
+    """One that has run in tmp_path / "undisturbed"."""
+    model = write_model(tmp_path_factory.mktemp("model") / "model.ckpt", seed=1)
+    killer = ScoringKiller(read_only_road_images, model, int(os.environ.get("SEED", "0")))
+    (tmp_path / "undisturbed").mkdir()
+    status, err = killer.start(tmp_path / "undisturbed").end()
+    assert status == 0, err
+    return killer
+
+
+def test_an_inference_that_is_killed_again_and_again(scoring_killer, tmp_path):
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    for _ in SCORING_STRIKES:
+        scoring_killer.kill(folder)
+    assert scoring_killer.kills.total() >= 9
+    check_the_scores(scoring_killer, folder, tmp_path / "undisturbed")
+
+
+@pytest.mark.long
+def test_many_inferences_that_are_killed_again_and_again(scoring_killer, tmp_path):
+    """KILLS: how often."""
+    wanted = int(os.environ.get("KILLS", "100"))
+    began = time.monotonic()
+    folders = 0
+    while scoring_killer.kills.total() < wanted:
+        folder = tmp_path / str(folders)
+        folder.mkdir()
+        folders += 1
+        for _ in range(10):
+            scoring_killer.kill(folder)
+        check_the_scores(scoring_killer, folder, tmp_path / "undisturbed")
+    kills = scoring_killer.kills
+    print(
+        f"\n{kills.total()} kills of inferences in {folders} folders; "
+        f"{time.monotonic() - began:.0f} s"
+    )
+    for (name, doing), count in sorted(kills.items()):
+        print(f"  {name:<8} while {doing:<29} {count:4}")
+    print("the next run in each folder wrote what one writes that is not killed, byte for byte")
 
 
 # --- the same at every point of the code that writes ---
@@ -351,8 +471,36 @@ def log_and_die_everywhere() -> int:
     return 0
 
 
+def report_and_die_everywhere() -> int:
+    """Write a report where an earlier one is, killed at every call."""
+    number = 1
+    while True:
+        path = Path(str(number), "report.html")
+        path.parent.mkdir()
+        write_page(path, "earlier", "", [])
+        earlier = path.read_text()
+        was_killed = die_at_call(number, lambda path=path: write_page(path, "later", "", []))
+        pages = {page.name: page.read_text() for page in path.parent.glob("[!.]*")}
+        assert earlier in pages.values()
+        assert all(page.endswith("</html>\n") for page in pages.values())
+        assert len(list(path.parent.glob(".*"))) <= 1
+        if not was_killed:
+            assert pages["report-v1.html"] == earlier
+            assert "<title>later</title>" in pages["report.html"]
+            break
+        number += 1
+    print(f"killed {number - 1} times")
+    return 0
+
+
 @pytest.mark.parametrize(
-    "act", [write_and_die_everywhere, set_aside_and_die_everywhere, log_and_die_everywhere]
+    "act",
+    [
+        write_and_die_everywhere,
+        set_aside_and_die_everywhere,
+        log_and_die_everywhere,
+        report_and_die_everywhere,
+    ],
 )
 def test_writing_is_killed_at_every_call(tmp_path, act):
     status, out = Victim(tmp_path, act).end()

@@ -36,12 +36,12 @@ def test_smoothing_is_a_gaussian(size: int, percent: float) -> None:
     np.testing.assert_allclose(result, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("percent", [0, 1.8, 25])
+@pytest.mark.parametrize("percent", [0, 1e-300, 0.7, 1.8, 25])
 def test_smoothing_keeps_the_mean_of_every_map(percent: float) -> None:
     maps = torch.rand(2, 16, 16, generator=torch.Generator().manual_seed(2))
     result = smoothed(maps, smoothing_matrix(percent, 16))
     torch.testing.assert_close(result.mean((1, 2)), maps.mean((1, 2)))
-    if percent == 0:
+    if percent <= 0.7:  # an eighth of a pixel
         assert torch.equal(result, maps)
     else:
         assert (result.std((1, 2)) < maps.std((1, 2))).all()

@@ -247,9 +247,9 @@ class Page:
         )
 
     def press(self, key: str) -> None:
-        from selenium.webdriver.common.keys import Keys
+        from selenium.webdriver import ActionChains, Keys
 
-        self.driver.switch_to.active_element.send_keys(getattr(Keys, key))
+        ActionChains(self.driver).send_keys(getattr(Keys, key)).perform()
 
     def until(self, script: str) -> None:
         """Wait until a script returns true: pictures load when they like."""
@@ -692,6 +692,40 @@ def test_training_and_inference_write_reports(show, run_main, mvtec_category, tm
     page = show(tmp_path / "logged_metrics/version_0/report.html")
     *_, last = read_series(tmp_path / "logged_metrics/version_0/metrics.csv")["metrics/roc_auc"]
     assert f"{last[1]:.3f}" in page.texts(".figures dd")[0]
+
+
+def test_names_do_no_harm_in_reports_of_real_runs(show, run_main, mvtec_category, tmp_path):
+    names = ["<img src=x onerror=alert(1)>", '" onerror="alert(2)"', "<script>alert(3)<", "&lt;b>"]
+    for folder in ("test", "ground_truth"):
+        (mvtec_category / folder / "hole").rename(mvtec_category / folder / names[0])
+        for index, name in enumerate(names[1:]):
+            ending = "_mask.png" if folder == "ground_truth" else ".png"
+            file = mvtec_category / folder / names[0] / f"{index:03d}{ending}"
+            file.rename(file.with_name(name + ending))
+    root = mvtec_category.rename(mvtec_category.with_name(names[0]))
+    shared = ("--dataset", "MVTec", "--dataset-path", root, "--cpu")
+    trained = run_main(
+        *shared, "--demo", "--imsize", 8, "--max-network-depth", 2, "--num-competitive-units", 2,
+        "--training-steps", 2, "--checkpoint-path", names[2], "--seed", 1,
+    )  # fmt: skip
+    scored = run_main(
+        "--mode", "inference", *shared, "--model-input", f"{names[2]}/last.ckpt",
+        "--image-output-path", names[3],
+    )  # fmt: skip
+    assert (trained.status, scored.status) == (0, 0)
+    page = show(tmp_path / "logged_metrics/version_0/report.html")
+    assert page.texts("h1") == [f"Training on {names[0]}"]
+    assert page.find("[onerror], b, main img, [src=x]") == []
+    page = show(tmp_path / names[3] / "report.html")
+    assert page.texts("h1") == [f"Inference on {names[0]}"]
+    assert f"by {names[2]}/last.ckpt of step 2." in page.text()
+    page.choose("kind", names[0])
+    assert set(page.texts(".card .name")) == {f"{names[0]}/{name}.png" for name in names[1:]}
+    page.click(".card")
+    page.until("return [...document.querySelectorAll('#dialog img')]"
+               ".every((i) => i.naturalWidth === 24)")  # fmt: skip
+    assert page.run("return document.scripts.length") == 2
+    assert page.find("[onerror], b, [src=x]") == []
 
 
 def test_no_report_without_a_folder_for_pictures(run_main, mvtec_category, tmp_path):

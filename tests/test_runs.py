@@ -185,17 +185,19 @@ def test_all_pairs_and_another_score(run_main, trained, read_only_road_images, t
     assert not (tmp_path / "anomaly_scores.csv").exists()
 
 
-@pytest.mark.parametrize("stop_at", [5, 8])
-def test_resuming_continues_bit_for_bit(run_main, read_only_mvtec_category, tmp_path, stop_at):
+@pytest.mark.parametrize(("steps", "stop_at"), [(12, 5), (12, 8), (40, 20)])
+def test_resuming_continues_bit_for_bit(
+    run_main, read_only_mvtec_category, tmp_path, steps, stop_at
+):
     common = (
         *TINY, "--dataset", "MVTec", "--dataset-path", read_only_mvtec_category, "--seed", 3,
         "--max-network-depth", 3, "--use-dropout", 1, "--validation-interval", 4,
         "--lr-scheduler", "", "--image-output-path", "grids", "--image-output-interval", 2,
     )  # fmt: skip
-    whole = run_main(*common, "--training-steps", 12, "--checkpoint-path", "whole")
+    whole = run_main(*common, "--training-steps", steps, "--checkpoint-path", "whole")
     first = run_main(*common, "--training-steps", stop_at, "--checkpoint-path", "parts")
     second = run_main(
-        *common, "--training-steps", 12, "--checkpoint-path", "parts",
+        *common, "--training-steps", steps, "--checkpoint-path", "parts",
         "--model-input", "parts/last.ckpt",
     )  # fmt: skip
     assert (whole.status, first.status, second.status) == (0, 0, 0)

@@ -4,6 +4,7 @@ They are forked from a server that has imported everything and run nothing. No t
 in it, and with OMP_NUM_THREADS=1, which conftest.py sets, its children need none.
 """
 
+import ctypes
 import multiprocessing
 import os
 import resource
@@ -141,3 +142,19 @@ def run_program(
     if file_size is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
     return main([str(word) for word in words])
+
+
+def run_and_measure(words: Sequence[Any], is_privileged: bool = True) -> int:
+    """Run the program, and leave in the file "memory" how many bytes it has taken at most.
+
+    Args:
+        words: of its command line.
+        is_privileged: False where root, too, is to be refused files.
+    """
+    if not is_privileged and sys.platform == "linux":
+        header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread
+        ctypes.CDLL(None).capset(header, (ctypes.c_uint32 * 6)())
+    status = run_program(words)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("memory").write_text(str(most if sys.platform == "darwin" else most * 1024))
+    return status

@@ -12,10 +12,9 @@ from typing import Any
 from PIL import Image
 
 from crn.config import SCORES
-from crn.cores import available_cores
 from crn.files import claim_version
 from crn.overlays import ColourScale
-from crn.pictures import side_by_side
+from crn.pictures import side_by_side, write_picture
 from crn.report.charts import colour_chart
 from crn.report.page import template
 from crn.results import InferenceResults
@@ -31,7 +30,7 @@ _THUMBNAIL, _SMALLEST = 128, 64
 _GAP, _GAP_COLOUR = 3, (128, 128, 128)
 _BAR_WIDTH = 256
 # Without subsampling the thin lines of overlays keep their colours.
-_JPEG = {"format": "JPEG", "quality": 85, "subsampling": 0}
+_JPEG = {"quality": 85, "subsampling": 0}
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,8 @@ def files_folder(page_folder: Path) -> Iterator[Path]:
     try:
         yield folder
     except BaseException:
-        shutil.rmtree(folder)
+        # Whatever hinders this, too, has been the reason to give up.
+        shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
@@ -68,6 +68,9 @@ def write_pictures(results: InferenceResults, folder: Path) -> list[Pictures]:
     """Write all panels and a thumbnail of every image.
 
     File names are numbers: nothing in a data set decides where anything is written.
+
+    Raises:
+        UserError: the system refuses to write them.
     """
 
     def write(index: int) -> Pictures:
@@ -76,14 +79,14 @@ def write_pictures(results: InferenceResults, folder: Path) -> list[Pictures]:
         small = []
         for name in names:
             panel = panels[name].convert("RGB")
-            panel.save(folder / f"{index}-{name}.jpg", **_JPEG)
+            write_picture(panel, folder / f"{index}-{name}.jpg", **_JPEG)
             panel.thumbnail((_THUMBNAIL, _THUMBNAIL))
             small.append(_enlarged(panel))
         thumbnail = side_by_side(*small, gap=_GAP, colour=_GAP_COLOUR)
-        thumbnail.save(folder / f"{index}.jpg", **_JPEG)
+        write_picture(thumbnail, folder / f"{index}.jpg", **_JPEG)
         return Pictures(names, panels[names[0]].size, thumbnail.size)
 
-    with ThreadPoolExecutor(available_cores()) as pool:
+    with ThreadPoolExecutor(results.threads) as pool:
         return list(pool.map(write, range(len(results.images))))
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crn.files import written_whole
+from crn.safe_text import spreadsheet_cell
 from crn.sweep.file import Sweep
 from crn.sweep.study import Result, Study
 
@@ -41,7 +42,7 @@ def _rows(study: Study, results: Sequence[Result]) -> list[list[Any]]:
                 result.value,
                 result.seconds,
                 folder if folder.is_dir() else "",
-                result.error,
+                spreadsheet_cell(result.error),
             ]
         )
     return rows
