@@ -17,6 +17,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # The networks here are too small for several threads, which only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# So that what they assert is explained where it fails.
+pytest.register_assert_rewrite("outputs", "victims")
+
 GOOD, BAD = 6, 3
 
 

@@ -58,10 +58,6 @@ def command(roads: Path, folder: Path) -> list[str]:
     return [str(word) for word in words]
 
 
-def start(roads: Path, folder: Path) -> Victim:
-    return Victim(folder, run_program, command(roads, folder), True)
-
-
 def unfinished(folder: Path) -> set[Path]:
     """Checkpoints that are being written, or were when their process was killed."""
     return set((folder / "kept").glob(".*.tmp"))
@@ -82,13 +78,16 @@ class Killer:
         self._random = random.Random(seed)
         self._strikes: list[tuple[tuple[int, ...], bool]] = []
 
+    def start(self, folder: Path) -> Victim:
+        return Victim(folder, run_program, command(self._roads, folder), True)
+
     def kill(self, folder: Path) -> bool:
         """Start the training, or go on with it, and kill it; False where it ended sooner."""
         if not self._strikes:
             self._strikes = self._random.sample(STRIKES, len(STRIKES))
         signals, is_writing = self._strikes.pop()
         self.resumed += (folder / "kept/last.ckpt").exists()
-        victim = start(self._roads, folder)
+        victim = self.start(folder)
         if is_writing:
             doing = self._strike_while_writing(victim, folder, signals)
         else:
@@ -204,21 +203,41 @@ def check_the_end(folder: Path, undisturbed: Path) -> None:
 def undisturbed(read_only_road_images, tmp_path_factory) -> Path:
     """The folder of a training that was not killed."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    status, err = start(read_only_road_images, folder).end()
+    status, err = Killer(read_only_road_images, seed=0).start(folder).end()
     assert status == 0, err
     return folder
 
 
-def test_a_training_that_is_killed_again_and_again(read_only_road_images, undisturbed, tmp_path):
+def kill_trainings(
+    killer: Killer, wanted: int, undisturbed: Path, folder: Path, has_fresh: bool = False
+) -> int:
+    """Kill trainings so often, each until it ends, and see how it ends.
+
+    Args:
+        has_fresh: kill, for every fifth, a process that starts with the interpreter.
+
+    Returns:
+        How many trainings there were.
+    """
+    trainings = 0
+    while killer.kills.total() < wanted:
+        training = folder / str(trainings)
+        training.mkdir()
+        trainings += 1
+        while (done := killer.kills.total()) < wanted:
+            kill = killer.kill_fresh if has_fresh and done % 5 == 4 else killer.kill
+            if not kill(training):
+                break
+        status, err = killer.start(training).end()
+        assert status == 0, err
+        check_the_end(training, undisturbed)
+    return trainings
+
+
+def test_trainings_that_are_killed_again_and_again(read_only_road_images, undisturbed, tmp_path):
     killer = Killer(read_only_road_images, seed=0)
-    for _ in STRIKES:
-        if not killer.kill(tmp_path):
-            break
-    assert sum(killer.kills.values()) >= 5
-    assert killer.resumed >= 3
-    status, err = start(read_only_road_images, tmp_path).end()
-    assert status == 0, err
-    check_the_end(tmp_path, undisturbed)
+    kill_trainings(killer, 25, undisturbed, tmp_path)
+    assert killer.resumed > 5
 
 
 @pytest.mark.long
@@ -230,21 +249,10 @@ def test_many_trainings_that_are_killed_again_and_again(
     seed = int(os.environ.get("SEED", "0"))
     killer = Killer(read_only_road_images, seed)
     began = time.monotonic()
-    trainings = 0
-    while (done := sum(killer.kills.values())) < wanted:
-        folder = tmp_path / str(trainings)
-        folder.mkdir()
-        trainings += 1
-        while (killer.kill_fresh if done % 5 == 4 else killer.kill)(folder):
-            done = sum(killer.kills.values())
-            if done >= wanted:
-                break
-        status, err = start(read_only_road_images, folder).end()
-        assert status == 0, err
-        check_the_end(folder, undisturbed)
+    trainings = kill_trainings(killer, wanted, undisturbed, tmp_path, has_fresh=True)
     print(
-        f"\n{done} kills in {trainings} trainings of {STEPS} steps, seed {seed}; resumed "
-        f"{killer.resumed} times; {time.monotonic() - began:.0f} s"
+        f"\n{killer.kills.total()} kills in {trainings} trainings of {STEPS} steps, seed {seed}; "
+        f"resumed {killer.resumed} times; {time.monotonic() - began:.0f} s"
     )
     for (signals, doing), count in sorted(killer.kills.items()):
         print(f"  {signals:<20} while {doing:<9} {count:4}")
@@ -294,8 +302,6 @@ class ScoringKiller:
         status, err = victim.end()
         assert "Traceback" not in err, err
         assert_whole(folder)
-        if number == INT:
-            assert_nothing_is_unfinished(folder)
         if status:
             assert status == (128 + INT if number == INT else -number), err
             self.kills[signal.Signals(number).name, doing] += 1
@@ -344,13 +350,25 @@ def scoring_killer(read_only_road_images, tmp_path_factory, tmp_path) -> Scoring
     return killer
 
 
-def test_an_inference_that_is_killed_again_and_again(scoring_killer, tmp_path):
-    folder = tmp_path / "killed"
-    folder.mkdir()
-    for _ in SCORING_STRIKES:
-        scoring_killer.kill(folder)
-    assert scoring_killer.kills.total() >= 9
-    check_the_scores(scoring_killer, folder, tmp_path / "undisturbed")
+def kill_inferences(killer: ScoringKiller, wanted: int, folder: Path) -> int:
+    """Kill inferences so often, up to ten in a folder, and see how the next one there ends.
+
+    Returns:
+        How many folders there were.
+    """
+    folders = 0
+    while killer.kills.total() < wanted:
+        one = folder / str(folders)
+        one.mkdir()
+        folders += 1
+        for _ in range(10):
+            killer.kill(one)
+        check_the_scores(killer, one, folder / "undisturbed")
+    return folders
+
+
+def test_inferences_that_are_killed_again_and_again(scoring_killer, tmp_path):
+    kill_inferences(scoring_killer, 10, tmp_path)
 
 
 @pytest.mark.long
@@ -358,14 +376,7 @@ def test_many_inferences_that_are_killed_again_and_again(scoring_killer, tmp_pat
     """KILLS: how often."""
     wanted = int(os.environ.get("KILLS", "100"))
     began = time.monotonic()
-    folders = 0
-    while scoring_killer.kills.total() < wanted:
-        folder = tmp_path / str(folders)
-        folder.mkdir()
-        folders += 1
-        for _ in range(10):
-            scoring_killer.kill(folder)
-        check_the_scores(scoring_killer, folder, tmp_path / "undisturbed")
+    folders = kill_inferences(scoring_killer, wanted, tmp_path)
     kills = scoring_killer.kills
     print(
         f"\n{kills.total()} kills of inferences in {folders} folders; "
