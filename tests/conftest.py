@@ -16,6 +16,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 # The networks here are too small for several threads, which only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Once imported it sends reports to its maker, also through the proxies that a test sets.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 # So that what they assert is explained where it fails.
 pytest.register_assert_rewrite("outputs", "victims")
