@@ -65,6 +65,7 @@ def main() -> None:
         with run.without_garbage_collection():
             import crn.training  # noqa: F401
             from crn import data
+            from crn.callbacks import Checkpoints
             from crn.lightning import pl
             from crn.module import TrainingModule
 
@@ -74,7 +75,7 @@ def main() -> None:
         clock.watch(TrainingModule, "training_step", "training steps")
         clock.watch(TrainingModule, "validation_step", "validation: scoring")
         clock.watch(TrainingModule, "on_validation_epoch_end", "validation: metrics")
-        clock.watch(pl.Trainer, "save_checkpoint", "checkpoints")
+        clock.watch(Checkpoints, "_save", "checkpoints")
         clock.watch(pl.Trainer, "fit", "fit")
         options = parse_options(words)
         run.run(options)

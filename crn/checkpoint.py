@@ -14,6 +14,7 @@ from crn.checkpoint_file import read_plain
 from crn.config import MANY, Adversarial, Competition, ModelConfig, Network, Optimization, Options
 from crn.errors import UserError
 from crn.files import written_whole
+from crn.finite import is_finite
 from crn.methods import Method, Scorer, make_method
 from crn.optimizers import make_optimizer
 from crn.option import flag, option_names
@@ -168,7 +169,7 @@ def _check_state(path: Path, state: dict[str, Any], expected: dict[str, Tensor])
         raise UserError(
             f"{path}: its weights do not fit its options (first: {shortened(wrong[0])})"
         )
-    if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
+    if not all(map(is_finite, state.values())):
         raise UserError(f"{path}: holds weights that are not finite; the training diverged")
 
 
@@ -214,7 +215,7 @@ def _optimizer_state(
             return value is None
         # One figure for the whole parameter, or one for each of its numbers.
         fits = _fits(value, shape if like.ndim else like.shape, like.dtype)
-        return fits and bool(value.isfinite().all())
+        return fits and is_finite(value)
 
     if not (
         _has(state, {"state": dict})

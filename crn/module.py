@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from crn.config import SCORES, ModelConfig
 from crn.errors import Diverged
+from crn.finite import is_finite
 from crn.lightning import pl
 from crn.methods import Method, Terms, make_method
 from crn.metrics import auroc
@@ -156,7 +157,7 @@ class TrainingModule(pl.LightningModule):
             for value in state.values()
             if isinstance(value, Tensor)
         )
-        return all(bool(t.isfinite().all()) for t in (*self.state_dict().values(), *moments))
+        return all(map(is_finite, (*self.state_dict().values(), *moments)))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:  # noqa: ARG002
         """Score a batch with the best networks, in float32 as inference does."""

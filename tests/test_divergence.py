@@ -13,6 +13,7 @@ from crn import callbacks, training
 from crn.checkpoint import read_training
 from crn.config import Adversarial, Competition, ModelConfig, Network, Optimization
 from crn.errors import Diverged, UserError
+from crn.finite import is_finite
 from crn.methods.competition import CompetitiveReconstructionNetworks
 from crn.module import TrainingModule
 
@@ -80,6 +81,16 @@ def test_losses(train, monkeypatch, tmp_path):
         assert_same_states(tmp_path / "kept" / name, tmp_path / "whole" / name)
     smaller = ("--model-input", "kept/last.ckpt", "--lr", 1e-6, "--training-steps", 12)
     assert train("kept", *smaller).status == 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", [0, 77, -1])
+def test_one_number_that_is_not_finite(value, place):
+    numbers = torch.randn(5, 1000)
+    assert is_finite(numbers)
+    numbers.view(-1)[place] = value
+    assert not is_finite(numbers)
+    assert is_finite(torch.tensor(7))
 
 
 def test_a_report_that_cannot_be_written_is_told_besides(train, monkeypatch, tmp_path):
