@@ -1,4 +1,4 @@
-"""Remake the pictures of docs/reading-results.md from what the commands there have written.
+"""Remake the pictures of docs/reading-results.md, and the README's, from what the commands write.
 
 In the root of the repository: ``python docs/reading-results/remake.py``. Needs the packages of
 tests/requirements.txt, Chromium and chromedriver.
@@ -25,6 +25,18 @@ OPEN_POTHOLES = (
     "search.dispatchEvent(new Event('input')); document.querySelector('.card').click()"
 )
 GALLERY = "document.getElementById('images').scrollIntoView(); window.scrollBy(0, -16)"
+
+
+def example() -> Image.Image:
+    """The same tiles with their reconstructions and anomaly maps: two undamaged, then a crack."""
+    columns = [[TILES[0], TILES[1], TILES[5]], TILES[2:5]]
+    rows = [Image.open(RESULTS / f"inference/{tile}.png") for column in columns for tile in column]
+    width, height, gap = 392, 128, 8
+    picture = Image.new("RGB", (2 * width + 2 * gap, 3 * (height + gap) - gap), "white")
+    for index, row in enumerate(rows):
+        place = (index // 3 * (width + 2 * gap), index % 3 * (height + gap))
+        picture.paste(row.resize((width, height), Image.Resampling.NEAREST), place)
+    return picture
 
 
 def overlays() -> Image.Image:
@@ -75,6 +87,7 @@ def main() -> None:
         "training": page(driver, str(training), 1280, 1340, "dark"),
     }
     driver.quit()
+    example().save(HERE.parent / "example.png", optimize=True)
     for name, picture in pictures.items():
         picture.save(HERE / f"{name}.jpg", quality=80, subsampling=0, optimize=True)
 
