@@ -21,8 +21,8 @@ def write_plot(path: Path, summary: Summary) -> None:
     axes = figure.add_subplot()
     counted = sorted((m for m in summary.methods if m.units), key=lambda m: m.units)
     for name, style in (
-        ("last", {"color": "C0", "marker": "o", "label": "CRN, last validation"}),
         ("best", {"color": "0.6", "marker": ".", "label": "CRN, best validation (no result)"}),
+        ("last", {"color": "C0", "marker": "o", "label": "CRN, last validation"}),
     ):
         points = [(m.units, v) for m in counted if (v := summary.cells[data, m].values(name))]
         if points:
@@ -40,7 +40,8 @@ def write_plot(path: Path, summary: Summary) -> None:
     for label, height, colour, dashes in lines:
         axes.axhline(height, color=colour, linestyle=dashes, label=label)
     axes.set_xlabel("competitive units")
-    axes.set_ylabel(f"AUROC on {data.name}, mean ± standard deviation of seeds")
+    axes.set_ylabel("AUROC of images")
+    axes.set_title(f"{data.name}, mean ± standard deviation over seeds", fontsize="medium")
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize="small")
