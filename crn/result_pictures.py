@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -17,6 +16,7 @@ from crn.overlays import ColourScale, colour_bar, legend, overlay
 from crn.pictures import heat_map, side_by_side, to_image, write_picture
 from crn.results import PANEL_SIZE
 from crn.safe_text import file_name
+from crn.threads import in_threads
 from datasets.memory import normalize
 from datasets.reader import MAX_PIXELS, Images, read_mask, read_own_size
 from datasets.samples import Sample
@@ -108,8 +108,7 @@ class ResultPictures:
                 picture = Image.fromarray(at_size(self.maps.smooth[index], size))
                 write_picture(picture, folders[MAPS_FOLDER] / tiff_names[index])
 
-        with ThreadPoolExecutor(self.threads) as pool:
-            list(pool.map(write, range(len(self.samples))))
+        in_threads(write, len(self.samples), self.threads)
         masks = any(sample.mask is not None for sample in self.samples)
         write_picture(legend(self.scale, masks), folder / COLOUR_SCALE_FILE)
         for path in folders.values():

@@ -118,7 +118,10 @@ def _act(folder: Path, err: Any, act: Callable[..., int | None], arguments: tupl
     # As a shell starts programs, whatever this one's parents have ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    status = act(*arguments)
+    try:
+        status = act(*arguments)
+    except KeyboardInterrupt:  # when the program had just returned
+        status = 128 + signal.SIGINT
     # At once, so that signals find the program and nothing that comes after it.
     sys.stdout.flush()
     os._exit(status)

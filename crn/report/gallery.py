@@ -3,7 +3,6 @@
 import logging
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from crn.pictures import side_by_side, write_picture
 from crn.report.charts import colour_chart
 from crn.report.page import template
 from crn.results import InferenceResults
+from crn.threads import in_threads
 from datasets.samples import TRAIN
 
 log = logging.getLogger(__name__)
@@ -86,8 +86,7 @@ def write_pictures(results: InferenceResults, folder: Path) -> list[Pictures]:
         write_picture(thumbnail, folder / f"{index}.jpg", **_JPEG)
         return Pictures(names, panels[names[0]].size, thumbnail.size)
 
-    with ThreadPoolExecutor(results.threads) as pool:
-        return list(pool.map(write, range(len(results.images))))
+    return in_threads(write, len(results.images), results.threads)
 
 
 def _enlarged(panel: Image.Image) -> Image.Image:
