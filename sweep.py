@@ -6,8 +6,8 @@
 import sys
 from collections.abc import Sequence
 
-from crn.entry import program
-from crn.sweep.command import run_sweep
+from crn.experiments.sweep.command import run_sweep
+from crn.system.program import program
 
 
 @program("sweep.py")

@@ -7,7 +7,7 @@ and the data set have been checked.
 from collections.abc import Sequence
 
 from crn.command_line import parse_options
-from crn.entry import leave, program
+from crn.system.program import leave, program
 
 
 @program("train.py")

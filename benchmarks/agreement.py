@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.naive import NaiveStep
 from benchmarks.step import make_model, program_step
-from crn.hardware import pick_device, set_up_cpu
+from crn.system.hardware import pick_device, set_up_cpu
 
 NAMES = ("reconstruction", "feedback")
 

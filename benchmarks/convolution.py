@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, conv_transpose2d, interpolate
 
-from crn.hardware import pick_device, set_up_cpu
 from crn.methods.convolution import fold_kernel, halve_by_product, upsample_by_product
+from crn.system.hardware import pick_device, set_up_cpu
 
 # Channels in and out, and the input's height: the layers of a unit for 128 pixels.
 UP = ((512, 512, 1), (1024, 512, 2), (1024, 512, 4), (1024, 256, 8), (512, 128, 16), (256, 64, 32))

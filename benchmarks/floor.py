@@ -13,7 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.step import make_step, seconds
-from crn.hardware import has_fast_bfloat16, pick_device, set_up_cpu
+from crn.system.hardware import has_fast_bfloat16, pick_device, set_up_cpu
 
 # Adam reads parameter, gradient and two moments, and writes all but the gradient; float32.
 BYTES_PER_PARAMETER = 7 * 4

@@ -6,8 +6,8 @@ import statistics
 import torch
 
 from benchmarks.step import make_model, seconds
-from crn.hardware import pick_device, set_up_cpu
-from crn.scores import image_scores, ordered_pairs, score_pairs
+from crn.methods.scores import image_scores, ordered_pairs, score_pairs
+from crn.system.hardware import pick_device, set_up_cpu
 
 UNITS = 4
 

@@ -63,11 +63,11 @@ def main() -> None:
         from crn.command_line import parse_options
 
         with run.without_garbage_collection():
-            import crn.training  # noqa: F401
-            from crn import data
-            from crn.callbacks import Checkpoints
-            from crn.lightning import pl
-            from crn.module import TrainingModule
+            import crn.train  # noqa: F401
+            from crn.system.lightning import pl
+            from crn.train import data
+            from crn.training.callbacks import Checkpoints
+            from crn.training.module import TrainingModule
 
         imports = time.perf_counter() - start
 

@@ -10,7 +10,7 @@ import statistics
 import torch
 
 from benchmarks.step import make_model, seconds
-from crn.hardware import pick_device, set_up_cpu
+from crn.system.hardware import pick_device, set_up_cpu
 
 BASE = {"imsize": 64, "batch_size": 16, "units": 4}
 VALUES = {"imsize": (32, 64, 128), "batch_size": (1, 4, 16, 32), "units": (2, 4, 8, 12)}

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from benchmarks.naive import NaiveStep
 from crn.config import Adversarial, Competition, ModelConfig, Network, Optimization
-from crn.hardware import has_fast_bfloat16, pick_device, set_up_cpu
-from crn.module import TrainingModule
+from crn.system.hardware import has_fast_bfloat16, pick_device, set_up_cpu
+from crn.training.module import TrainingModule
 
 CPU_SIZES = ("32:1", "64:16", "128:16")
 GPU_SIZES = (*CPU_SIZES, "128:64")

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from crn.config import GROUPS, Options
-from crn.entry import Parser
 from crn.errors import UserError
 from crn.option import allowed, counts, flag, is_list, option_names, value_type
-from crn.safe_text import shown
+from crn.system.program import Parser
+from crn.system.text import shown
 
 # What --demo sets, unless the flag is typed as well.
 DEMO_PROFILE = {"batch_size": 2, "imsize": 32, "num_competitive_units": 3}

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crn.checkpoint import (
+from crn.checkpoints.reading import (
     DECIDED,
     TrainedModel,
     load_model,
@@ -16,10 +16,10 @@ from crn.checkpoint import (
 )
 from crn.config import SCORES, Options
 from crn.errors import UserError
-from crn.files import claimed, set_aside, written_whole
+from crn.evaluation.thresholds import fingerprint
 from crn.methods.convolution import with_plain_convolutions
-from crn.scores import image_scores
-from crn.thresholds import fingerprint
+from crn.methods.scores import image_scores
+from crn.system.files import claimed, set_aside, written_whole
 
 log = logging.getLogger(__name__)
 

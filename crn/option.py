@@ -7,7 +7,7 @@ from dataclasses import field
 from types import NoneType
 from typing import Any
 
-from crn.safe_text import shown
+from crn.system.text import shown
 
 MOST_VALUES = 100
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from crn.command_line import uses_demo_sample
 from crn.config import Options
 from crn.errors import UserError
-from crn.files import require_writable_folder, writing
-from crn.processes import Place, choose_seed, end_with_parent, find_place
-from crn.safe_text import printable
+from crn.system.files import require_writable_folder, writing
+from crn.system.processes import Place, choose_seed, end_with_parent, find_place
+from crn.system.text import printable
 from datasets import LAYOUTS
 from datasets.samples import list_samples
 
@@ -54,11 +54,11 @@ def run(options: Options) -> int:
         _check_outputs(options)
     if options.run.mode == "train":
         with without_garbage_collection():
-            from crn.training import train
+            from crn.train import train
 
         return train(options, samples, place)
     with without_garbage_collection():
-        from crn.inference import infer
+        from crn.infer import infer
 
     return infer(options, samples)
 

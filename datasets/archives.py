@@ -17,7 +17,7 @@ from typing import IO, NamedTuple
 from tqdm import tqdm
 
 from crn.errors import UserError
-from crn.files import require_writable_folder
+from crn.system.files import require_writable_folder
 
 _DAMAGE = (
     tarfile.TarError,

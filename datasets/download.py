@@ -11,9 +11,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from crn.entry import Parser, program
 from crn.errors import UserError
-from crn.files import require_writable_folder
+from crn.system.files import require_writable_folder
+from crn.system.program import Parser, program
 from datasets import LAYOUTS
 from datasets.archives import extract
 from datasets.fetch import Interrupted, Source, fetch, open_url, read_chunks

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crn.errors import UserError
-from crn.safe_text import shown
+from crn.system.text import shown
 
 TRAIN, TEST = "train", "test"
 NORMAL, ANOMALOUS = 0, 1

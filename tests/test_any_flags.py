@@ -31,7 +31,7 @@ from crn.config import (
 )
 from crn.errors import UserError
 from crn.option import flag, has_effect, option_names, value_type
-from crn.safe_text import printable
+from crn.system.text import printable
 
 FIELDS = {
     flag(field.name): field for group in GROUPS.values() for field in dataclasses.fields(group)

@@ -204,7 +204,7 @@ def test_huge_image_is_refused_by_its_header(run_main, panorama: Path, image_of)
     file = image_of("train")
     file.write_bytes(png_header(20_000, 20_000))
     assert file.stat().st_size < 200
-    import crn.training  # noqa: F401  (so that its import is not timed)
+    import crn.train  # noqa: F401  (so that its import is not timed)
 
     start = time.perf_counter()
     refuse(run_main(*photographs(panorama), *SMALL), file, "20000x20000")

@@ -370,7 +370,7 @@ def test_help_names_every_flag_with_its_default_and_loads_nothing_heavy(
 def test_only_decoding_loads_torch(run_python, read_only_road_images: Path, tmp_path: Path) -> None:
     code = f"""
 import sys
-import crn.command_line, crn.config, crn.errors, crn.files, crn.run
+import crn.command_line, crn.config, crn.errors, crn.system.files, crn.run
 assert "torch" not in sys.modules, "imports"
 from datasets import LAYOUTS
 from datasets.samples import list_samples

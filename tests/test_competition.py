@@ -16,7 +16,7 @@ from crn.methods.convolution import (
 )
 from crn.methods.encoder_decoder import EncoderDecoder
 from crn.methods.standing import DECAY, Standing
-from crn.module import TrainingModule
+from crn.training.module import TrainingModule
 
 
 def make_model(units: int = 2, **network) -> TrainingModule:

@@ -9,10 +9,10 @@ import pytest
 from test_runs import read_table
 from victims import Ended, Victim, run_program
 
-from crn import files
-from crn.checkpoint import read_training
+from crn.checkpoints.reading import read_training
 from crn.errors import UserError
-from crn.files import claimed, set_aside, written_whole
+from crn.system import files
+from crn.system.files import claimed, set_aside, written_whole
 
 SMALL = (
     "--cpu", "--imsize", 8, "--max-network-depth", 2, "--num-competitive-units", 2,

@@ -9,13 +9,14 @@ import pytest
 import torch
 from test_runs import assert_same_states, read_table, states
 
-from crn import callbacks, training
-from crn.checkpoint import read_training
+from crn import train as training
+from crn.checkpoints.reading import read_training
 from crn.config import Adversarial, Competition, ModelConfig, Network, Optimization
 from crn.errors import Diverged, UserError
-from crn.finite import is_finite
 from crn.methods.competition import CompetitiveReconstructionNetworks
-from crn.module import TrainingModule
+from crn.system.finite import is_finite
+from crn.training import callbacks
+from crn.training.module import TrainingModule
 
 SPOILT = 5
 

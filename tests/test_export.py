@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_inference import write_model
 
-from crn.checkpoint import load_model
+from crn.checkpoints.reading import load_model
 from crn.config import SCORES, Network
 from crn.methods.convolution import with_plain_convolutions
 from crn.methods.encoder_decoder import EncoderDecoder

@@ -17,11 +17,11 @@ from test_report import results_of
 from test_runs import assert_same_states, read_table
 from victims import Ended, Victim, run_program
 
-from crn.checkpoint import read_training
+from crn.checkpoints.reading import read_training
 from crn.errors import UserError
-from crn.files import append_whole, written_whole
-from crn.pictures import write_picture
 from crn.report.inference_page import write_inference_report
+from crn.report.pictures import write_picture
+from crn.system.files import append_whole, written_whole
 
 SMALL = (
     "--cpu", "--imsize", 32, "--max-network-depth", 2, "--num-competitive-units", 2,

@@ -17,15 +17,15 @@ from conftest import REPOSITORY, texture, write_image
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from crn import result_pictures
-from crn.checkpoint import METHOD, load_model, write_checkpoint
+from crn.checkpoints.reading import METHOD, load_model, write_checkpoint
 from crn.command_line import parse_options
 from crn.config import SCORES
-from crn.inference import find_results
-from crn.maps import AnomalyMaps
+from crn.evaluation.maps import AnomalyMaps
+from crn.evaluation.thresholds import Thresholds, fingerprint, thresholds_from_training
+from crn.infer import find_results
 from crn.methods import make_method
-from crn.result_pictures import map_names, picture_names
-from crn.thresholds import Thresholds, fingerprint, thresholds_from_training
+from crn.report import result_pictures
+from crn.report.result_pictures import map_names, picture_names
 from datasets import LAYOUTS
 from datasets.reader import Images
 from datasets.samples import list_samples

@@ -26,10 +26,10 @@ from test_inference import write_model
 from test_runs import assert_same_states, read_table
 from victims import Victim, run_program
 
-from crn.checkpoint import read_training, write_checkpoint
-from crn.files import claimed, set_aside
-from crn.metrics_logger import MetricsLogger
+from crn.checkpoints.reading import read_training, write_checkpoint
 from crn.report.page import write_page
+from crn.system.files import claimed, set_aside
+from crn.training.metrics_logger import MetricsLogger
 
 STEPS = 30
 
@@ -394,7 +394,7 @@ def test_many_inferences_that_are_killed_again_and_again(scoring_killer, tmp_pat
 
 
 WRITING_CODE = (
-    "crn/files", "crn/metrics_table", "contextlib", "pathlib", "torch/serialization",
+    "crn/system/files", "crn/report/metrics_table", "contextlib", "pathlib", "torch/serialization",
 )  # fmt: skip
 
 

@@ -23,11 +23,11 @@ from conftest import REPOSITORY, Finished
 
 from crn.command_line import parse_options
 from crn.errors import UserError
-from crn.jobs.process import last_logged
-from crn.jobs.workers import locked
-from crn.sweep.file import read_sweep
-from crn.sweep.parameters import Choice, Range
-from crn.sweep.study import Study
+from crn.experiments.jobs.process import last_logged
+from crn.experiments.jobs.workers import locked
+from crn.experiments.sweep.file import read_sweep
+from crn.experiments.sweep.parameters import Choice, Range
+from crn.experiments.sweep.study import Study
 from sweep import main
 
 SEARCH = "hyperparameter_optimization_sweep.yml"

@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from crn.maps import AnomalyMaps, at_size, smoothed, smoothing_matrix
-from crn.overlays import ColourScale, legend, line_width, outline, overlay
-from crn.pictures import heat_colours
+from crn.evaluation.maps import AnomalyMaps, at_size, smoothed, smoothing_matrix
+from crn.report.overlays import ColourScale, legend, line_width, outline, overlay
+from crn.report.pictures import heat_colours
 
 WHITE, BLACK, CYAN = (255, 255, 255), (0, 0, 0), (0, 230, 255)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from crn.metrics import auroc, auroc_interval, confusion, max_f1
+from crn.evaluation.metrics import auroc, auroc_interval, confusion, max_f1
 
 
 def scores_of_two_normal_distributions(normal: int, anomalous: int) -> tuple[np.ndarray, list[int]]:

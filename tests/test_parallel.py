@@ -20,7 +20,7 @@ from test_runs import read_table, states
 from crn.config import Network, Run
 from crn.errors import UserError
 from crn.methods.encoder_decoder import EncoderDecoder
-from crn.processes import Place, choose_seed, find_place
+from crn.system.processes import Place, choose_seed, find_place
 
 # Without batch norm, which sees the images of one process only on a CPU.
 SMALL = (
@@ -187,7 +187,7 @@ def test_a_crash_of_one_process_ends_the_others(read_only_panorama, tmp_path):
 
 def forkserver() -> multiprocessing.context.ForkServerContext:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["crn.training", "sklearn.metrics"])
+    context.set_forkserver_preload(["crn.train", "sklearn.metrics"])
     return context
 
 
@@ -306,10 +306,10 @@ def test_running_statistics_are_those_of_the_whole_batch(
 
 
 def exchange(rank: int, port: int, results: Any) -> None:
-    """Be one of two processes, and report what `crn.parallel` gives it."""
+    """Be one of two processes, and report what `crn.training.distributed` gives it."""
     from torch import distributed
 
-    from crn.parallel import StopRequest, average_, gather, seed_dropout
+    from crn.training.distributed import StopRequest, average_, gather, seed_dropout
 
     address = f"tcp://127.0.0.1:{port}"
     distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
@@ -359,7 +359,7 @@ def test_what_processes_exchange():
 def environment(monkeypatch) -> Callable[..., None]:
     """Put variables where torchrun or a cluster would: ``environment(LOCAL_RANK=1)``."""
     # Lightning asks for the rank when it is imported, and keeps the answer for later tests.
-    import crn.lightning  # noqa: F401
+    import crn.system.lightning  # noqa: F401
 
     def put(**variables: object) -> None:
         for name, value in variables.items():

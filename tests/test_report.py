@@ -24,7 +24,8 @@ from crn.config import (
     Run,
     Scoring,
 )
-from crn.metrics import auroc, auroc_interval, average_precision, confusion, max_f1
+from crn.evaluation.metrics import auroc, auroc_interval, average_precision, confusion, max_f1
+from crn.evaluation.results import InferenceResults, ScoredImage
 from crn.report.curves import (
     MOST_POINTS,
     histogram,
@@ -36,7 +37,6 @@ from crn.report.curves import (
 from crn.report.inference_page import write_inference_report
 from crn.report.page import island
 from crn.report.training_page import read_series, write_training_report
-from crn.results import InferenceResults, ScoredImage
 
 HOSTILE = (
     "<script>alert(1)</script>.png",

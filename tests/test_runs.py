@@ -15,8 +15,8 @@ import yaml
 from conftest import REPOSITORY
 from PIL import Image
 
-from crn.checkpoint import load_model
-from crn.pictures import heat_colours
+from crn.checkpoints.reading import load_model
+from crn.report.pictures import heat_colours
 
 TINY = ("--demo", "--cpu", "--max-network-depth", 2, "--num-competitive-units", 3)
 

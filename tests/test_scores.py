@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from crn.config import Optimization
-from crn.metrics import auroc, average_precision
-from crn.optimizers import learning_rate, make_optimizer
-from crn.pictures import heat_colours, heat_map, picture_grid
-from crn.scores import anomaly_maps, image_scores, ordered_pairs, score_pairs
+from crn.evaluation.metrics import auroc, average_precision
+from crn.methods.scores import anomaly_maps, image_scores, ordered_pairs, score_pairs
+from crn.report.pictures import heat_colours, heat_map, picture_grid
+from crn.training.optimizers import learning_rate, make_optimizer
 
 
 def test_maps_and_scores_by_hand():

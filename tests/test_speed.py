@@ -11,8 +11,8 @@ from conftest import REPOSITORY
 
 from benchmarks.naive import NaiveStep
 from benchmarks.step import make_model, program_step
-from crn.cores import available_cores
-from crn.hardware import has_fast_bfloat16, lightning_precision, set_up_cpu
+from crn.system.cores import available_cores
+from crn.system.hardware import has_fast_bfloat16, lightning_precision, set_up_cpu
 
 STEPS = 10
 CPU = torch.device("cpu")
@@ -70,7 +70,7 @@ def test_bfloat16_training_keeps_float32_parameters(run_main, read_only_road_ima
 
 
 def test_cores_are_those_of_the_affinity():
-    code = "from crn.cores import available_cores; print(available_cores())"
+    code = "from crn.system.cores import available_cores; print(available_cores())"
     first = min(os.sched_getaffinity(0))
     pinned = subprocess.run(
         [sys.executable, "-c", f"import os; os.sched_setaffinity(0, {{{first}}}); {code}"],
@@ -97,7 +97,7 @@ def test_the_program_never_imports_the_plain_step():
 
 
 def test_training_starts_without_torchvision_and_scipy():
-    code = "import crn.training, sys; print({'torchvision', 'scipy'} & sys.modules.keys())"
+    code = "import crn.train, sys; print({'torchvision', 'scipy'} & sys.modules.keys())"
     finished = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
@@ -107,7 +107,7 @@ def test_training_starts_without_torchvision_and_scipy():
 def test_what_is_hidden_from_torchmetrics_is_back_afterwards():
     from lightning_utilities.core.imports import RequirementCache, package_available
 
-    import crn.lightning  # noqa: F401
+    import crn.system.lightning  # noqa: F401
 
     assert RequirementCache("torchvision")
     assert package_available("scipy")

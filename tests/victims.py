@@ -24,7 +24,7 @@ from conftest import REPOSITORY
 # The program, what it imports when it first needs it, and what multiprocessing imports in a child
 # where pytest has been started by its script.
 _IMPORTED = (
-    "train", "crn.training", "crn.inference", "sklearn.metrics", "torchvision.utils",
+    "train", "crn.train", "crn.infer", "sklearn.metrics", "torchvision.utils",
     "torch._dynamo", "PIL.JpegImagePlugin", "pytest", "victims",
 )  # fmt: skip
 
@@ -137,7 +137,7 @@ def run_program(
         saves_every_step: write last.ckpt at every step instead of every ten minutes.
         file_size: bytes that a file may have.
     """
-    from crn import callbacks
+    from crn.train import callbacks
     from train import main
 
     if saves_every_step:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from crn.scores import Maps
+from crn.methods.scores import Maps
 
 # The losses of a step by their name, each a tensor of any shape.
 Terms = dict[str, Tensor]

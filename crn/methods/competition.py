@@ -11,8 +11,8 @@ from crn.config import ModelConfig
 from crn.methods.base import Method, Scorer, Terms
 from crn.methods.encoder_decoder import EncoderDecoder
 from crn.methods.objective import discriminator_loss, generator_loss, generator_losses
+from crn.methods.scores import ordered_pairs, score_pairs
 from crn.methods.standing import Standing
-from crn.scores import ordered_pairs, score_pairs
 
 
 class CompetitiveReconstructionNetworks(Method):

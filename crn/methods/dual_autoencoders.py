@@ -10,7 +10,7 @@ from torch.nn.functional import mse_loss
 from crn.config import Adversarial, ModelConfig
 from crn.methods.base import Method, Scorer, Terms
 from crn.methods.encoder_decoder import EncoderDecoder
-from crn.scores import score_autoencoders
+from crn.methods.scores import score_autoencoders
 
 
 class DualAutoEncoderGAN(Method):

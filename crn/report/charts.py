@@ -10,8 +10,8 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from crn.overlays import BORDER, CONTOUR, ColourScale, line_meanings
 from crn.report.curves import Histogram
+from crn.report.overlays import BORDER, CONTOUR, ColourScale, line_meanings
 
 # In units of the view box, about CSS pixels; small, so that text stays readable on a phone.
 _WIDTH, _HEIGHT = 400, 300
@@ -173,7 +173,7 @@ def colour_chart(description: str, bar: Image.Image, scale: ColourScale, masks: 
 
     Args:
         description: is read instead of the picture.
-        bar: `crn.overlays.colour_bar`, of any width.
+        bar: `crn.report.overlays.colour_bar`, of any width.
         scale: its values, and the threshold to mark on it.
         masks: whether overlays have the outlines of masks.
     """

@@ -11,13 +11,13 @@ from typing import Any
 from PIL import Image
 
 from crn.config import SCORES
-from crn.files import claim_version
-from crn.overlays import ColourScale
-from crn.pictures import side_by_side, write_picture
+from crn.evaluation.results import InferenceResults
 from crn.report.charts import colour_chart
+from crn.report.overlays import ColourScale
 from crn.report.page import template
-from crn.results import InferenceResults
-from crn.threads import in_threads
+from crn.report.pictures import side_by_side, write_picture
+from crn.system.files import claim_version
+from crn.system.threads import in_threads
 from datasets.samples import TRAIN
 
 log = logging.getLogger(__name__)

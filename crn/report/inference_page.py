@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from crn.config import SCORES
+from crn.evaluation.results import InferenceResults, ScoredImage
 from crn.report.charts import Axis, Mark, Series, histogram_chart, interval_mark, line_chart
 from crn.report.curves import histogram, precision_recall, roc
 from crn.report.gallery import files_folder, gallery, gallery_data, write_pictures
@@ -20,8 +21,7 @@ from crn.report.page import (
     table,
     write_page,
 )
-from crn.results import InferenceResults, ScoredImage
-from crn.words import counted
+from crn.system.words import counted
 from datasets.samples import TEST
 
 log = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from string import Template
 from typing import Any
 
 from crn.config import Options
-from crn.files import set_aside, written_whole
 from crn.option import flag, has_effect
+from crn.system.files import set_aside, written_whole
 
 REPORT_FILE = "report.html"
 

@@ -1,0 +1,92 @@
+"""The command line of sweep.py, and what it does from beginning to end."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from crn.errors import UserError
+from crn.experiments.jobs.workers import Workers, locked, say
+from crn.experiments.sweep.file import check_command, read_sweep
+from crn.experiments.sweep.jobs import SweepJobs
+from crn.experiments.sweep.report import summary, write_results
+from crn.experiments.sweep.study import COMPLETE, FAILED, Study
+from crn.system.files import require_writable_folder
+from crn.system.program import Parser, split_words, whole_number
+
+
+def run_sweep(argv: Sequence[str]) -> int:
+    """Run a sweep, or go on with it, as the command line says.
+
+    Args:
+        argv: words after the program's name.
+
+    Returns:
+        The exit status: 0, 1 where no run has completed, 128 + N where signal N has stopped it.
+
+    Raises:
+        UserError: the command line, the file, the study or the folder cannot be used.
+    """
+    options, arguments = _parse(argv)
+    sweep = read_sweep(options.file)
+    count = options.count or sweep.run_cap
+    if count is None and sweep.method != "grid":
+        raise UserError(f"--count is missing: method {sweep.method} has no end of its own")
+    check_command(sweep, arguments)
+    folder = options.folder or Path("sweeps") / options.file.stem
+    require_writable_folder(folder, "--folder")
+    with locked(folder):
+        study = Study(sweep, folder, arguments, options.seed)
+        if options.retry_failed:
+            study.repeat(FAILED)
+    workers = Workers(SweepJobs(study, count), options.workers)
+    workers.run()
+    with locked(folder):
+        results = write_results(study)
+    say(summary(study, results), sys.stdout)
+    if workers.signal:
+        say(f"stopped; to go on: python sweep.py {shlex.join(argv)}")
+        return 128 + workers.signal
+    return 0 if any(result.state == COMPLETE for result in results) else 1
+
+
+def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options, and the words after ``--``."""
+    parser = Parser(
+        usage="python sweep.py FILE [--count N] [--workers N] [...] [-- FLAGS OF THE PROGRAM]",
+        description="Run a W&B sweep file on this machine, without an account. Called again, it "
+        "goes on where it was; called several times at once, the calls share the work. "
+        "What follows -- is added to every command, as in: -- --demo --cpu",
+        allow_abbrev=False,
+    )
+    parser.add_argument("file", metavar="FILE", type=Path, help="the sweep, a YAML file")
+    parser.add_argument(
+        "--count",
+        type=whole_number(1),
+        metavar="N",
+        help="runs of the whole sweep, earlier ones included (default: run_cap of the file; a grid "
+        "has its own end)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=whole_number(1),
+        default=1,
+        metavar="N",
+        help="runs at a time (default: 1)",
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        metavar="DIR",
+        help="where the study and its runs are (default: sweeps/NAME OF THE FILE)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=whole_number(0),
+        metavar="N",
+        help="seed of what random and bayes try: the same with one worker",
+    )
+    parser.add_argument("--retry-failed", action="store_true", help="do failed runs again")
+    words, arguments = split_words(argv)
+    return parser.parse_args(words), arguments

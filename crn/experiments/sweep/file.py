@@ -1,0 +1,217 @@
+"""A sweep's YAML file, in the form that W&B takes: what is searched, and how a run is started."""
+
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from crn.command_line import parse_options
+from crn.config import GROUPS
+from crn.errors import UserError
+from crn.experiments.sweep.parameters import Choice, Parameter, read_parameters
+from crn.option import flag, option_names
+
+METHODS = ("grid", "random", "bayes")
+GOALS = ("maximize", "minimize")
+
+_KEYS = {
+    *("name", "description", "project", "entity", "program", "command"),
+    *("method", "metric", "parameters", "run_cap"),
+}
+_COMMAND = ("${env}", "${interpreter}", "${program}", "${args}")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a YAML file says.
+
+    Attributes:
+        metric: column of metrics.csv whose last value is optimised.
+        command: words with W&B's placeholders, as in ``${program}``.
+        run_cap: most runs; None where the file sets no limit.
+    """
+
+    program: str
+    method: str
+    metric: str
+    goal: str
+    command: tuple[str, ...]
+    parameters: Mapping[str, Parameter]
+    run_cap: int | None
+
+    def searched(self) -> dict[str, Parameter]:
+        """The parameters that differ between runs."""
+        fixed = self.fixed()
+        return {name: of for name, of in self.parameters.items() if name not in fixed}
+
+    def fixed(self) -> dict[str, str]:
+        """The value of each parameter that has only one."""
+        return {
+            name: parameter.texts[0]
+            for name, parameter in self.parameters.items()
+            if isinstance(parameter, Choice) and len(parameter.texts) == 1
+        }
+
+    def grid_size(self) -> int:
+        """How many configurations a grid has."""
+        return math.prod(len(parameter.examples()) for parameter in self.parameters.values())
+
+    def grid_point(self, index: int) -> dict[str, str]:
+        """Configuration number ``index`` of a grid; the last parameter changes fastest."""
+        point = {}
+        for name, parameter in reversed(self.searched().items()):
+            index, position = divmod(index, len(parameter.examples()))
+            point[name] = str(parameter.examples()[position])
+        return point
+
+    def words(self, configuration: Mapping[str, Any], *more: str) -> list[str]:
+        """The command that runs a configuration.
+
+        Args:
+            configuration: values of the searched parameters.
+            more: words that follow.
+        """
+        values = self.fixed() | configuration
+        stands_for = {
+            # Nothing: what it calls, /usr/bin/env, finds the interpreter, which is known here.
+            "${env}": [],
+            "${interpreter}": [sys.executable],
+            "${program}": [self.program],
+            "${args}": [f"--{name}={values[name]}" for name in self.parameters],
+        }
+        words = [part for word in self.command for part in stands_for.get(word, [word])]
+        return [*words, *more]
+
+    def definition(self) -> dict[str, Any]:
+        """Plain values, equal for sweeps whose runs can be compared."""
+        values = asdict(self) | {"command": list(self.command)}
+        values["parameters"] = {
+            name: [type(parameter).__name__, *map(str, asdict(parameter).values())]
+            for name, parameter in self.parameters.items()
+        }
+        del values["run_cap"]
+        return values
+
+
+def read_sweep(path: Path) -> Sweep:
+    """Read a sweep's YAML file.
+
+    Raises:
+        UserError: it cannot be read, or says something that this program cannot do.
+    """
+    try:
+        return _sweep(_read_yaml(path))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def check_command(sweep: Sweep, arguments: Sequence[str]) -> None:
+    """Prove that the program can be started, and train.py with every value of every parameter.
+
+    Args:
+        sweep: the sweep.
+        arguments: words that follow the parameters.
+
+    Raises:
+        UserError: there is no such program, or it refuses a parameter.
+    """
+    if not Path(sweep.program).is_file():
+        raise UserError(
+            f"program {sweep.program}: no such file; start sweep.py in the folder that it is in"
+        )
+    for word in (*(f"--{name}" for name in sweep.parameters), *arguments):
+        if word.partition("=")[0] == "--log-dir":
+            raise UserError("--log-dir: leave it out; every run has its own folder in the sweep's")
+    if Path(sweep.program).name != "train.py":
+        return
+    flags = set(map(flag, option_names(*GROUPS.values())))
+    for name in sweep.parameters:
+        if f"--{name}" not in flags:
+            raise UserError(f"parameter {name} is no flag of train.py: see python train.py --help")
+    for configuration in _examples(sweep):
+        words = sweep.words(configuration, *arguments)
+        parse_options(words[words.index(sweep.program) + 1 :])
+
+
+def _examples(sweep: Sweep) -> Iterator[dict[str, Any]]:
+    """Configurations in which every choice and both ends of every range come up."""
+    examples = {name: parameter.examples() for name, parameter in sweep.searched().items()}
+    for index in range(max(map(len, examples.values()), default=1)):
+        yield {name: values[index % len(values)] for name, values in examples.items()}
+
+
+def _read_yaml(path: Path) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError("no such file") from None
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror})") from None
+    except yaml.MarkedYAMLError as error:
+        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"is not YAML: {error.problem}{line}") from None
+    # ValueError: bytes that are not UTF-8, or a date that does not exist.
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"is not YAML: {error}") from None
+
+
+def _sweep(content: Any) -> Sweep:
+    if not isinstance(content, dict):
+        raise UserError("is not a sweep: it has no method and parameters")
+    _refuse_unknown_keys(content)
+    method = content.get("method")
+    if method not in METHODS:
+        raise UserError(f"method is {', '.join(METHODS)}, not {method!r}")
+    program = content.get("program")
+    if not isinstance(program, str) or not program:
+        raise UserError("program is missing: give the file to run, as in train.py")
+    run_cap = content.get("run_cap")
+    if run_cap is not None and (type(run_cap) is not int or run_cap < 1):
+        raise UserError(f"run_cap takes a whole number from 1 on, not {run_cap!r}")
+    metric, goal = _metric(content.get("metric"))
+    return Sweep(
+        program=program,
+        method=method,
+        metric=metric,
+        goal=goal,
+        command=_command(content.get("command", _COMMAND)),
+        parameters=read_parameters(content.get("parameters"), is_grid=method == "grid"),
+        run_cap=run_cap,
+    )
+
+
+def _refuse_unknown_keys(content: dict[Any, Any]) -> None:
+    if "early_terminate" in content:
+        raise UserError("early_terminate: runs cannot be ended early here; leave it out")
+    for key in content:
+        if key not in _KEYS:
+            raise UserError(f"{key!r} is not a key of a sweep: {', '.join(sorted(_KEYS))}")
+
+
+def _metric(metric: Any) -> tuple[str, str]:
+    if not isinstance(metric, dict) or not isinstance(metric.get("name"), str):
+        raise UserError("metric is missing: give its name and goal")
+    if metric.keys() - {"name", "goal"}:
+        raise UserError(f"metric takes name and goal, not {', '.join(map(str, metric))}")
+    # W&B's default.
+    goal = metric.get("goal", "minimize")
+    if goal not in GOALS:
+        raise UserError(f"goal is {' or '.join(GOALS)}, not {goal!r}")
+    return metric["name"], goal
+
+
+def _command(words: Any) -> tuple[str, ...]:
+    if not isinstance(words, (list, tuple)):
+        raise UserError("command takes a list of words")
+    command = tuple(map(str, words))
+    for word in command:
+        if word.startswith("${") and word not in _COMMAND:
+            raise UserError(f"command: {word} is not known here; known are {', '.join(_COMMAND)}")
+    for word in ("${program}", "${args}"):
+        if command.count(word) != 1:
+            raise UserError(f"command needs {word} once")
+    return command

@@ -1,0 +1,196 @@
+"""The command line of tables.py, and what it does from beginning to end."""
+
+import argparse
+import importlib.util
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from crn.command_line import parse_options
+from crn.config import MODELS, Competition
+from crn.errors import UserError
+from crn.experiments.jobs.workers import Workers, locked, say
+from crn.experiments.tables.grid import DataSet, Grid, Run
+from crn.experiments.tables.jobs import GridJobs
+from crn.experiments.tables.tables import write_results
+from crn.experiments.tables.trivial import trivial_aurocs
+from crn.system.files import require_writable_folder
+from crn.system.program import Parser, split_words, whole_number
+from datasets import layout_of
+from datasets.mvtec import CATEGORIES
+
+_TABLES = ("mvtec", "panorama", "roadimages", "units")
+_SEEDS = (1, 2, 3)
+_UNITS_OF_PLOT = (2, 4, 8, 12, 16)
+# Set for every run by the grid.
+_OF_THE_GRID = (
+    *("--mode", "--model", "--model-input", "--dataset", "--dataset-path", "--seed"),
+    *("--num-competitive-units", "--checkpoint-path", "--log-dir"),
+)
+
+
+def run_benchmark(argv: Sequence[str]) -> int:
+    """Run what is left of a table's trainings, and write the table.
+
+    Args:
+        argv: words after the program's name.
+
+    Returns:
+        The exit status: 0, 1 where a run has failed, 128 + N where signal N has stopped it.
+
+    Raises:
+        UserError: the command line, the data set or the folder cannot be used.
+    """
+    options, flags = _parse(argv)
+    root = _root(options)
+    data = _data_sets(options, root)
+    runs = _runs(options, data)
+    folder = options.folder or Path("benchmark_results") / options.table
+    require_writable_folder(folder, "--folder")
+    command = f"python tables.py {shlex.join(argv)}"
+    grid = Grid(runs, folder, options.table, root, flags, command)
+    settings = [parse_options(grid.flags(run)) for run in runs]
+    with locked(folder):
+        grid.open()
+        if options.retry_failed:
+            grid.forget_failed()
+    trivial = {each: trivial_aurocs(each, settings[0], folder) for each in data}
+
+    def report() -> str:
+        return write_results(grid, trivial)
+
+    with locked(folder):
+        report()
+    workers = Workers(GridJobs(grid, report), options.workers)
+    workers.run()
+    with locked(folder):
+        say(report(), sys.stdout)
+    if workers.signal:
+        say(f"stopped; to go on: {command}")
+        return 128 + workers.signal
+    return int(any(result.error for result in grid.results()))
+
+
+def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options, and the flags of train.py after ``--``."""
+    parser = Parser(
+        usage="python tables.py --table NAME [--root DIR] [...] [-- FLAGS OF TRAIN.PY]",
+        description="Train models on data sets with several seeds, and write results.csv and "
+        "results.md: AUROC, its mean and standard deviation, and training time, beside trivial "
+        "baselines. Called again, it goes on where it was. What follows -- is added to every "
+        "training, as in: -- --imsize 64 --training-steps 300",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--table",
+        required=True,
+        choices=_TABLES,
+        help="mvtec: all categories of MVTec AD; panorama and roadimages: these data sets; units: "
+        "AUROC against the number of units, with a plot",
+    )
+    parser.add_argument(
+        "--root",
+        type=Path,
+        metavar="DIR",
+        help="folder of the data set: of all categories for mvtec, of any data set for units "
+        "(default: datasets/mvtec, datasets/panorama or datasets/roadimages; for units the last)",
+    )
+    parser.add_argument(
+        "--categories",
+        nargs="+",
+        metavar="NAME",
+        help="of --table mvtec (default: the fifteen of MVTec AD)",
+    )
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        choices=MODELS,
+        help=f"(default: {' '.join(MODELS)}; for units crn)",
+    )
+    parser.add_argument(
+        "--seeds",
+        nargs="+",
+        type=whole_number(0),
+        default=_SEEDS,
+        metavar="N",
+        help=f"one training for each (default: {' '.join(map(str, _SEEDS))})",
+    )
+    default_units = Competition().num_competitive_units
+    parser.add_argument(
+        "--units",
+        nargs="+",
+        type=whole_number(1),
+        metavar="N",
+        help=f"numbers of competitive units of crn (default: {default_units}; for units "
+        f"{' '.join(map(str, _UNITS_OF_PLOT))})",
+    )
+    parser.add_argument(
+        "--workers",
+        type=whole_number(1),
+        default=1,
+        metavar="N",
+        help="trainings at a time, which share the cores and the GPU (default: 1)",
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        metavar="DIR",
+        help="where trainings and results are (default: benchmark_results/TABLE)",
+    )
+    parser.add_argument("--retry-failed", action="store_true", help="do failed trainings again")
+    words, flags = split_words(argv)
+    options = parser.parse_args(words)
+    is_units = options.table == "units"
+    if options.categories and options.table != "mvtec":
+        raise UserError("--categories are of --table mvtec only: leave them out here")
+    if is_units and importlib.util.find_spec("matplotlib") is None:
+        raise UserError(
+            "the plot of --table units needs the package matplotlib: "
+            "pip install -r requirements-benchmark.txt"
+        )
+    options.models = options.models or (["crn"] if is_units else list(MODELS))
+    options.units = options.units or (_UNITS_OF_PLOT if is_units else (default_units,))
+    for word in flags:
+        if word.partition("=")[0] in _OF_THE_GRID:
+            raise UserError(f"{word.partition('=')[0]}: leave it out; the table decides it")
+    return options, flags
+
+
+def _root(options: argparse.Namespace) -> Path:
+    default = "roadimages" if options.table == "units" else options.table
+    root = options.root or Path("datasets") / default
+    if not root.is_dir():
+        raise UserError(
+            f"--root {root}: no such folder; give that of the data set, or fetch it with python "
+            "-m datasets.download"
+        )
+    return root
+
+
+def _data_sets(options: argparse.Namespace, root: Path) -> list[DataSet]:
+    """What is trained on; a category that is missing is left to its trainings to find."""
+    if options.table == "mvtec":
+        names = dict.fromkeys(options.categories or CATEGORIES)
+        for name in names:
+            if name != Path(name).name or name in ("", ".."):
+                raise UserError(f"--categories {name}: is no name of a folder in {root}")
+        return [DataSet(name, "MVTec", root / name) for name in names]
+    layouts = {"panorama": "Panorama", "roadimages": "RoadImages"}
+    layout = layouts.get(options.table) or layout_of(root)
+    return [DataSet(root.resolve().name, layout, root)]
+
+
+def _runs(options: argparse.Namespace, data: Sequence[DataSet]) -> list[Run]:
+    """In an order in which every table is complete for few seeds before it has more."""
+    kinds = [
+        (model, units)
+        for model in dict.fromkeys(options.models)
+        for units in (dict.fromkeys(options.units) if model == "crn" else (None,))
+    ]
+    return [
+        Run(model, units, each, seed)
+        for seed in dict.fromkeys(options.seeds)
+        for each in data
+        for model, units in kinds
+    ]

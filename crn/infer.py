@@ -1,0 +1,182 @@
+"""Scoring with a trained model: a table of scores, metrics, and pictures of every image."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from crn.checkpoints.reading import (
+    DECIDED,
+    TrainedModel,
+    load_model,
+    read_checkpoint,
+    refuse_contradictions,
+)
+from crn.config import SCORES, Options
+from crn.errors import UserError
+from crn.evaluation.evaluate import METRICS_FILE, evaluate, write_metrics
+from crn.evaluation.maps import AnomalyMaps, smoothed, smoothing_matrix
+from crn.evaluation.results import InferenceResults, ScoredImage
+from crn.evaluation.thresholds import (
+    Thresholds,
+    fingerprint,
+    thresholds_from_file,
+    thresholds_from_training,
+)
+from crn.methods.scores import Maps, image_scores
+from crn.report.gallery import FILES_FOLDER
+from crn.report.inference_page import write_inference_report
+from crn.report.metrics_table import metrics_table
+from crn.report.overlays import ColourScale
+from crn.report.page import REPORT_FILE
+from crn.report.pictures import to_bytes
+from crn.report.result_pictures import PICTURES, ResultPictures
+from crn.report.score_table import SCORES_FILE, write_score_table
+from crn.system.files import claimed
+from crn.system.hardware import pick_device, set_up_cpu
+from crn.system.program import print_result
+from datasets.memory import normalize, to_device_if_it_fits
+from datasets.reader import Images, read_images, read_mask
+from datasets.samples import TRAIN, Sample
+
+log = logging.getLogger(__name__)
+
+# What is written in --image-output-path for people to look at.
+_SHOWN = (*PICTURES, REPORT_FILE, FILES_FOLDER)
+
+
+def infer(options: Options, samples: Sequence[Sample]) -> int:
+    """Score all samples and write what comes of it.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        UserError: an image, a mask, the checkpoint or ``--threshold-from`` cannot be used,
+            or an output cannot be written.
+    """
+    folder = options.output.image_output_path
+    table = options.scoring.anomaly_score_file or (folder or Path()) / SCORES_FILE
+    metrics = table.with_name(METRICS_FILE)
+    shown = [] if folder is None else [folder / name for name in _SHOWN]
+    with claimed(table, metrics, *shown):
+        results, pictures = find_results(options, samples)
+        write_score_table(table, results)
+        write_metrics(metrics, results.metrics)
+        print_result(metrics_table(results))
+        log.info("wrote %s and %s", table, metrics)
+        if folder is not None:
+            pictures.write(folder, options.output.save_maps)
+            write_inference_report(folder, results)
+    return 0
+
+
+def find_results(
+    options: Options, samples: Sequence[Sample]
+) -> tuple[InferenceResults, ResultPictures]:
+    """Score all samples and evaluate the scores; nothing is written.
+
+    Raises:
+        UserError: see `infer`.
+    """
+    path = options.run.model_input
+    assert path is not None
+    _, config = read_checkpoint(path)
+    refuse_contradictions(options, config, path, DECIDED)
+    options = options.replace(model=config.model, imsize=config.network.imsize)
+    set_up_cpu()
+    device = pick_device(options.run.cpu)
+    model = load_model(path, options.scoring.pairs, device)
+    weights = fingerprint(model)
+    thresholds = None
+    if options.scoring.threshold_from is not None:
+        thresholds = thresholds_from_file(options, weights)
+    images = read_images(samples, config.network.imsize, options.data.num_workers)
+    for sample, size in zip(samples, images.sizes, strict=True):
+        read_mask(sample, size)  # a mask that cannot be used is found before the work is done
+
+    log.info("scoring %d samples with %s of step %d on %s", len(samples), path, model.step, device)
+    scores, maps, reconstructions = _score(options, model, images, device)
+    asked = options.scoring.anomaly_score
+    if thresholds is None:
+        trained = np.array([sample.split == TRAIN for sample in samples])
+        quantile = options.scoring.threshold_quantile
+        thresholds = thresholds_from_training(scores[asked], maps, trained, quantile)
+    scored = _scored_images(samples, scores, asked, thresholds)
+    metrics = evaluate(options, model, weights, samples, images.sizes, scored, maps, thresholds)
+    scale = ColourScale(*maps.range, thresholds.pixel)
+    pictures = ResultPictures(samples, images, reconstructions, maps, scale)
+    results = InferenceResults(
+        options,
+        asked,
+        thresholds.image,
+        scored,
+        metrics,
+        panels=pictures.panels,
+        colour_bar=pictures.colour_bar,
+        threads=pictures.threads,
+    )
+    return results, pictures
+
+
+@torch.inference_mode()
+def _score(
+    options: Options, model: TrainedModel, images: Images, device: torch.device
+) -> tuple[dict[str, np.ndarray], AnomalyMaps, torch.Tensor]:
+    """Score all images.
+
+    Returns:
+        The anomaly scores (N,) for each of `SCORES`, the maps of the one that was asked for, and
+        the reconstructions (N, 3, S, S) uint8.
+
+    Raises:
+        UserError: a score is not finite.
+    """
+    size = model.config.network.imsize
+    matrix = smoothing_matrix(options.scoring.map_smoothing, size).to(device)
+    pixels = to_device_if_it_fits(images.pixels, device)
+    plain = torch.empty(len(pixels), size, size)
+    smooth = torch.empty_like(plain)
+    reconstructions = torch.empty(pixels.shape, dtype=torch.uint8)
+    scores: list[Maps] = []
+    batch_size = options.optimization.batch_size
+    for start in range(0, len(pixels), batch_size):
+        batch = slice(start, start + batch_size)
+        x = normalize(pixels[batch].to(device, non_blocking=True))
+        reconstruction, maps = model.scorer.score(x)
+        scores.append({name: values.cpu() for name, values in image_scores(maps).items()})
+        asked = maps[options.scoring.anomaly_score]
+        plain[batch] = asked
+        smooth[batch] = smoothed(asked, matrix)
+        reconstructions[batch] = to_bytes(reconstruction)
+    by_name = {name: torch.cat([part[name] for part in scores]).numpy() for name in SCORES}
+    if not all(np.isfinite(values).all() for values in by_name.values()):
+        raise UserError(
+            f"{options.run.model_input}: gives scores that are not finite; the training diverged"
+        )
+    return by_name, AnomalyMaps(plain, smooth), reconstructions
+
+
+def _scored_images(
+    samples: Sequence[Sample],
+    scores: dict[str, np.ndarray],
+    asked: str,
+    thresholds: Thresholds,
+) -> list[ScoredImage]:
+    """The table of scores; in the order of the samples."""
+    decisions: list[int | None] = [None] * len(samples)
+    if thresholds.image is not None:
+        decisions = [int(score > thresholds.image) for score in scores[asked]]
+    return [
+        ScoredImage(
+            sample.key,
+            sample.split,
+            sample.kind,
+            sample.label,
+            {name: float(scores[name][index]) for name in SCORES},
+            decisions[index],
+        )
+        for index, sample in enumerate(samples)
+    ]

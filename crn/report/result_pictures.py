@@ -1,0 +1,158 @@
+"""Pictures of what a model makes of images: files for people and programs, panels for reports."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from crn.evaluation.maps import AnomalyMaps, at_size
+from crn.evaluation.results import PANEL_SIZE
+from crn.report.overlays import ColourScale, colour_bar, legend, overlay
+from crn.report.pictures import heat_map, side_by_side, to_image, write_picture
+from crn.system.cores import available_cores
+from crn.system.files import set_aside
+from crn.system.text import file_name
+from crn.system.threads import in_threads
+from datasets.memory import normalize
+from datasets.reader import MAX_PIXELS, Images, read_mask, read_own_size
+from datasets.samples import Sample
+
+log = logging.getLogger(__name__)
+
+# What `ResultPictures.write` writes: folders of pictures, and what their colours mean.
+FOLDERS = ("inference", "diff", "overlay")
+MAPS_FOLDER = "maps"
+COLOUR_SCALE_FILE = "colour_scale.png"
+PICTURES = (*FOLDERS, MAPS_FOLDER, COLOUR_SCALE_FILE)
+
+
+@dataclass(frozen=True)
+class ResultPictures:
+    """What pictures of the images of a run are made from; all in one order.
+
+    Attributes:
+        samples: what was scored.
+        images: as the model saw them.
+        reconstructions: (N, 3, S, S) uint8.
+        maps: of the score that was asked for.
+        scale: the colours of all overlays.
+    """
+
+    samples: Sequence[Sample]
+    images: Images
+    reconstructions: Tensor
+    maps: AnomalyMaps
+    scale: ColourScale
+
+    @property
+    def threads(self) -> int:
+        """How many threads draw: together their images have no more pixels than one may have.
+
+        So the memory that they take does not grow with the cores.
+        """
+        largest = max(height * width for height, width in self.images.sizes)
+        return max(1, min(available_cores(), MAX_PIXELS // largest))
+
+    def panels(self, index: int) -> dict[str, Image.Image]:
+        """The pictures of one image; see `InferenceResults.panels`."""
+        image = self._own_image(index)
+        mask = read_mask(self.samples[index], self.images.sizes[index])
+        image.thumbnail((PANEL_SIZE, PANEL_SIZE))
+        reconstruction = to_image(self.reconstructions[index])
+        pictures = {"input": image, "reconstruction": reconstruction.resize(image.size)}
+        if mask is not None:
+            small = Image.fromarray(mask).resize(image.size)
+            pictures["mask"] = small.convert("RGB")
+            mask = np.asarray(small)
+        pictures["overlay"] = self._overlay(index, image, mask)
+        return pictures
+
+    def colour_bar(self, width: int) -> Image.Image:
+        """The colours of the overlays; see `InferenceResults.colour_bar`."""
+        return colour_bar(self.scale, width)
+
+    def write(self, folder: Path, save_maps: bool) -> None:
+        """Write the pictures of all images, and what earlier runs left there is renamed.
+
+        Of every image there is inference/KEY, what the model saw and made; diff/KEY, the plain
+        map; and overlay/KEY, the smoothed map over the image. One colour scale serves all plain
+        maps, and another one, drawn in colour_scale.png, all smoothed maps.
+
+        Args:
+            save_maps: whether to write maps/KEY.tiff as well, the smoothed map as 32-bit floats.
+        """
+        folders = {name: folder / name for name in FOLDERS}
+        if save_maps:
+            folders[MAPS_FOLDER] = folder / MAPS_FOLDER
+        for path in (*folders.values(), folder / COLOUR_SCALE_FILE):
+            set_aside(path)
+        low, high = (float(value) for value in self.maps.plain.aminmax())
+        keys = [sample.key for sample in self.samples]
+        names, tiff_names = picture_names(keys), map_names(keys)
+
+        def write(index: int) -> None:
+            size = self.images.sizes[index]
+            image, mask = self._own_image(index), read_mask(self.samples[index], size)
+            pictures = {
+                "inference": self._row(index, low, high),
+                "diff": heat_map(at_size(self.maps.plain[index], size), low, high),
+                "overlay": self._overlay(index, image, mask),
+            }
+            for kind, picture in pictures.items():
+                write_picture(picture, folders[kind] / names[index], compress_level=1)
+            if save_maps:
+                picture = Image.fromarray(at_size(self.maps.smooth[index], size))
+                write_picture(picture, folders[MAPS_FOLDER] / tiff_names[index])
+
+        in_threads(write, len(self.samples), self.threads)
+        masks = any(sample.mask is not None for sample in self.samples)
+        write_picture(legend(self.scale, masks), folder / COLOUR_SCALE_FILE)
+        for path in folders.values():
+            log.info("wrote %d pictures to %s", len(self.samples), path)
+        log.info("colours of %s run from %.4g to %.4g", folders["diff"], low, high)
+
+    def _own_image(self, index: int) -> Image.Image:
+        """The image in the size of its file."""
+        return to_image(read_own_size(self.samples[index]).round().byte())
+
+    def _row(self, index: int, low: float, high: float) -> Image.Image:
+        return side_by_side(
+            to_image(normalize(self.images.pixels[index])),
+            to_image(self.reconstructions[index]),
+            heat_map(self.maps.plain[index], low, high),
+        )
+
+    def _overlay(self, index: int, image: Image.Image, mask: np.ndarray | None) -> Image.Image:
+        anomaly_map = at_size(self.maps.smooth[index], (image.height, image.width))
+        return overlay(image, anomaly_map, self.scale, mask)
+
+
+def picture_names(keys: Sequence[str]) -> list[PurePosixPath]:
+    """The PNG files that show some samples: KEY, or KEY.png where it has another ending."""
+    paths = [PurePosixPath(key) for key in keys]
+    return _unique([(path, path.name.removesuffix(".png"), ".png") for path in paths])
+
+
+def map_names(keys: Sequence[str]) -> list[PurePosixPath]:
+    """The TIFF files of some samples' maps: KEY with .tiff for its ending, as MVTec's evaluation
+    expects them.
+    """
+    paths = [PurePosixPath(key) for key in keys]
+    return _unique([(path, path.stem, ".tiff") for path in paths])
+
+
+def _unique(wanted: Sequence[tuple[PurePosixPath, str, str]]) -> list[PurePosixPath]:
+    """Files with the given stems and endings beside some paths, with underscores where taken."""
+    # A file cannot be called as a folder is that another one lies in.
+    taken = {parent for path, _, _ in wanted for parent in path.parents}
+    result = []
+    for path, stem, ending in wanted:
+        while (free := path.with_name(file_name(stem, ending))) in taken:
+            ending = "_" + ending
+        taken.add(free)
+        result.append(free)
+    return result

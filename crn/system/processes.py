@@ -1,0 +1,150 @@
+"""Which of several processes that train together this one is, and how they were started.
+
+Process 0 writes whatever is written. On one machine it also starts the others (Lightning runs the
+same command again for each of them), unless torchrun or a cluster has started them all.
+"""
+
+import os
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from crn.config import Run
+from crn.errors import UserError
+
+if TYPE_CHECKING:
+    from crn.system.lightning import environments
+
+# In the environment of the processes that process 0 of a machine has started: its number.
+_STARTED_BY = "CRN_STARTED_BY"
+
+
+@dataclass(frozen=True)
+class Place:
+    """The place of a process among those that train together; by default it is alone.
+
+    Attributes:
+        rank: its number among all of them, from 0.
+        local_rank: its number among those of its machine.
+        count: how many there are on all machines.
+        environment: what has started them, in Lightning's terms; None for a process alone.
+    """
+
+    rank: int = 0
+    local_rank: int = 0
+    count: int = 1
+    environment: "environments.ClusterEnvironment | None" = None
+
+    def share(self, items: int) -> slice:
+        """Its part of a sequence: as long as everyone's where the number divides, else within 1."""
+        return slice(self.rank * items // self.count, (self.rank + 1) * items // self.count)
+
+
+def find_place(run: Run) -> Place:
+    """Find out which process this is, from what torchrun, a cluster or process 0 has left for it.
+
+    Raises:
+        UserError: the processes that were started are not those that the options ask for.
+    """
+    count = run.devices * run.num_nodes
+    asked = f"--devices {run.devices} and --num-nodes {run.num_nodes} make {count} processes"
+    if count == 1:
+        started = os.environ.get("WORLD_SIZE", "1")
+        if _is_under_torchrun() and started != "1":
+            raise UserError(f"torchrun has started {started} processes, but {asked}")
+        return Place()
+    try:
+        environment, external = _environment(run)
+        local_rank = environment.local_rank()
+        if external:
+            rank, started = environment.global_rank(), environment.world_size()
+        else:
+            rank, started = environment.node_rank() * run.devices + local_rank, count
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise UserError(f"cannot tell which of the processes this is: {error}") from None
+    if started != count:
+        raise UserError(f"{asked}, but {type(environment).__name__} knows of {started}")
+    if rank >= count or local_rank >= run.devices:
+        raise UserError(f"{asked}, of which this one cannot be number {rank}, from 0")
+    return Place(rank, local_rank, count, environment)
+
+
+def _environment(run: Run) -> tuple["environments.ClusterEnvironment", bool]:
+    """What has started the processes, and whether that is known to it rather than to this program.
+
+    The order is Lightning's: torchrun may itself run inside a cluster.
+    """
+    from crn.system.lightning import environments
+
+    if environments.TorchElasticEnvironment.detect():
+        return environments.TorchElasticEnvironment(), True
+    if environments.SLURMEnvironment.detect():
+        # This program stops on a signal and resumes in its own way.
+        return environments.SLURMEnvironment(auto_requeue=False), True
+    for kind in (environments.LSFEnvironment, environments.MPIEnvironment):
+        if kind.detect():
+            return kind(), True
+    if run.num_nodes > 1:
+        missing = {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK"} - os.environ.keys()
+        if missing:
+            raise UserError(
+                f"--num-nodes {run.num_nodes} needs {' and '.join(sorted(missing))} in the "
+                "environment, or torchrun or a cluster that starts the processes"
+            )
+    return environments.LightningEnvironment(), False
+
+
+def choose_seed(run: Run, place: Place) -> int:
+    """A seed where none was given: drawn by process 0, which passes it to those that it starts.
+
+    Raises:
+        UserError: the processes were not started by process 0, so that each would draw its own.
+    """
+    # A checkpoint brings its own seed, which replaces any.
+    if place.count == 1 or run.model_input is not None:
+        return random.SystemRandom().randrange(2**32)
+    if _STARTED_BY in os.environ:
+        return int(os.environ["PL_GLOBAL_SEED"])
+    if run.num_nodes > 1 or place.environment.creates_processes_externally:
+        raise UserError(
+            "--seed is missing: processes on several machines, or started by torchrun or a "
+            "cluster, need it to train alike"
+        )
+    return random.SystemRandom().randrange(2**32)
+
+
+@contextmanager
+def known_to_children() -> Iterator[None]:
+    """Let the processes that this one starts meanwhile know it."""
+    os.environ[_STARTED_BY] = str(os.getpid())
+    try:
+        yield
+    finally:
+        del os.environ[_STARTED_BY]
+
+
+def end_with_parent() -> None:
+    """See to it that this process ends when process 0, which has started it, is gone."""
+    parent = os.environ.get(_STARTED_BY)
+    if parent is not None:
+        threading.Thread(target=_watch, args=(int(parent),), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    # The main thread may wait for an answer of the process that is gone.
+    os._exit(1)
+
+
+def is_told_by_another() -> bool:
+    """Whether torchrun has started this process beside one that meets the same bad input."""
+    return _is_under_torchrun() and os.environ.get("LOCAL_RANK", "0") != "0"
+
+
+def _is_under_torchrun() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ

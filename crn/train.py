@@ -1,0 +1,333 @@
+"""One training run, from listed samples to stored checkpoints."""
+
+import dataclasses
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crn.checkpoints.reading import read_training, refuse_contradictions
+from crn.command_line import DEFAULT_IMAGE_INTERVAL, DEMO_LIMITS, refuse_flags_of_others
+from crn.config import GROUPS, Network, Options
+from crn.errors import Diverged, UserError
+from crn.option import has_effect, option_names
+from crn.report.training_page import write_training_report
+from crn.system.files import claimed, set_aside
+from crn.system.hardware import lightning_precision, pick_device, set_up_cpu
+from crn.system.lightning import pl
+from crn.system.processes import Place
+from crn.system.text import printable
+from crn.training.callbacks import (
+    CHECKPOINTS,
+    GRID_IMAGES,
+    Checkpoints,
+    PictureGrids,
+    StepProgress,
+    StopOnSignal,
+    Stopped,
+    WholeCheckpoints,
+)
+from crn.training.data import InMemoryData
+from crn.training.distributed import UnwrappedDDPStrategy, no_process_left
+from crn.training.metrics_logger import MetricsLogger
+from crn.training.module import TrainingModule
+from datasets.memory import normalize, steps_per_epoch
+from datasets.samples import TEST, TRAIN, Sample
+
+log = logging.getLogger(__name__)
+
+# The folder of picture grids in --image-output-path.
+GRIDS = "training"
+
+# What has to stay as it was when a training is resumed.
+_FIXED_ON_RESUME = {
+    "model",
+    *option_names(Network),
+    "num_competitive_units",
+    "optimizer",
+    "momentum",
+}
+
+
+def train(options: Options, samples: Sequence[Sample], place: Place) -> int:
+    """Train, or go on training, as the options say.
+
+    Returns:
+        The exit status: 0, or 128 + N where signal N stopped the training after a step. Of the
+        processes that train together, process 0 alone tells how it ended; the others return 0.
+
+    Raises:
+        UserError: an image or the checkpoint cannot be used, or an output cannot be written.
+    """
+    outputs = (
+        (options.output.checkpoint_path, CHECKPOINTS),
+        (options.output.image_output_path, (GRIDS,)),
+    )
+    written = [folder / name for folder, names in outputs if folder for name in names]
+    with claimed(*(written if place.rank == 0 else ())):
+        return _train(options, samples, place)
+
+
+def _train(options: Options, samples: Sequence[Sample], place: Place) -> int:
+    _quiet_lightning()
+    set_up_cpu(options.run.devices)
+    device = pick_device(options.run.cpu)
+    options, start = _resume(options)
+    _check_processes(options, samples, place)
+    data = InMemoryData(samples, options.network.imsize, options.data.num_workers, place)
+    epoch = steps_per_epoch(len(data.train_pixels), options.optimization.batch_size)
+    data.interval = options.output.validation_interval or epoch
+    options = _resolve_length(options, epoch)
+    steps = options.optimization.training_steps
+    if start >= steps:
+        log.info("nothing to do: %s has had %d of %d steps", options.run.model_input, start, steps)
+        return 0
+
+    pl.seed_everything(options.run.seed, verbose=False)
+    model = TrainingModule(options.model_config())
+    loggers = _loggers(options) if place.rank == 0 else []
+    checkpoints = _checkpoints(options) if place.rank == 0 else []
+    stop = StopOnSignal(model.stop, *checkpoints)
+    shown = [StepProgress(steps), *_pictures(options, data)] if place.rank == 0 else []
+    trainer = pl.Trainer(
+        accelerator="cpu" if device.type == "cpu" else "gpu",
+        **_processes(options, device, place),
+        precision=lightning_precision(options.run.precision, device),
+        max_epochs=-1,
+        # Lightning counts from the resumption.
+        max_steps=(steps - start) * model.optimizer_steps_per_batch,
+        num_sanity_val_steps=0,
+        deterministic="warn" if "seed" in options.given else None,
+        logger=loggers,
+        callbacks=[*shown, stop, *checkpoints],
+        enable_progress_bar=place.rank == 0,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        plugins=[WholeCheckpoints()],
+    )
+    if place.rank == 0:
+        _describe(options, data, trainer, epoch, start)
+    resumed = options.run.model_input
+    try:
+        with stop, no_process_left(trainer, Stopped, Diverged):
+            trainer.fit(model, datamodule=data, ckpt_path=resumed, weights_only=True)
+    except Stopped as stopped:
+        log.warning("%s: stopped at step %d of %d", stopped, model.step, steps)
+        _try_to_write_report(loggers, options)
+        return 128 + stopped.number if place.rank == 0 else 0
+    except Diverged:
+        _try_to_write_report(loggers, options)
+        if place.rank == 0:
+            raise
+        return 0
+    log.info(
+        "trained %d steps in %.1f s; AUROC (%s) %.3f at the last validation, %.3f at the best",
+        model.step - start,
+        model.training_seconds,
+        options.scoring.anomaly_score,
+        trainer.callback_metrics["metrics/roc_auc"],
+        model.max_roc_auc,
+    )
+    _write_report(loggers, options)
+    return 0
+
+
+def _resume(options: Options) -> tuple[Options, int]:
+    """Options in which a checkpoint's stand for those that were not typed, and the first step."""
+    path = options.run.model_input
+    if path is None:
+        return options, 0
+    checkpoint, config = read_training(path)
+    refuse_contradictions(options, config, path, _FIXED_ON_RESUME)
+    trained = {
+        "model": config.model,
+        **vars(config.network),
+        **vars(config.competition),
+        **vars(config.adversarial),
+        **vars(config.optimization),
+        "seed": config.seed,
+        "anomaly_score": config.anomaly_score,
+    }
+    # Of the two ways to say how long to train, the one that was typed counts.
+    for typed, other in (("epochs", "training_steps"), ("training_steps", "epochs")):
+        if typed in options.given:
+            trained[other] = getattr(options.optimization, other)
+    # The seed decides the order of images and pairs: another one would not be a continuation.
+    if "seed" in options.given and options.run.seed != config.seed:
+        raise UserError(
+            f"--seed {options.run.seed} contradicts {path}, which was trained with {config.seed}: "
+            "leave the flag out"
+        )
+    kept = {name: value for name, value in trained.items() if name not in options.given}
+    options = options.replace(**kept)
+    refuse_flags_of_others(options, "model")
+    return options, checkpoint["progress"]["step"]
+
+
+def _resolve_length(options: Options, epoch: int) -> Options:
+    epochs = options.optimization.epochs
+    steps = options.optimization.training_steps if epochs is None else epochs * epoch
+    if options.run.demo:
+        steps = min(steps, DEMO_LIMITS["training_steps"])
+    return options.replace(training_steps=steps)
+
+
+def _check_processes(options: Options, samples: Sequence[Sample], place: Place) -> None:
+    """Refuse processes that lack a GPU, or cannot have equal shares of a batch.
+
+    With unequal ones the mean of their gradients would not be that of the batch.
+
+    Raises:
+        UserError: see above; or the test split has fewer images than there are processes.
+    """
+    if place.count == 1:
+        return
+    asked, gpus = options.run.devices, torch.cuda.device_count()
+    if not options.run.cpu and asked > gpus:
+        raise UserError(f"--devices {asked}: this machine has {gpus} GPUs; give fewer, or --cpu")
+    size = options.optimization.batch_size
+    if size % place.count:
+        raise UserError(
+            f"--batch-size {size} is shared by {place.count} processes (--devices, --num-nodes): "
+            f"give a multiple of {place.count}"
+        )
+    images = {split: sum(sample.split == split for sample in samples) for split in (TRAIN, TEST)}
+    if min(images.values()) < place.count:
+        raise UserError(
+            f"--devices and --num-nodes make {place.count} processes, more than there are images "
+            f"to train on ({images[TRAIN]}) or to test on ({images[TEST]}): give fewer"
+        )
+    if size > images[TRAIN] and images[TRAIN] % place.count:
+        raise UserError(
+            f"--batch-size {size}: there are {images[TRAIN]} images to train on, which "
+            f"{place.count} processes (--devices, --num-nodes) cannot share evenly; give "
+            f"{images[TRAIN] // place.count * place.count}"
+        )
+
+
+def _processes(options: Options, device: torch.device, place: Place) -> dict[str, Any]:
+    """Lightning's arguments about the processes that train together."""
+    if place.count == 1:
+        return {"devices": 1}
+    return {
+        "devices": options.run.devices,
+        "num_nodes": options.run.num_nodes,
+        "strategy": UnwrappedDDPStrategy(cluster_environment=place.environment),
+        "sync_batchnorm": device.type == "cuda" and options.network.norm == "batch",
+        "use_distributed_sampler": False,
+    }
+
+
+def _loggers(options: Options) -> list[pl.loggers.Logger]:
+    folder = options.output.log_dir
+    loggers: list[pl.loggers.Logger] = [MetricsLogger(folder)]
+    if options.output.wandb:
+        loggers.append(
+            pl.loggers.WandbLogger(
+                name=run_name(options) if options.output.auto_set_name else None,
+                project=options.output.experiment or "competitive-reconstruction-networks",
+                save_dir=folder,
+            )
+        )
+    values = {
+        name: printable(value) if isinstance(value, str) else value
+        for name, value in options.flat().items()
+    }
+    loggers[0].log_hyperparams(values)
+    for logger in loggers[1:]:
+        # A sweep has set, and locked, those that it decides.
+        known = logger.experiment.config.keys()
+        logger.log_hyperparams({k: v for k, v in values.items() if k not in known})
+    return loggers
+
+
+def _write_report(loggers: Sequence[pl.loggers.Logger], options: Options) -> None:
+    """Write the report of what was logged; only process 0 has loggers."""
+    if loggers:
+        write_training_report(loggers[0].folder, options)
+
+
+def _try_to_write_report(loggers: Sequence[pl.loggers.Logger], options: Options) -> None:
+    """As `_write_report`, where something else has ended the training, which is to be told."""
+    try:
+        _write_report(loggers, options)
+    except UserError as error:
+        log.warning("%s", error)
+
+
+def run_name(options: Options) -> str:
+    """Model, data set, category and seed, as in crn-MVTec-cable-41020."""
+    category = (options.data.dataset_path or Path()).resolve().name
+    parts = (options.run.model, options.data.dataset, category, options.run.seed)
+    return printable("-".join(map(str, parts)))
+
+
+def _checkpoints(options: Options) -> list[Checkpoints]:
+    folder = options.output.checkpoint_path
+    if folder is None:
+        return []
+    resumed = options.run.model_input
+    for name in CHECKPOINTS:
+        if resumed is None or resumed.resolve().parent != folder.resolve():
+            set_aside(folder / name)
+    return [Checkpoints(folder)]
+
+
+def _pictures(options: Options, data: InMemoryData) -> list[pl.Callback]:
+    folder = options.output.image_output_path
+    if folder is None:
+        return []
+    if options.run.model_input is None:
+        set_aside(folder / GRIDS)
+    shown = [(data.test_labels == label).nonzero()[: GRID_IMAGES // 2] for label in (0, 1)]
+    images = normalize(data.test_pixels[torch.cat(shown).flatten()])
+    interval = options.output.image_output_interval or DEFAULT_IMAGE_INTERVAL
+    return [PictureGrids(folder / GRIDS, images, interval)]
+
+
+def _describe(
+    options: Options, data: InMemoryData, trainer: pl.Trainer, epoch: int, start: int
+) -> None:
+    for name, group in GROUPS.items():
+        values = {
+            each.name: getattr(getattr(options, name), each.name)
+            for each in dataclasses.fields(group)
+            if has_effect(each, options.run)
+        }
+        shown = [f"{k}={v}" for k, v in values.items() if v not in (None, "")]
+        if shown:
+            log.info("%s: %s", name, "  ".join(shown))
+    if options.output.auto_set_name:
+        log.info("run: %s", run_name(options))
+    log.info(
+        "images: %d to train on (%d steps an epoch), %d to test on (%d of them anomalous)",
+        len(data.train_pixels),
+        epoch,
+        len(data.test_pixels),
+        data.test_labels.sum(),
+    )
+    log.info(
+        "device: %s, precision: %s; logs: %s",
+        trainer.strategy.root_device,
+        trainer.precision,
+        trainer.loggers[0].folder,
+    )
+    if start:
+        log.info("resuming %s from step %d", options.run.model_input, start)
+
+
+def _quiet_lightning() -> None:
+    """Leave out Lightning's remarks about what this program does on purpose."""
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*is not resumable.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*LeafSpec.*is deprecated.*",
+        ".*recommended to use .*sync_dist=True.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)

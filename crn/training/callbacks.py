@@ -1,0 +1,277 @@
+"""What happens around the training steps: progress, checkpoints, signals, pictures."""
+
+import copy
+import logging
+import signal
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from crn.checkpoints.reading import read_training, write_checkpoint
+from crn.errors import Diverged
+from crn.report.pictures import picture_grid, write_picture
+from crn.system.files import set_aside
+from crn.system.lightning import pl
+from crn.training.distributed import STOP_SIGNALS, StopRequest
+
+log = logging.getLogger(__name__)
+
+# A kill costs at most so much of the training, and less where a checkpoint is written so fast that
+# more of them take this share of the time.
+SECONDS_BETWEEN_CHECKPOINTS = 600.0
+SHARE_OF_TIME_FOR_CHECKPOINTS = 0.01
+# Until the first one is written; with the above, it is written after ten seconds.
+SECONDS_TO_WRITE_GUESSED = 0.1
+
+# In --checkpoint-path.
+CHECKPOINTS = ("best.ckpt", "last.ckpt")
+
+GRID_IMAGES = 8
+
+
+class WholeCheckpoints(pl.plugins.io.TorchCheckpointIO):
+    """Lightning's checkpoint files through this program's own writer and reader."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options=None) -> None:  # noqa: ARG002
+        """Write ``checkpoint`` whole or not at all."""
+        write_checkpoint(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Any, map_location="cpu", weights_only=True) -> dict[str, Any]:  # noqa: ARG002
+        """Read what training goes on from; Lightning's own counters start anew."""
+        checkpoint, _ = read_training(Path(path))
+        # The tensors are those of the file, until they are copied; models copy, optimizers do not.
+        states = copy.deepcopy(checkpoint["optimizer_states"])
+        return {
+            **checkpoint,
+            "optimizer_states": states,
+            "lr_schedulers": [],
+            "pytorch-lightning_version": pl.__version__,
+        }
+
+
+class Checkpoints(pl.Callback):
+    """Keep best.ckpt, of the highest validation AUROC so far, and last.ckpt.
+
+    last.ckpt is written at least every ten minutes, and when the training ends or is stopped:
+    between two steps, when all that belongs to the one before, a validation among it, is done. So a
+    resumed training goes on exactly as this one would have. A state that is not finite replaces
+    neither file.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.best, self.last = (folder / name for name in CHECKPOINTS)
+        self._saved_at = time.monotonic()
+        self._seconds_to_write = SECONDS_TO_WRITE_GUESSED
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save where this validation was the best so far."""
+        if pl_module.is_best:
+            self._save(trainer, self.best)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Save where the last time was long enough ago."""
+        longest = min(
+            SECONDS_BETWEEN_CHECKPOINTS, self._seconds_to_write / SHARE_OF_TIME_FOR_CHECKPOINTS
+        )
+        if time.monotonic() - self._saved_at >= longest:
+            self.save_last(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Save the final state."""
+        self.save_last(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, _: Any, exception: BaseException) -> None:
+        """Save the last good state, that before the step whose losses are not finite.
+
+        A state whose scores are not finite is not good: last.ckpt stays as it is.
+        """
+        if not isinstance(exception, Diverged) or trainer.validating:
+            return
+        if trainer.lightning_module.is_finite():
+            # An earlier one, in case that this is too close to the divergence to go on from.
+            set_aside(self.last)
+            self.save_last(trainer)
+
+    def save_last(self, trainer: pl.Trainer) -> None:
+        """Replace last.ckpt by the present state.
+
+        Raises:
+            Diverged: it is not finite.
+            UserError: it cannot be written.
+        """
+        self._save(trainer, self.last)
+        self._saved_at = time.monotonic()
+        log.info("saved %s at step %d", self.last, trainer.lightning_module.step)
+
+    def _save(self, trainer: pl.Trainer, path: Path) -> None:
+        model = trainer.lightning_module
+        if not model.is_finite():
+            raise model.diverged(model.step, "the weights")
+        start = time.monotonic()
+        trainer.save_checkpoint(path)
+        self._seconds_to_write = time.monotonic() - start
+
+
+class Stopped(BaseException):
+    """A signal has stopped the training: not an error, as KeyboardInterrupt is none.
+
+    Attributes:
+        number: the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class StoppedAtOnce(Stopped):
+    """A second signal has, in this process alone and within a step."""
+
+
+class StopOnSignal(pl.Callback):
+    """On Ctrl-C or SIGTERM finish the step at hand, save, and stop; a second one stops at once.
+
+    It acts inside of a ``with`` statement.
+    """
+
+    def __init__(self, stop: StopRequest, checkpoints: Checkpoints | None = None) -> None:
+        self._checkpoints = checkpoints
+        self._stop = stop
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        self._take_signals()
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def on_train_start(self, *_: Any) -> None:
+        """Take SIGTERM back from Lightning, which would end the training without saving it."""
+        self._take_signals()
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Stop if a signal has come.
+
+        Raises:
+            Stopped: it has.
+        """
+        number = self._stop.agreed
+        if number is None:
+            return
+        if self._checkpoints is not None:
+            self._checkpoints.save_last(trainer)
+        raise Stopped(number)
+
+    def _take_signals(self) -> None:
+        for number in STOP_SIGNALS:
+            self._previous.setdefault(number, signal.signal(number, self._handle))
+
+    def _handle(self, number: int, frame: Any) -> None:  # noqa: ARG002
+        is_first = self._stop.received is None
+        self._stop.received = number
+        when = "after this step" if is_first else "at once"
+        log.warning("%s: stopping %s", signal.Signals(number).name, when)
+        if not is_first:
+            raise StoppedAtOnce(number)
+
+
+class StepProgress(pl.callbacks.ProgressBar):
+    """One bar over all training steps, with the latest losses and AUROC."""
+
+    _SHOWN: ClassVar = {
+        "losses/generator": "gen",
+        "losses/discriminator": "disc",
+        "metrics/roc_auc": "auroc",
+        "metrics/max_roc_auc": "max",
+    }
+
+    def __init__(self, training_steps: int) -> None:
+        super().__init__()
+        self._steps = training_steps
+        self._bar: tqdm | None = None
+        self._is_enabled = True
+
+    def disable(self) -> None:
+        """Show nothing; Lightning calls this on all processes but the first."""
+        self._is_enabled = False
+
+    def enable(self) -> None:
+        """Show the bar."""
+        self._is_enabled = True
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Open the bar at the step where the training starts or goes on."""
+        # None: no bar where the output is not a terminal, so that log files stay readable.
+        disabled = None if self._is_enabled else True
+        self._bar = tqdm(total=self._steps, initial=pl_module.step, unit="step", disable=disabled)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+    ) -> None:
+        """Advance by one step."""
+        assert self._bar is not None
+        self._bar.update(pl_module.step - self._bar.n)
+        metrics = trainer.callback_metrics
+        self._bar.set_postfix(
+            {
+                short: f"{metrics[name]:.3f}"
+                for name, short in self._SHOWN.items()
+                if name in metrics
+            },
+            refresh=False,
+        )
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say the AUROC in words where there is no bar to show it."""
+        bar = self._bar
+        if bar is not None and bar.disable and self._is_enabled:
+            metrics = trainer.callback_metrics
+            log.info(
+                "step %d/%d: AUROC %.3f, best so far %.3f",
+                pl_module.step,
+                self._steps,
+                metrics["metrics/roc_auc"],
+                metrics["metrics/max_roc_auc"],
+            )
+
+    def on_train_end(self, *_: Any) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+    on_exception = on_train_end
+
+
+class PictureGrids(pl.Callback):
+    """Write what the best networks make of some test images, every ``interval`` steps."""
+
+    def __init__(self, folder: Path, images: Tensor, interval: int) -> None:
+        """Keep what is to be shown.
+
+        Args:
+            folder: where step_000500.png is written.
+            images: (B, 3, S, S) in [-1, 1].
+            interval: training steps between two grids.
+        """
+        self.folder = folder
+        self.images = images
+        self.interval = interval
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+    ) -> None:
+        """Write a grid where the interval is over."""
+        if pl_module.step % self.interval or not trainer.is_global_zero:
+            return
+        pl_module.eval()
+        with torch.no_grad():
+            images = self.images.to(pl_module.device)
+            reconstruction, maps = pl_module.method.scorer("best").score(images)
+        pl_module.train()
+        grid = picture_grid(images, reconstruction, maps[pl_module.config.anomaly_score])
+        write_picture(grid, self.folder / f"step_{pl_module.step:06d}.png")

@@ -1,0 +1,145 @@
+"""What processes that train together exchange: weights once, then one all-reduce for every step."""
+
+import random
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, distributed
+
+from crn.errors import UserError
+from crn.system.lightning import pl
+from crn.system.processes import known_to_children
+
+T = TypeVar("T")
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+# How long a process may take to end after the training has ended, in seconds.
+_PATIENCE = 60
+
+
+class UnwrappedDDPStrategy(pl.strategies.DDPStrategy):
+    """Lightning's DDP without torch's wrapper around the model.
+
+    In a step two of N units have gradients. The wrapper would send those of all N, zeros most of
+    them, and keep buffers as large as the model for it; the training step averages those of the two
+    with `average_`.
+    """
+
+    def configure_ddp(self) -> None:
+        """Start everywhere from the weights of process 0.
+
+        Raises:
+            UserError: this process was told to train something else.
+        """
+        model = self.lightning_module
+        mine = (model.config, model.step)
+        if self.broadcast(mine) != mine:
+            raise UserError(
+                "the processes that train together were given different options or checkpoints"
+            )
+        for tensor in self.model.state_dict().values():
+            distributed.broadcast(tensor, src=0)
+
+    def barrier(self, name: str | None = None) -> None:
+        """Wait for all processes, but for process 0 alone where it stores a checkpoint."""
+        if name != "Trainer.save_checkpoint":
+            super().barrier(name)
+
+
+def is_several() -> bool:
+    """Whether this process trains together with others."""
+    return distributed.is_available() and distributed.is_initialized()
+
+
+@torch.no_grad()
+def average_(tensors: Sequence[Tensor]) -> None:
+    """Replace tensors by their means over all processes, with one all-reduce."""
+    means = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    distributed.all_reduce(means)
+    means /= distributed.get_world_size()
+    parts = means.split([tensor.numel() for tensor in tensors])
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.copy_(part.view_as(tensor))
+
+
+def gather(value: T) -> list[T]:
+    """The values of all processes, by their rank."""
+    if not is_several():
+        return [value]
+    values: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values
+
+
+def seed_dropout(seed: int, step: int) -> None:
+    """Give every process masks of its own, which depend on seed and step alone.
+
+    One process goes on with its generator, whose state a checkpoint carries.
+    """
+    if is_several():
+        draw = random.Random(f"dropout {seed} {step} {distributed.get_rank()}")
+        torch.manual_seed(draw.getrandbits(63))
+
+
+class StopRequest:
+    """A signal that one process receives and on which all stop after the same step.
+
+    It travels with the averages of a step, so that others learn of it after the next step.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._flags: Tensor | None = None
+
+    def flags(self, device: torch.device) -> Tensor:
+        """Which of `STOP_SIGNALS` this process has received, to be averaged in place."""
+        # Made on the device: a copy from the host would wait for all that a GPU has yet to do.
+        self._flags = torch.zeros(len(STOP_SIGNALS), device=device)
+        if self.received is not None:
+            self._flags[STOP_SIGNALS.index(self.received)].fill_(1)
+        return self._flags
+
+    @property
+    def agreed(self) -> int | None:
+        """The signal that has reached any process, as all of them know it."""
+        if not is_several():
+            return self.received
+        if self._flags is None:
+            return None
+        shares = zip(STOP_SIGNALS, self._flags.tolist(), strict=True)
+        return next((number for number, share in shares if share), None)
+
+
+@contextmanager
+def no_process_left(trainer: pl.Trainer, *agreed: type[BaseException]) -> Iterator[None]:
+    """Wait at the end for the processes that Lightning has started, or kill them on an error.
+
+    Args:
+        trainer: its `fit` is what runs inside.
+        agreed: exceptions, not their subclasses, that all processes raise after the same step, and
+            so end by themselves.
+    """
+    together = False
+    try:
+        with known_to_children():
+            yield
+        together = True
+    except agreed as exception:
+        together = type(exception) in agreed
+        raise
+    finally:
+        for process in getattr(trainer.strategy.launcher, "procs", ()):
+            _end(process, patience=_PATIENCE if together else 0)
+
+
+def _end(process: subprocess.Popen, patience: float) -> None:
+    try:
+        process.wait(patience)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

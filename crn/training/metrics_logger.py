@@ -1,0 +1,77 @@
+"""The logger of metrics.csv."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from crn.system.files import append_whole, claim_version, written_whole
+from crn.system.lightning import pl
+
+
+class MetricsLogger(pl.loggers.logger.Logger):
+    """Writes metrics.csv, a row for every report, and hparams.yaml, in a folder of the run's own.
+
+    Lightning's CSVLogger empties the file for a moment when a report brings new columns, and
+    leaves half a row where the disk gets full. Here the file is whole whenever the run is killed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Make version_N in a folder, with the lowest N that no other run has.
+
+        Raises:
+            UserError: it cannot be made.
+        """
+        super().__init__()
+        self._version = claim_version(folder)
+        self.folder = folder / f"version_{self._version}"
+        self._table = self.folder / "metrics.csv"
+        self._columns: list[str] = []
+
+    @property
+    def name(self) -> str:
+        """Of the table; only the version tells runs apart."""
+        return ""
+
+    @property
+    def version(self) -> int:
+        """N of version_N."""
+        return self._version
+
+    @pl.utilities.rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any]) -> None:
+        """Write hparams.yaml.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        with written_whole(self.folder / "hparams.yaml", "w", encoding="utf-8") as file:
+            yaml.safe_dump(params, file)
+
+    @pl.utilities.rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add a row.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        row = {**metrics, "step": step}
+        if row.keys() <= set(self._columns):
+            append_whole(self._table, self._lines([row]))
+            return
+        rows = []
+        if self._columns:
+            with open(self._table, newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+        self._columns = sorted({*self._columns, *row})
+        with written_whole(self._table, "w", newline="", encoding="utf-8") as file:
+            file.write(self._lines([dict(zip(self._columns, self._columns, strict=True))]))
+            file.write(self._lines([*rows, row]))
+
+    def _lines(self, rows: Iterable[Mapping[str, Any]]) -> str:
+        text = io.StringIO()
+        csv.DictWriter(text, self._columns).writerows(rows)
+        return text.getvalue()
