@@ -7,13 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from crn.checkpoints.reading import (
-    DECIDED,
-    TrainedModel,
-    load_model,
-    read_checkpoint,
-    refuse_contradictions,
-)
+from crn.checkpoints.reading import TrainedModel, read_checkpoint
 from crn.config import SCORES, Options
 from crn.errors import UserError
 from crn.evaluation.evaluate import METRICS_FILE, evaluate, write_metrics
@@ -21,7 +15,6 @@ from crn.evaluation.maps import AnomalyMaps, smoothed, smoothing_matrix
 from crn.evaluation.results import InferenceResults, ScoredImage
 from crn.evaluation.thresholds import (
     Thresholds,
-    fingerprint,
     thresholds_from_file,
     thresholds_from_training,
 )
@@ -83,17 +76,16 @@ def find_results(
     """
     path = options.run.model_input
     assert path is not None
-    _, config = read_checkpoint(path)
-    refuse_contradictions(options, config, path, DECIDED)
-    options = options.replace(model=config.model, imsize=config.network.imsize)
+    checkpoint = read_checkpoint(path)
+    options = checkpoint.decide(options)
     set_up_cpu()
     device = pick_device(options.run.cpu)
-    model = load_model(path, options.scoring.pairs, device)
-    weights = fingerprint(model)
+    model = checkpoint.model(options.scoring.pairs, device)
+    weights = model.fingerprint
     thresholds = None
     if options.scoring.threshold_from is not None:
         thresholds = thresholds_from_file(options, weights)
-    images = read_images(samples, config.network.imsize, options.data.num_workers)
+    images = read_images(samples, options.network.imsize, options.data.num_workers)
     for sample, size in zip(samples, images.sizes, strict=True):
         read_mask(sample, size)  # a mask that cannot be used is found before the work is done
 

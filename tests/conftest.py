@@ -223,15 +223,6 @@ def run_main(
                 handler.close()
             root.handlers[:] = handlers
             root.setLevel(level)
-            _allow_nondeterminism()
         return Finished(status, *capsys.readouterr())
 
     return run
-
-
-def _allow_nondeterminism() -> None:
-    """Undo what --seed sets for the whole process."""
-    if "torch" in sys.modules:
-        import torch
-
-        torch.use_deterministic_algorithms(False)

@@ -9,10 +9,10 @@ import pytest
 from test_runs import read_table
 from victims import Ended, Victim, run_program
 
-from crn.checkpoints.reading import read_training
 from crn.errors import UserError
 from crn.system import files
 from crn.system.files import claimed, set_aside, written_whole
+from crn.training.resuming import read_training
 
 SMALL = (
     "--cpu", "--imsize", 8, "--max-network-depth", 2, "--num-competitive-units", 2,
@@ -82,7 +82,7 @@ def test_a_run_keeps_its_outputs_for_itself(read_only_road_images, trained, tmp_
     first.send(signal.SIGTERM)
     ended = first.end()
     assert ended.status == 128 + signal.SIGTERM, ended.err
-    step = read_training(tmp_path / "kept/last.ckpt")[0]["progress"]["step"]
+    step = read_training(tmp_path / "kept/last.ckpt").progress["step"]
     assert f"saved kept/last.ckpt at step {step}\n" in ended.err
     assert {path.name for path in (tmp_path / "kept").iterdir()} <= {"best.ckpt", "last.ckpt"}
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {

@@ -17,11 +17,12 @@ from conftest import REPOSITORY, texture, write_image
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from crn.checkpoints.reading import METHOD, load_model, write_checkpoint
+from crn.checkpoints.reading import METHOD, load_model
+from crn.checkpoints.writing import write_checkpoint
 from crn.command_line import parse_options
 from crn.config import SCORES
 from crn.evaluation.maps import AnomalyMaps
-from crn.evaluation.thresholds import Thresholds, fingerprint, thresholds_from_training
+from crn.evaluation.thresholds import Thresholds, thresholds_from_training
 from crn.infer import find_results
 from crn.methods import make_method
 from crn.report import result_pictures
@@ -525,7 +526,7 @@ def test_models_are_told_apart(model: Path, tmp_path: Path) -> None:
     same, other = tmp_path / "same.ckpt", write_model(tmp_path / "other.ckpt", seed=2)
     shutil.copy(model, same)
     prints = [
-        fingerprint(load_model(path, pairs, cpu))
+        load_model(path, pairs, cpu).fingerprint
         for path, pairs in ((model, "best"), (same, "best"), (other, "best"), (model, "all"))
     ]
     assert prints[0] == prints[1]

@@ -168,8 +168,8 @@ def test_maps_of_a_run_share_one_colour_scale(scored):
         with Image.open(path) as row:
             maps.append(np.asarray(row.crop((68, 0, 100, 32))).reshape(-1, 3))
     coldest, hottest = heat_colours()[[0, -1]]
-    assert sum((pixels == hottest).all(1).any() for pixels in maps) == 1
-    assert sum((pixels == coldest).all(1).any() for pixels in maps) == 1
+    for colour in (coldest, hottest):
+        assert 1 <= sum((pixels == colour).all(1).any() for pixels in maps) < len(maps)
 
 
 def test_all_pairs_and_another_score(run_main, trained, read_only_road_images, tmp_path):

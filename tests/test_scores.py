@@ -6,6 +6,7 @@ import torch
 
 from crn.config import Optimization
 from crn.evaluation.metrics import auroc, average_precision
+from crn.methods.encoder_decoder import IMAGES, RECONSTRUCTIONS
 from crn.methods.scores import anomaly_maps, image_scores, ordered_pairs, score_pairs
 from crn.report.pictures import heat_colours, heat_map, picture_grid
 from crn.training.optimizers import learning_rate, make_optimizer
@@ -28,8 +29,8 @@ def test_pairs_average_maps_and_reconstruct_once_per_generator():
     calls = []
 
     def unit(index, factor):
-        def reconstruct(x):
-            calls.append(index)
+        def reconstruct(x, given=IMAGES):
+            calls.append((index, given))
             return x * factor
 
         return reconstruct
@@ -37,7 +38,8 @@ def test_pairs_average_maps_and_reconstruct_once_per_generator():
     units = {0: unit(0, 0.5), 1: unit(1, 0.2), 2: unit(2, 0.0)}
     x = torch.full((2, 3, 4, 4), 0.8)
     reconstruction, maps = score_pairs(x, units, ordered_pairs(3))
-    assert len(calls) == 3 + 6
+    # Every generator is given images, and every discriminator what a generator made of them.
+    assert [given for _, given in calls] == [IMAGES, RECONSTRUCTIONS, RECONSTRUCTIONS] * 3
     torch.testing.assert_close(reconstruction, x * 0.7 / 3)
     # residual |x - f| = 0.8 * (1 - product of the factors): 1 - 0.1 twice, else 1
     torch.testing.assert_close(maps["residual"], torch.full((2, 4, 4), 0.8 * (0.9 * 2 + 4) / 6))

@@ -1,6 +1,5 @@
 """Where normal ends: thresholds from normal training images, or from an earlier inference."""
 
-import hashlib
 import json
 import math
 import stat
@@ -9,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from crn.checkpoints.reading import TrainedModel
 from crn.config import Options
 from crn.errors import UserError
 from crn.evaluation.maps import AnomalyMaps
@@ -65,7 +62,7 @@ def thresholds_from_file(options: Options, weights: str) -> Thresholds:
     """Thresholds from ``--threshold-from``, the metrics.json of an earlier inference.
 
     Args:
-        weights: `fingerprint` of the model at hand.
+        weights: the fingerprint of the model at hand.
 
     Raises:
         UserError: the file is none, holds no thresholds, or is of another model, another score or
@@ -123,17 +120,3 @@ def _read_metrics(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     raise UserError(f"--threshold-from {path}: is no metrics.json of an inference")
-
-
-def fingerprint(model: TrainedModel) -> str:
-    """16 characters that differ between any two models whose scores do not compare."""
-    kind = (model.config.model, model.config.network, model.scorer.pairs)
-    digest = hashlib.sha256(repr(kind).encode())
-    for name in sorted(model.networks):
-        for tensor in model.networks[name].state_dict().values():
-            digest.update(_bytes(tensor))
-    return digest.hexdigest()[:16]
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.detach().cpu().contiguous().numpy().reshape(-1)).cast("B")
