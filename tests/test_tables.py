@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from benchmark import main
+from tables import main
 from conftest import REPOSITORY, Finished, write_mvtec_category
 from PIL import Image
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from crn.experiments.jobs.process import is_attended, is_running, last_row, log_dir
 from crn.experiments.tables.grid import Grid, Result, Run
 
-_TRAIN = Path(__file__).resolve().parents[2] / "train.py"
+_TRAIN = Path(__file__).resolve().parents[3] / "train.py"
 _LAST, _BEST, _SECONDS = "metrics/roc_auc", "metrics/max_roc_auc", "metrics/training_time"
 
 
