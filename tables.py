@@ -6,7 +6,7 @@
 import sys
 from collections.abc import Sequence
 
-from crn.experiments.tables.command import run_benchmark
+from crn.experiments.tables.command import run_tables
 from crn.system.program import program
 
 
@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, 1 where a run has failed, 2 for bad input, 128 + N where signal N ended it.
     """
-    return run_benchmark(sys.argv[1:] if argv is None else argv)
+    return run_tables(sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == "__main__":

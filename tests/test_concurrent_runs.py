@@ -231,7 +231,7 @@ def test_a_lock_that_cannot_be_made_is_no_file_system_without_locks(tmp_path, mo
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(fcntl, "flock", full)
-    with pytest.raises(UserError, match="cannot be written .*; free some space"):  # noqa: SIM117
+    with pytest.raises(UserError, match=r"cannot be written .*; free some space"):  # noqa: SIM117
         with claimed(tmp_path / "last.ckpt"):
             pass
 

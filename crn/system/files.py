@@ -103,7 +103,7 @@ def locked(path: Path, wait: bool = False) -> Iterator[list[int]]:
     """Keep other processes from ``path`` by a lock on .NAME.lock beside it.
 
     The system takes the lock back however the process ends, so none outlives its run. Where a file
-    system has no locks, nothing is locked: processes that share a folder have to come one at a time.
+    system has no locks, nothing is locked: processes that share files have to take turns.
 
     Args:
         path: a file or folder; the folder that it is in exists.

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crn.errors import UserError
-from crn.experiments.jobs.workers import Workers, locked, say
+from crn.experiments.jobs import Workers, say, turn
 from crn.experiments.sweep.file import check_command, read_sweep
-from crn.experiments.sweep.jobs import SweepJobs
 from crn.experiments.sweep.report import summary, write_results
 from crn.experiments.sweep.study import COMPLETE, FAILED, Study
 from crn.system.files import require_writable_folder
@@ -36,13 +35,13 @@ def run_sweep(argv: Sequence[str]) -> int:
     check_command(sweep, arguments)
     folder = options.folder or Path("sweeps") / options.file.stem
     require_writable_folder(folder, "--folder")
-    with locked(folder):
-        study = Study(sweep, folder, arguments, options.seed)
+    with turn(folder) as lock:
+        study = Study(sweep, folder, arguments, count, options.seed, has_locks=bool(lock))
         if options.retry_failed:
             study.repeat(FAILED)
-    workers = Workers(SweepJobs(study, count), options.workers)
+    workers = Workers(study, options.workers, lambda: write_results(study))
     workers.run()
-    with locked(folder):
+    with turn(folder):
         results = write_results(study)
     say(summary(study, results), sys.stdout)
     if workers.signal:

@@ -84,6 +84,10 @@ class Sweep:
         words = [part for word in self.command for part in stands_for.get(word, [word])]
         return [*words, *more]
 
+    def described(self, configuration: Mapping[str, Any]) -> str:
+        """The values of the searched parameters, on one line."""
+        return "  ".join(f"{n}={short(configuration[n])}" for n in self.searched()) or self.program
+
     def definition(self) -> dict[str, Any]:
         """Plain values, equal for sweeps whose runs can be compared."""
         values = asdict(self) | {"command": list(self.command)}
@@ -93,6 +97,11 @@ class Sweep:
         }
         del values["run_cap"]
         return values
+
+
+def short(value: Any) -> str:
+    """A value of a parameter, for people."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value) or '""'
 
 
 def read_sweep(path: Path) -> Sweep:
