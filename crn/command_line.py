@@ -11,7 +11,7 @@ from typing import Any
 from crn.config import GROUPS, Options
 from crn.errors import UserError
 from crn.option import allowed, counts, flag, is_list, option_names, value_type
-from crn.system.program import Parser
+from crn.system.program import Parser, path
 from crn.system.text import shown
 
 # What --demo sets, unless the flag is typed as well.
@@ -110,23 +110,11 @@ def _number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"takes a number, not {shown(text)}") from None
 
 
-def _path(text: str) -> Path:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("takes the name of a file or folder, not an empty one")
-    try:
-        is_name = b"\0" not in os.fsencode(text)
-    except UnicodeEncodeError:
-        is_name = False
-    if not is_name:
-        raise argparse.ArgumentTypeError(f"takes a name that files can have, not {shown(text)}")
-    return Path(text)
-
-
 _CONVERTERS: dict[type, Callable[[str], Any]] = {
     int: _whole_number,
     float: _number,
     str: str,
-    Path: _path,
+    Path: path,
 }
 
 

@@ -164,13 +164,16 @@ def test_it_goes_on_where_it_was(start, make_tables, tmp_path: Path) -> None:
     assert (other["last_auroc"], other["best_auroc"]) == (row["last_auroc"], row["best_auroc"])
 
 
-def test_a_file_system_without_locks(run_python, without_locks, tmp_path: Path) -> None:
+def test_without_locks_and_with_an_output_in_ascii(
+    run_python, without_locks, tmp_path: Path
+) -> None:
     write_mvtec_category(tmp_path / "widget")
     finished = run_python(
         REPOSITORY / "tables.py", "--table", "units", "--root", "widget", "--seeds", 3, "--units",
-        2, *TINY, "--training-steps", 1, cwd=tmp_path, **without_locks,
+        2, *TINY, "--training-steps", 1, cwd=tmp_path, PYTHONIOENCODING="ascii", **without_locks,
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr
+    assert "mean \\xb1 standard deviation" in finished.stdout
     assert table(tmp_path / "table_results/units")[0]["state"] == "complete"
 
 

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from crn.system.files import locked
 
@@ -88,11 +88,11 @@ def turn(folder: Path) -> AbstractContextManager[list[int]]:
     return locked(folder / "results.csv", wait=True)
 
 
-def say(message: str, file: IO[str] | None = None) -> None:
-    """Print a line, on the standard error by default."""
+def say(message: str) -> None:
+    """Print a line on the standard error."""
     # Where the terminal has been closed there is nobody to tell, and still runs to look after.
     with suppress(OSError):
-        print(message, file=file or sys.stderr, flush=True)
+        print(message, file=sys.stderr, flush=True)
 
 
 class Workers:

@@ -2,7 +2,6 @@
 
 import argparse
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from crn.experiments.sweep.file import check_command, read_sweep
 from crn.experiments.sweep.report import summary, write_results
 from crn.experiments.sweep.study import COMPLETE, FAILED, Study
 from crn.system.files import require_writable_folder
-from crn.system.program import Parser, split_words, whole_number
+from crn.system.program import Parser, path, print_result, split_words, whole_number
 
 
 def run_sweep(argv: Sequence[str]) -> int:
@@ -43,7 +42,7 @@ def run_sweep(argv: Sequence[str]) -> int:
     workers.run()
     with turn(folder):
         results = write_results(study)
-    say(summary(study, results), sys.stdout)
+    print_result(summary(study, results))
     if workers.signal:
         say(f"stopped; to go on: python sweep.py {shlex.join(argv)}")
         return 128 + workers.signal
@@ -59,7 +58,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "What follows -- is added to every command, as in: -- --demo --cpu",
         allow_abbrev=False,
     )
-    parser.add_argument("file", metavar="FILE", type=Path, help="the sweep, a YAML file")
+    parser.add_argument("file", metavar="FILE", type=path, help="the sweep, a YAML file")
     parser.add_argument(
         "--count",
         type=whole_number(1),
@@ -76,7 +75,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument(
         "--folder",
-        type=Path,
+        type=path,
         metavar="DIR",
         help="where the study and its runs are (default: sweeps/NAME OF THE FILE)",
     )

@@ -1,6 +1,7 @@
 """A sweep's YAML file, in the form that W&B takes: what is searched, and how a run is started."""
 
 import math
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -183,7 +184,7 @@ def _sweep(content: Any) -> Sweep:
         raise UserError(f"run_cap takes a whole number from 1 on, not {run_cap!r}")
     metric, goal = _metric(content.get("metric"))
     return Sweep(
-        program=program,
+        program=os.path.expanduser(program),
         method=method,
         metric=metric,
         goal=goal,
