@@ -114,7 +114,9 @@ def _prepare() -> None:
             os.set_inheritable(stream.fileno(), True)
             setattr(sys, name, stream)
         if mode == "w" and isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            # Not where its file has been replaced by a pipe since Python's start.
+            with suppress(OSError):
+                stream.reconfigure(errors="backslashreplace")
     spin_less()
 
 
