@@ -218,9 +218,9 @@ class Workers:
         """The programs share the cores; torch would give all of them to each."""
         if self._workers == 1 or "OMP_NUM_THREADS" in os.environ:
             return {}
-        from crn.system.cores import available_cores
+        from joblib import cpu_count
 
-        return {"OMP_NUM_THREADS": str(max(1, available_cores() // self._workers))}
+        return {"OMP_NUM_THREADS": str(max(1, cpu_count() // self._workers))}
 
 
 def _start(job: Job, environment: dict[str, str]) -> subprocess.Popen:

@@ -51,12 +51,13 @@ def trivial_aurocs(data: DataSet, options: Options, folder: Path) -> dict[str, f
 
 
 def _aurocs(data: DataSet, size: int) -> dict[str, float]:
+    from joblib import cpu_count
+
     from crn.evaluation.metrics import auroc
-    from crn.system.cores import available_cores
     from datasets.reader import read_images
 
     samples = list_samples(LAYOUTS[data.layout], data.path)
-    pixels = read_images(samples, size, available_cores()).pixels
+    pixels = read_images(samples, size, cpu_count()).pixels
     train, test = (
         pixels[[i for i, sample in enumerate(samples) if sample.split == split]].float()
         for split in (TRAIN, TEST)
