@@ -20,7 +20,7 @@ from crn.option import (
     option_names,
     value_type,
 )
-from crn.system.program import Parser
+from crn.system.program import Parser, path
 from crn.system.text import shown
 
 log = logging.getLogger(__name__)
@@ -121,23 +121,11 @@ def _number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"takes a number, not {shown(text)}") from None
 
 
-def _path(text: str) -> Path:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("takes the name of a file or folder, not an empty one")
-    try:
-        is_name = b"\0" not in os.fsencode(text)
-    except UnicodeEncodeError:
-        is_name = False
-    if not is_name:
-        raise argparse.ArgumentTypeError(f"takes a name that files can have, not {shown(text)}")
-    return Path(text)
-
-
 _CONVERTERS: dict[type, Callable[[str], Any]] = {
     int: _whole_number,
     float: _number,
     str: str,
-    Path: _path,
+    Path: path,
 }
 
 

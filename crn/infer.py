@@ -52,6 +52,10 @@ def infer(options: Options, samples: Sequence[Sample]) -> int:
     """
     folder = options.output.image_output_path
     table = options.scoring.anomaly_score_file or (folder or Path()) / SCORES_FILE
+    if table.name == METRICS_FILE:
+        raise UserError(
+            f"--anomaly-score-file {table}: {METRICS_FILE} is written beside it; give another name"
+        )
     metrics = table.with_name(METRICS_FILE)
     shown = [] if folder is None else [folder / name for name in _SHOWN]
     with claimed(table, metrics, *shown):

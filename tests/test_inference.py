@@ -354,7 +354,7 @@ def test_panels(model: Path, mvtec_category: Path) -> None:
     ("sides", "threads"), [((10, 20), 16), ((6000, 4000), 5), ((11_000, 12_000), 1)]
 )
 def test_large_images_are_drawn_by_fewer_threads(monkeypatch, sides, threads: int) -> None:
-    monkeypatch.setattr(result_pictures, "available_cores", lambda: 16)
+    monkeypatch.setattr(result_pictures, "cpu_count", lambda: 16)
     images = Images(torch.zeros(2, 3, 8, 8), [(1, 1), sides])
     pictures = result_pictures.ResultPictures([], images, None, None, None)
     assert pictures.threads == threads

@@ -8,7 +8,6 @@ import sys
 import torch
 from conftest import REPOSITORY
 
-from crn.system.cores import available_cores
 from crn.system.hardware import has_fast_bfloat16, lightning_precision, set_up_cpu
 
 CPU = torch.device("cpu")
@@ -34,18 +33,17 @@ def test_bfloat16_training_keeps_float32_parameters(run_main, read_only_road_ima
     assert floats == {torch.float32}
 
 
-def test_cores_are_those_of_the_affinity():
-    code = "from crn.system.cores import available_cores; print(available_cores())"
+def test_threads_are_those_of_the_affinity():
     first = min(os.sched_getaffinity(0))
+    code = (
+        f"import os; os.sched_setaffinity(0, {{{first}}}); os.environ.pop('OMP_NUM_THREADS', None);"
+        "from crn.system.hardware import set_up_cpu; import torch; torch.set_num_threads(7);"
+        "set_up_cpu(); print(torch.get_num_threads())"
+    )
     pinned = subprocess.run(
-        [sys.executable, "-c", f"import os; os.sched_setaffinity(0, {{{first}}}); {code}"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
     assert pinned.stdout == "1\n"
-    assert 1 <= available_cores() <= (os.cpu_count() or 1)
 
 
 def test_threads_that_the_user_chose_stay(monkeypatch):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from joblib import cpu_count
 from PIL import Image
 from torch import Tensor
 
@@ -13,7 +14,6 @@ from crn.evaluation.maps import AnomalyMaps, at_size
 from crn.evaluation.results import PANEL_SIZE
 from crn.report.overlays import ColourScale, colour_bar, legend, overlay
 from crn.report.pictures import heat_map, side_by_side, to_image, write_picture
-from crn.system.cores import available_cores
 from crn.system.files import set_aside
 from crn.system.text import file_name
 from crn.system.threads import in_threads
@@ -55,7 +55,7 @@ class ResultPictures:
         So the memory that they take does not grow with the cores.
         """
         largest = max(height * width for height, width in self.images.sizes)
-        return max(1, min(available_cores(), MAX_PIXELS // largest))
+        return max(1, min(cpu_count(), MAX_PIXELS // largest))
 
     def panels(self, index: int) -> dict[str, Image.Image]:
         """The pictures of one image; see `InferenceResults.panels`."""

@@ -6,8 +6,6 @@ import sys
 
 import torch
 
-from crn.system.cores import available_cores
-
 # Parameters of glibc's mallopt.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_FROM_HEAP = 32 * 1024 * 1024
@@ -23,7 +21,9 @@ def set_up_cpu(processes: int = 1) -> None:
         processes: how many share the cores.
     """
     if "OMP_NUM_THREADS" not in os.environ:
-        threads = max(1, available_cores() // processes)
+        from joblib import cpu_count
+
+        threads = max(1, cpu_count() // processes)
         torch.set_num_threads(threads)
         if processes > 1:
             # Lightning would set another number, which does not know of quotas.
