@@ -27,7 +27,7 @@ def block(size: int, top: int, bottom: int, left: int, right: int) -> np.ndarray
 # --- smoothing ---
 
 
-@pytest.mark.parametrize(("size", "percent"), [(16, 5), (32, 1.8), (8, 25), (64, 10)])
+@pytest.mark.parametrize(("size", "percent"), [(32, 1.8), (8, 25)])
 def test_smoothing_is_a_gaussian(size: int, percent: float) -> None:
     maps = torch.rand(3, size, size, generator=torch.Generator().manual_seed(1))
     result = smoothed(maps, smoothing_matrix(percent, size))
@@ -47,7 +47,7 @@ def test_smoothing_keeps_the_mean_of_every_map(percent: float) -> None:
         assert (result.std((1, 2)) < maps.std((1, 2))).all()
 
 
-def test_range_is_that_of_all_smooth_maps() -> None:
+def test_range_is_that_of_all_scored_maps() -> None:
     maps = torch.tensor([[[1.0, 2.0]], [[-3.0, 0.5]]])
     assert AnomalyMaps(maps * 10, maps).range == (-3, 2)
 

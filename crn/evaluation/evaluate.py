@@ -193,7 +193,7 @@ def _pixel_metrics(
                 continue
             if label == NORMAL or sample.mask is not None:
                 mask = read_mask(sample, sizes[index])
-                result.add(at_size(maps.smooth[index], sizes[index]), mask)
+                result.add(at_size(maps.scored[index], sizes[index]), mask)
         return result
 
     normal = counts(NORMAL, "good")

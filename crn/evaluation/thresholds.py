@@ -52,7 +52,7 @@ def thresholds_from_training(
         return Thresholds()
     counts = PixelCounts(*maps.range)
     for index in np.flatnonzero(trained):
-        counts.add(maps.smooth[index].numpy())
+        counts.add(maps.scored[index].numpy())
     return Thresholds(
         float(np.quantile(scores[trained], quantile)),
         counts.quantile(quantile),

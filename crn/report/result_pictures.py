@@ -105,7 +105,7 @@ class ResultPictures:
             for kind, picture in pictures.items():
                 write_picture(picture, folders[kind] / names[index], compress_level=1)
             if save_maps:
-                picture = Image.fromarray(at_size(self.maps.smooth[index], size))
+                picture = Image.fromarray(at_size(self.maps.scored[index], size))
                 write_picture(picture, folders[MAPS_FOLDER] / tiff_names[index])
 
         in_threads(write, len(self.samples), self.threads)
@@ -127,7 +127,7 @@ class ResultPictures:
         )
 
     def _overlay(self, index: int, image: Image.Image, mask: np.ndarray | None) -> Image.Image:
-        anomaly_map = at_size(self.maps.smooth[index], (image.height, image.width))
+        anomaly_map = at_size(self.maps.scored[index], (image.height, image.width))
         return overlay(image, anomaly_map, self.scale, mask)
 
 
