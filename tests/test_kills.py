@@ -394,7 +394,7 @@ def test_many_inferences_that_are_killed_again_and_again(scoring_killer, tmp_pat
 
 
 WRITING_CODE = (
-    "crn/system/files", "crn/report/metrics_table", "contextlib", "pathlib", "torch/serialization",
+    "crn/system/files", "crn/report/tables", "contextlib", "pathlib", "torch/serialization",
 )  # fmt: skip
 
 

@@ -21,24 +21,26 @@ from crn.report.page import (
     table,
     write_page,
 )
+from crn.report.result_pictures import ResultPictures
 from crn.system.words import counted
 from datasets.samples import TEST
 
 log = logging.getLogger(__name__)
 
 
-def write_inference_report(folder: Path, results: InferenceResults) -> None:
+def write_inference_report(folder: Path, results: InferenceResults, images: ResultPictures) -> None:
     """Write report.html and the pictures it shows; an earlier report is renamed and stays whole.
 
     Args:
         folder: exists; the pictures come to report_files/version_N/ in it.
         results: of the run.
+        images: their pictures.
     """
     with files_folder(folder) as files:
-        pictures = write_pictures(results, files)
+        pictures = write_pictures(results, images, files)
         sections = [
             *_sections(results),
-            section("Images", gallery(results), name="images"),
+            section("Images", gallery(results, images.scale), name="images"),
             section("Settings", _settings(results), name="settings"),
         ]
         path = folder / REPORT_FILE
@@ -48,21 +50,22 @@ def write_inference_report(folder: Path, results: InferenceResults) -> None:
 
 
 def _title(results: InferenceResults) -> str:
-    name = Path(results.metrics["dataset"]["path"]).name
-    return f"Inference on {name or results.metrics['dataset']['layout']}"
+    name = Path(results.metrics.dataset.path).name
+    return f"Inference on {name or results.metrics.dataset.layout}"
 
 
 def _subtitle(results: InferenceResults) -> str:
-    dataset, model = results.metrics["dataset"], results.metrics["model"]
-    if dataset["unlabelled"]:
-        images = f"{counted(dataset['test'], 'image')} without labels"
+    dataset, model = results.metrics.dataset, results.metrics.model
+    if dataset.unlabelled:
+        images = f"{counted(dataset.test, 'image')} without labels"
     else:
         test, train = (
-            counted(dataset["test"], "test image"),
-            counted(dataset["train"], "training image"),
+            counted(dataset.test, "test image"),
+            counted(dataset.train, "training image"),
         )
-        images = f"{test}, {dataset['anomalous']:,} of them anomalous; {train}"
-    return f"{images}. Score: {results.score}, by {model['checkpoint']} of step {model['step']:,}."
+        images = f"{test}, {dataset.anomalous:,} of them anomalous; {train}"
+    score = results.metrics.anomaly_score
+    return f"{images}. Score: {score}, by {model.checkpoint} of step {model.step:,}."
 
 
 def _sections(results: InferenceResults) -> Iterator[str]:
@@ -76,55 +79,56 @@ def _sections(results: InferenceResults) -> Iterator[str]:
     yield section("Scores", f'<div class="charts">{"".join(charts)}</div>', *_table(results),
                   name="scores")  # fmt: skip
     # A row for a single kind would only repeat what stands above.
-    kinds = results.metrics["kinds"] or {}
-    if len(kinds) > 1 or (kinds and results.metrics["pixels"] is not None):
+    kinds = results.metrics.kinds or {}
+    if len(kinds) > 1 or (kinds and results.metrics.pixels is not None):
         yield section("Kinds of defect", *_kinds(results), name="kinds")
 
 
 def _key_figures(results: InferenceResults) -> Iterator[tuple[str, str, str]]:
     metrics = results.metrics
-    if metrics["scores"] is not None:
-        asked = metrics["scores"][results.score]
-        yield "AUROC", decimal(asked["auroc"]), f"95 %: {_interval(asked['auroc_95'])}"
-        share = metrics["dataset"]["anomalous"] / metrics["dataset"]["test"]
+    if metrics.scores is not None:
+        asked = metrics.scores[results.metrics.anomaly_score]
+        yield "AUROC", decimal(asked.auroc), f"95 %: {_interval(asked.auroc_95)}"
+        share = metrics.dataset.anomalous / metrics.dataset.test
         chance = f"by chance: {decimal(share)}"
-        yield "Average precision", decimal(asked["average_precision"]), chance
-    decisions = metrics["decisions"]
-    if decisions is not None and decisions["f1"] is not None:
-        found, missed = decisions["true_positives"], decisions["false_negatives"]
-        wrong, right = decisions["false_positives"], decisions["true_negatives"]
+        yield "Average precision", decimal(asked.average_precision), chance
+    decisions = metrics.decisions
+    if decisions is not None and decisions.f1 is not None:
+        found, missed = decisions.true_positives, decisions.false_negatives
+        wrong, right = decisions.false_positives, decisions.true_negatives
         yield "Found", f"{found:,}", f"of {found + missed:,} anomalous; {missed:,} missed"
         yield "False alarms", f"{wrong:,}", f"of {wrong + right:,} normal"
-        yield "F1", decimal(decisions["f1"]), "at the threshold"
+        yield "F1", decimal(decisions.f1), "at the threshold"
     elif decisions is not None:
-        images = counted(decisions["of"], "image")
-        yield "Above the threshold", f"{decisions['above']:,}", f"of {images}"
-    pixels = metrics["pixels"]
+        images = counted(decisions.of, "image")
+        yield "Above the threshold", f"{decisions.above:,}", f"of {images}"
+    pixels = metrics.pixels
     if pixels is not None:
-        yield "AUPRO", decimal(pixels["aupro"]), f"pixel AUROC {decimal(pixels['auroc'])}"
+        yield "AUPRO", decimal(pixels.aupro), f"pixel AUROC {decimal(pixels.auroc)}"
 
 
 def _threshold_note(results: InferenceResults) -> Iterator[str]:
-    threshold = results.metrics["threshold"]
-    if threshold["image"] is None:
+    threshold = results.metrics.threshold
+    if threshold.image is None:
         yield note(
             "There is no threshold, so no image is called anomalous: --threshold-from takes that "
             "of an earlier inference."
         )
     else:
         yield note(
-            f"Images are called anomalous above {threshold['image']:.4g}, the "
-            f"{threshold['quantile']:g} quantile; the threshold comes from {threshold['source']}."
+            f"Images are called anomalous above {threshold.image:.4g}, the "
+            f"{threshold.quantile:g} quantile; the threshold comes from {threshold.source}."
         )
 
 
 def _curves(results: InferenceResults, test: list[ScoredImage]) -> Iterator[str]:
-    metrics = results.metrics["scores"]
+    metrics = results.metrics.scores
     if metrics is None:
         return
     labels = np.array([image.label for image in test])
     values = {name: np.array([image.scores[name] for image in test]) for name in SCORES}
-    names = [results.score, *(name for name in SCORES if name != results.score)]
+    asked = results.metrics.anomaly_score
+    names = [asked, *(name for name in SCORES if name != asked)]
     share = float(labels.mean())
     mark = _operating_points(results)
     yield line_chart(
@@ -133,7 +137,7 @@ def _curves(results: InferenceResults, test: list[ScoredImage]) -> Iterator[str]
         Axis("normal images above (false alarms)", 0, 1),
         Axis("anomalous images above (found)", 0, 1),
         [
-            Series(f"{name} {decimal(metrics[name]['auroc'])}", roc(values[name], labels), look)
+            Series(f"{name} {decimal(metrics[name].auroc)}", roc(values[name], labels), look)
             for look, name in enumerate(names)
         ],
         reference=("by chance", (0, 0), (1, 1)),
@@ -146,7 +150,7 @@ def _curves(results: InferenceResults, test: list[ScoredImage]) -> Iterator[str]
         Axis("precision (alarms that are right)", 0, 1),
         [
             Series(
-                f"{name} {decimal(metrics[name]['average_precision'])}",
+                f"{name} {decimal(metrics[name].average_precision)}",
                 precision_recall(values[name], labels),
                 look,
                 "steps",
@@ -159,17 +163,17 @@ def _curves(results: InferenceResults, test: list[ScoredImage]) -> Iterator[str]
 
 
 def _in_words(metrics: dict, figure: str) -> str:
-    return ", ".join(f"{name} {decimal(row[figure])}" for name, row in metrics.items())
+    return ", ".join(f"{name} {decimal(getattr(row, figure))}" for name, row in metrics.items())
 
 
 def _operating_points(results: InferenceResults) -> tuple[Mark, Mark | None] | None:
     """What the threshold gives, on the ROC and on the precision-recall curve."""
-    counts = results.metrics["decisions"]
+    counts = results.metrics.decisions
     if counts is None:
         return None
-    true, false = counts["true_positives"], counts["false_positives"]
-    recall = true / (true + counts["false_negatives"])
-    alarms = false / (false + counts["true_negatives"])
+    true, false = counts.true_positives, counts.false_positives
+    recall = true / (true + counts.false_negatives)
+    alarms = false / (false + counts.true_negatives)
     name = "at the threshold"
     precision = Mark(name, recall, true / (true + false)) if true + false else None
     return Mark(name, alarms, recall), precision
@@ -177,7 +181,9 @@ def _operating_points(results: InferenceResults) -> tuple[Mark, Mark | None] | N
 
 def _histogram(results: InferenceResults, test: list[ScoredImage]) -> str:
     scores = {
-        label: [image.scores[results.score] for image in test if image.label == label]
+        label: [
+            image.scores[results.metrics.anomaly_score] for image in test if image.label == label
+        ]
         for label in (0, 1, None)
     }
     names = {
@@ -187,31 +193,35 @@ def _histogram(results: InferenceResults, test: list[ScoredImage]) -> str:
     }
     groups = {names[label]: values for label, values in scores.items() if values}
     description = "Histogram of the scores of " + " and ".join(groups)
-    if results.threshold is not None:
-        description += f"; threshold {results.threshold:.4g}"
+    if results.metrics.threshold.image is not None:
+        description += f"; threshold {results.metrics.threshold.image:.4g}"
     data = histogram(groups)
     return histogram_chart(
-        "Test scores", description, f"{results.score} score", data, results.threshold
+        "Test scores",
+        description,
+        f"{results.metrics.anomaly_score} score",
+        data,
+        results.metrics.threshold.image,
     )
 
 
 def _table(results: InferenceResults) -> Iterator[str]:
-    metrics = results.metrics["scores"]
+    metrics = results.metrics.scores
     if metrics is None:
         return
     rows = [
         [
-            name + (" (asked for)" if name == results.score else ""),
-            decimal(row["auroc"]),
-            _interval(row["auroc_95"]),
-            decimal(row["average_precision"]),
-            decimal(row["max_f1"]),
+            name + (" (asked for)" if name == results.metrics.anomaly_score else ""),
+            decimal(row.auroc),
+            _interval(row.auroc_95),
+            decimal(row.average_precision),
+            decimal(row.max_f1),
         ]
         for name, row in metrics.items()
     ]
     columns = ("score", "AUROC", "95 %", "AP", "max F1")
     yield table("All scores on the test images", columns, rows)
-    resamples = results.metrics["bootstrap"]["resamples"]
+    resamples = results.metrics.bootstrap.resamples
     yield note(
         f"95 %: bootstrap over the test images, {resamples:,} resamples; it knows nothing of the "
         "chance in training. AP: average precision. Max F1 chooses its threshold by the test "
@@ -221,25 +231,21 @@ def _table(results: InferenceResults) -> Iterator[str]:
 
 def _kinds(results: InferenceResults) -> Iterator[str]:
     metrics = results.metrics
-    kinds = metrics["kinds"]
-    decided, masks = metrics["decisions"] is not None, metrics["pixels"] is not None
-    every = metrics["scores"][results.score] | {
-        "images": metrics["dataset"]["anomalous"],
-        "above": metrics["decisions"]["true_positives"] if decided else None,
-        "pixels": metrics["pixels"],
-    }
+    kinds = metrics.kinds
+    decided, masks = metrics.decisions is not None, metrics.pixels is not None
     rows = []
-    for kind, row in [*kinds.items(), ("all", every)] if len(kinds) > 1 else kinds.items():
-        cells = [kind, f"{row['images']:,}"]
+    for kind, row in (
+        [*kinds.items(), ("all", metrics.every_kind())] if len(kinds) > 1 else kinds.items()
+    ):
+        cells = [kind, f"{row.images:,}"]
         if decided:
-            cells.append(f"{row['above']:,}")
-        low, high = row["auroc_95"]
-        cells += [decimal(row["auroc"]), interval_mark(row["auroc"], low, high)]
-        cells += [_interval((low, high)), decimal(row["average_precision"])]
+            cells.append(f"{row.above:,}")
+        low, high = row.auroc_95
+        cells += [decimal(row.auroc), interval_mark(row.auroc, low, high)]
+        cells += [_interval((low, high)), decimal(row.average_precision)]
         if masks:
-            pixels = row["pixels"] or {}
             names = ("auroc", "average_precision", "aupro")
-            cells += [decimal(pixels.get(name)) for name in names]
+            cells += [decimal(row.pixels and getattr(row.pixels, name)) for name in names]
         rows.append(cells)
     columns = ["kind", "images", *(["found"] if decided else [])]
     columns += ["AUROC", "0 to 1", "95 %", "AP"]
@@ -266,6 +272,6 @@ def _settings(results: InferenceResults) -> str:
         "imsize": "image size",
         "pairs": "pairs",
     }
-    model = {words: results.metrics["model"][name] for name, words in names.items()}
+    model = {words: getattr(results.metrics.model, name) for name, words in names.items()}
     groups = ("run", "data", "scoring", "output")
     return settings(results.options, groups, model)

@@ -9,20 +9,21 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from crn.evaluation.maps import AnomalyMaps, at_size
-from crn.evaluation.results import PANEL_SIZE
-from crn.report.overlays import ColourScale, colour_bar, legend, overlay
+from crn.evaluation.maps import AnomalyMaps, Mask, at_size
+from crn.report.overlays import ColourScale, legend, overlay
 from crn.report.pictures import heat_map, side_by_side, to_image, write_picture
 from crn.system.cores import available_cores
 from crn.system.files import set_aside
 from crn.system.text import file_name
 from crn.system.threads import in_threads
 from datasets.memory import normalize
-from datasets.reader import MAX_PIXELS, Images, read_mask, read_own_size
+from datasets.reader import MAX_PIXELS, Images, read_own_size
 from datasets.samples import Sample
 
 log = logging.getLogger(__name__)
 
+# The longer side of a panel of the report, in pixels, is at most so long.
+PANEL_SIZE = 512
 # What `ResultPictures.write` writes: folders of pictures, and what their colours mean.
 FOLDERS = ("inference", "diff", "overlay")
 MAPS_FOLDER = "maps"
@@ -39,6 +40,7 @@ class ResultPictures:
         images: as the model saw them.
         reconstructions: (N, 3, S, S) uint8.
         maps: of the score that was asked for.
+        masks: where there are some.
         scale: the colours of all overlays.
     """
 
@@ -46,6 +48,7 @@ class ResultPictures:
     images: Images
     reconstructions: Tensor
     maps: AnomalyMaps
+    masks: Sequence[Mask | None]
     scale: ColourScale
 
     @property
@@ -58,9 +61,14 @@ class ResultPictures:
         return max(1, min(available_cores(), MAX_PIXELS // largest))
 
     def panels(self, index: int) -> dict[str, Image.Image]:
-        """The pictures of one image; see `InferenceResults.panels`."""
-        image = self._own_image(index)
-        mask = read_mask(self.samples[index], self.images.sizes[index])
+        """What the report shows of one image: RGB pictures of one size.
+
+        That is the size of the image's file, but made smaller where a side is longer than
+        `PANEL_SIZE`. They are "input", "reconstruction", "overlay" (the anomaly map over the image,
+        with contours) and, where there is one, "mask". The file is decoded anew; `threads` threads
+        may ask at a time.
+        """
+        image, mask = self._own_image(index), self._mask(index)
         image.thumbnail((PANEL_SIZE, PANEL_SIZE))
         reconstruction = to_image(self.reconstructions[index])
         pictures = {"input": image, "reconstruction": reconstruction.resize(image.size)}
@@ -70,10 +78,6 @@ class ResultPictures:
             mask = np.asarray(small)
         pictures["overlay"] = self._overlay(index, image, mask)
         return pictures
-
-    def colour_bar(self, width: int) -> Image.Image:
-        """The colours of the overlays; see `InferenceResults.colour_bar`."""
-        return colour_bar(self.scale, width)
 
     def write(self, folder: Path, save_maps: bool) -> None:
         """Write the pictures of all images, and what earlier runs left there is renamed.
@@ -96,11 +100,10 @@ class ResultPictures:
 
         def write(index: int) -> None:
             size = self.images.sizes[index]
-            image, mask = self._own_image(index), read_mask(self.samples[index], size)
             pictures = {
                 "inference": self._row(index, low, high),
                 "diff": heat_map(at_size(self.maps.plain[index], size), low, high),
-                "overlay": self._overlay(index, image, mask),
+                "overlay": self._overlay(index, self._own_image(index), self._mask(index)),
             }
             for kind, picture in pictures.items():
                 write_picture(picture, folders[kind] / names[index], compress_level=1)
@@ -109,8 +112,7 @@ class ResultPictures:
                 write_picture(picture, folders[MAPS_FOLDER] / tiff_names[index])
 
         in_threads(write, len(self.samples), self.threads)
-        masks = any(sample.mask is not None for sample in self.samples)
-        write_picture(legend(self.scale, masks), folder / COLOUR_SCALE_FILE)
+        write_picture(legend(self.scale, any(self.masks)), folder / COLOUR_SCALE_FILE)
         for path in folders.values():
             log.info("wrote %d pictures to %s", len(self.samples), path)
         log.info("colours of %s run from %.4g to %.4g", folders["diff"], low, high)
@@ -118,6 +120,10 @@ class ResultPictures:
     def _own_image(self, index: int) -> Image.Image:
         """The image in the size of its file."""
         return to_image(read_own_size(self.samples[index]).round().byte())
+
+    def _mask(self, index: int) -> np.ndarray | None:
+        mask = self.masks[index]
+        return mask and mask.pixels
 
     def _row(self, index: int, low: float, high: float) -> Image.Image:
         return side_by_side(
