@@ -31,7 +31,7 @@ from crn.methods.scores import Maps, image_scores
 from crn.report.gallery import FILES_FOLDER
 from crn.report.inference_page import write_inference_report
 from crn.report.overlays import ColourScale
-from crn.report.page import REPORT_FILE
+from crn.report.pages import REPORT_FILE
 from crn.report.pictures import to_bytes
 from crn.report.result_pictures import PICTURES, ResultPictures
 from crn.report.tables import SCORES_FILE, metrics_table, write_score_table

@@ -298,7 +298,7 @@ def test_pictures_have_the_size_of_their_image(score, read_only_mvtec_category: 
         ):
             with Image.open(path) as picture:
                 assert picture.size == size
-    assert Path("out/colour_scale.png").is_file()
+    assert Path("out/colour_scale.svg").is_file()
 
 
 def test_overlays_share_one_scale_and_show_masks(score, read_only_mvtec_category: Path) -> None:

@@ -12,9 +12,6 @@ from PIL import Image
 
 from crn.config import SCORES
 from crn.evaluation.results import InferenceResults
-from crn.report.charts import colour_chart
-from crn.report.overlays import ColourScale, colour_bar
-from crn.report.page import template
 from crn.report.pictures import side_by_side, write_picture
 from crn.report.result_pictures import ResultPictures
 from crn.system.files import claim_version
@@ -29,7 +26,6 @@ PANELS = ("input", "reconstruction", "overlay", "mask")
 # The longer side of a panel on an overview, in pixels: at most, and at least.
 _THUMBNAIL, _SMALLEST = 128, 64
 _GAP, _GAP_COLOUR = 3, (128, 128, 128)
-_BAR_WIDTH = 256
 # Without subsampling the thin lines of overlays keep their colours.
 _JPEG = {"quality": 85, "subsampling": 0}
 
@@ -127,11 +123,3 @@ def gallery_data(
         "panels": panels,
         "images": rows,
     }
-
-
-def gallery(results: InferenceResults, scale: ColourScale) -> str:
-    """The controls, the empty gallery and the dialog, which gallery.js fills."""
-    words = f"The colours of all maps, from {scale.low:.4g} to {scale.high:.4g}"
-    bar = colour_bar(scale, _BAR_WIDTH)
-    chart = colour_chart(words, bar, scale, masks=results.metrics.dataset.masks > 0)
-    return template("gallery.html").substitute(scale=chart)

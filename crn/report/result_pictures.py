@@ -13,7 +13,7 @@ from crn.evaluation.maps import AnomalyMaps, Mask, at_size
 from crn.report.overlays import ColourScale, legend, overlay
 from crn.report.pictures import heat_map, side_by_side, to_image, write_picture
 from crn.system.cores import available_cores
-from crn.system.files import set_aside
+from crn.system.files import set_aside, written_whole
 from crn.system.text import file_name
 from crn.system.threads import in_threads
 from datasets.memory import normalize
@@ -27,7 +27,7 @@ PANEL_SIZE = 512
 # What `ResultPictures.write` writes: folders of pictures, and what their colours mean.
 FOLDERS = ("inference", "diff", "overlay")
 MAPS_FOLDER = "maps"
-COLOUR_SCALE_FILE = "colour_scale.png"
+COLOUR_SCALE_FILE = "colour_scale.svg"
 PICTURES = (*FOLDERS, MAPS_FOLDER, COLOUR_SCALE_FILE)
 
 
@@ -84,7 +84,7 @@ class ResultPictures:
 
         Of every image there is inference/KEY, what the model saw and made; diff/KEY, the plain
         map; and overlay/KEY, the smoothed map over the image. One colour scale serves all plain
-        maps, and another one, drawn in colour_scale.png, all smoothed maps.
+        maps, and another one, drawn in colour_scale.svg, all smoothed maps.
 
         Args:
             save_maps: whether to write maps/KEY.tiff as well, the smoothed map as 32-bit floats.
@@ -112,7 +112,8 @@ class ResultPictures:
                 write_picture(picture, folders[MAPS_FOLDER] / tiff_names[index])
 
         in_threads(write, len(self.samples), self.threads)
-        write_picture(legend(self.scale, any(self.masks)), folder / COLOUR_SCALE_FILE)
+        with written_whole(folder / COLOUR_SCALE_FILE, "w", encoding="utf-8") as file:
+            file.write(legend(self.scale, any(self.masks)))
         for path in folders.values():
             log.info("wrote %d pictures to %s", len(self.samples), path)
         log.info("colours of %s run from %.4g to %.4g", folders["diff"], low, high)
