@@ -10,23 +10,25 @@ import torch
 from crn.checkpoints.reading import TrainedModel, read_checkpoint
 from crn.config import SCORES, Options
 from crn.errors import UserError
-from crn.evaluation.evaluate import METRICS_FILE, evaluate, write_metrics
-from crn.evaluation.maps import AnomalyMaps, smoothed, smoothing_matrix
-from crn.evaluation.results import InferenceResults, ScoredImage
-from crn.evaluation.thresholds import (
+from crn.evaluation.maps import AnomalyMaps, Mask, smoothed, smoothing_matrix
+from crn.evaluation.metrics import evaluate
+from crn.evaluation.results import (
+    METRICS_FILE,
+    InferenceResults,
+    ModelFacts,
+    ScoredImage,
     Thresholds,
-    thresholds_from_file,
-    thresholds_from_training,
+    write_metrics,
 )
+from crn.evaluation.thresholds import thresholds_from_file, thresholds_from_training
 from crn.methods.scores import Maps, image_scores
 from crn.report.gallery import FILES_FOLDER
 from crn.report.inference_page import write_inference_report
-from crn.report.metrics_table import metrics_table
 from crn.report.overlays import ColourScale
-from crn.report.page import REPORT_FILE
+from crn.report.pages import REPORT_FILE
 from crn.report.pictures import to_bytes
 from crn.report.result_pictures import PICTURES, ResultPictures
-from crn.report.score_table import SCORES_FILE, write_score_table
+from crn.report.tables import SCORES_FILE, metrics_table, write_score_table
 from crn.system.files import claimed
 from crn.system.hardware import pick_device, set_up_cpu
 from crn.system.program import print_result
@@ -66,7 +68,7 @@ def infer(options: Options, samples: Sequence[Sample]) -> int:
         log.info("wrote %s and %s", table, metrics)
         if folder is not None:
             pictures.write(folder, options.output.save_maps)
-            write_inference_report(folder, results)
+            write_inference_report(folder, results, pictures)
     return 0
 
 
@@ -85,13 +87,23 @@ def find_results(
     set_up_cpu()
     device = pick_device(options.run.cpu)
     model = checkpoint.model(options.scoring.pairs, device)
-    weights = model.fingerprint
+    facts = ModelFacts(
+        method=model.config.model,
+        checkpoint=str(path),
+        weights=model.fingerprint,
+        step=model.step,
+        imsize=options.network.imsize,
+        pairs=options.scoring.pairs,
+    )
     thresholds = None
     if options.scoring.threshold_from is not None:
-        thresholds = thresholds_from_file(options, weights)
+        thresholds = thresholds_from_file(options, facts.weights)
     images = read_images(samples, options.network.imsize, options.data.num_workers)
-    for sample, size in zip(samples, images.sizes, strict=True):
-        read_mask(sample, size)  # a mask that cannot be used is found before the work is done
+    # A mask that cannot be used is found before the work is done.
+    masks = [
+        None if (mask := read_mask(sample, size)) is None else Mask.of(mask)
+        for sample, size in zip(samples, images.sizes, strict=True)
+    ]
 
     log.info("scoring %d samples with %s of step %d on %s", len(samples), path, model.step, device)
     scores, maps, reconstructions = _score(options, model, images, device)
@@ -100,21 +112,11 @@ def find_results(
         trained = np.array([sample.split == TRAIN for sample in samples])
         quantile = options.scoring.threshold_quantile
         thresholds = thresholds_from_training(scores[asked], maps, trained, quantile)
-    scored = _scored_images(samples, scores, asked, thresholds)
-    metrics = evaluate(options, model, weights, samples, images.sizes, scored, maps, thresholds)
+    scored = _scored_images(samples, images.sizes, scores, asked, thresholds)
+    metrics = evaluate(options, facts, thresholds, scored, maps, masks)
     scale = ColourScale(*maps.range, thresholds.pixel)
-    pictures = ResultPictures(samples, images, reconstructions, maps, scale)
-    results = InferenceResults(
-        options,
-        asked,
-        thresholds.image,
-        scored,
-        metrics,
-        panels=pictures.panels,
-        colour_bar=pictures.colour_bar,
-        threads=pictures.threads,
-    )
-    return results, pictures
+    pictures = ResultPictures(samples, images, reconstructions, maps, masks, scale)
+    return InferenceResults(options, scored, metrics), pictures
 
 
 @torch.inference_mode()
@@ -134,7 +136,7 @@ def _score(
     matrix = smoothing_matrix(options.scoring.map_smoothing, size).to(device)
     pixels = to_device_if_it_fits(images.pixels, device)
     plain = torch.empty(len(pixels), size, size)
-    smooth = torch.empty_like(plain)
+    scored = torch.empty_like(plain)
     reconstructions = torch.empty(pixels.shape, dtype=torch.uint8)
     scores: list[Maps] = []
     batch_size = options.optimization.batch_size
@@ -145,18 +147,19 @@ def _score(
         scores.append({name: values.cpu() for name, values in image_scores(maps).items()})
         asked = maps[options.scoring.anomaly_score]
         plain[batch] = asked
-        smooth[batch] = smoothed(asked, matrix)
+        scored[batch] = smoothed(asked, matrix)
         reconstructions[batch] = to_bytes(reconstruction)
     by_name = {name: torch.cat([part[name] for part in scores]).numpy() for name in SCORES}
     if not all(np.isfinite(values).all() for values in by_name.values()):
         raise UserError(
             f"{options.run.model_input}: gives scores that are not finite; the training diverged"
         )
-    return by_name, AnomalyMaps(plain, smooth), reconstructions
+    return by_name, AnomalyMaps(plain, scored), reconstructions
 
 
 def _scored_images(
     samples: Sequence[Sample],
+    sizes: Sequence[tuple[int, int]],
     scores: dict[str, np.ndarray],
     asked: str,
     thresholds: Thresholds,
@@ -171,6 +174,7 @@ def _scored_images(
             sample.split,
             sample.kind,
             sample.label,
+            sizes[index],
             {name: float(scores[name][index]) for name in SCORES},
             decisions[index],
         )

@@ -5,13 +5,17 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pytest
 from PIL import Image
+
+if TYPE_CHECKING:
+    from crn.evaluation.results import InferenceResults
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -21,7 +25,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 # So that what they assert is explained where it fails.
-pytest.register_assert_rewrite("outputs", "victims")
+pytest.register_assert_rewrite("outputs", "reports", "victims")
 
 GOOD, BAD = 6, 3
 
@@ -239,6 +243,56 @@ def without_locks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         [compiler, "-shared", "-fPIC", "-o", library, folder / "locks.c", "-ldl"], check=True
     )
     return {"LD_PRELOAD": str(library)}
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One headless Chromium for all tests."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    from selenium.webdriver.chrome.service import Service
+
+    programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
+    if missing := [name for name, path in programs.items() if path is None]:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    chosen = webdriver.ChromeOptions()
+    chosen.binary_location = programs["chromium"]
+    for argument in (
+        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        "--disable-dev-shm-usage", f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
+    ):  # fmt: skip
+        chosen.add_argument(argument)
+    chosen.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(chosen, Service(programs["chromedriver"]))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+@pytest.fixture
+def show(browser) -> Iterator[Any]:
+    """Open a report: ``show(path)``, ``show(path, PHONE)``."""
+    from reports import Page
+
+    yield partial(Page, browser)
+    assert [entry["message"] for entry in browser.get_log("browser")] == []
+
+
+@pytest.fixture(scope="session")
+def results() -> "InferenceResults":
+    """Results on normal images and two kinds of defect, with names made to do harm."""
+    from reports import NAMES, results_of
+
+    return results_of(NAMES)
+
+
+@pytest.fixture(scope="session")
+def report(tmp_path_factory: pytest.TempPathFactory, results: "InferenceResults") -> Path:
+    """The report on `results`."""
+    from reports import write_report
+
+    return write_report(tmp_path_factory.mktemp("a folder, 100% #1"), results)
 
 
 @pytest.fixture

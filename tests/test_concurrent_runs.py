@@ -86,7 +86,7 @@ def test_a_run_keeps_its_outputs_for_itself(read_only_road_images, trained, tmp_
     assert f"saved kept/last.ckpt at step {step}\n" in ended.err
     assert {path.name for path in (tmp_path / "kept").iterdir()} <= {"best.ckpt", "last.ckpt"}
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {
-        "anomaly_scores.csv", "metrics.json", "inference", "diff", "overlay", "colour_scale.png",
+        "anomaly_scores.csv", "metrics.json", "inference", "diff", "overlay", "colour_scale.svg",
         "report.html", "report_files", "training",
     }  # fmt: skip
     assert {path.name for path in version.iterdir()} == {

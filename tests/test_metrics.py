@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from crn.evaluation.metrics import auroc, auroc_interval, average_precision, confusion, max_f1
+from crn.evaluation.results import Decisions
 
 
 def scores_of_two_normal_distributions(normal: int, anomalous: int) -> tuple[np.ndarray, list[int]]:
@@ -64,9 +65,9 @@ def test_max_f1_by_hand():
 def test_the_threshold_of_max_f1_gives_that_f1():
     scores, labels = scores_of_two_normal_distributions(40, 20)
     f1, threshold = max_f1(scores, labels)
-    assert confusion(scores > threshold, labels)["f1"] == pytest.approx(f1)
+    assert confusion(scores > threshold, labels).f1 == pytest.approx(f1)
     for other in np.unique(scores):
-        assert confusion(scores > other, labels)["f1"] <= f1 + 1e-12
+        assert confusion(scores > other, labels).f1 <= f1 + 1e-12
 
 
 def test_max_f1_may_call_everything_anomalous():
@@ -76,11 +77,7 @@ def test_max_f1_may_call_everything_anomalous():
 
 
 def test_confusion_by_hand():
-    assert confusion([1, 1, 0, 0, 1], [1, 0, 1, 0, 1]) == {
-        "true_positives": 2,
-        "false_positives": 1,
-        "true_negatives": 1,
-        "false_negatives": 1,
-        "f1": pytest.approx(2 / 3),
-    }
-    assert confusion([0, 0], [0, 0])["f1"] == 0
+    decisions = confusion([1, 1, 0, 0, 1], [1, 0, 1, 0, 1])
+    assert decisions == Decisions(3, 5, 2, 1, 1, 1, pytest.approx(2 / 3))
+    assert confusion([0, 0], [0, 0]).f1 == 0
+    assert confusion([1, 0], [None, None]) == Decisions(above=1, of=2)

@@ -275,7 +275,7 @@ def test_earlier_results_are_kept(run_main, trained, read_only_road_images, tmp_
             assert run_main(*arguments).status == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "anomaly_scores.csv", "anomaly_scores-v1.csv", "metrics.json", "metrics-v1.json",
-        "colour_scale.png", "colour_scale-v1.png", "diff", "diff-v1", "inference", "inference-v1",
+        "colour_scale.svg", "colour_scale-v1.svg", "diff", "diff-v1", "inference", "inference-v1",
         "overlay", "overlay-v1", "report.html", "report-v1.html", "report_files",
     }  # fmt: skip
     assert {path.name for path in (tmp_path / "kept").iterdir()} == {

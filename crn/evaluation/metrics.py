@@ -1,10 +1,30 @@
-"""Metrics of anomaly scores; higher scores mean more anomalous, and no metric turns that round.
+"""Metrics of anomaly scores and maps; higher means more anomalous, and no metric turns that round.
 
 scikit-learn and SciPy are imported where they are used: half a second that a start need not wait.
 """
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike
+
+from crn.config import SCORES, Options
+from crn.evaluation.maps import AnomalyMaps, Mask, at_size, sigma_in_pixels
+from crn.evaluation.pixel_metrics import PixelCounts
+from crn.evaluation.results import (
+    Bootstrap,
+    DatasetFacts,
+    Decisions,
+    KindMetrics,
+    MapFacts,
+    Metrics,
+    ModelFacts,
+    PixelMetrics,
+    ScoredImage,
+    ScoreMetrics,
+    Thresholds,
+)
+from datasets.samples import ANOMALOUS, NORMAL, TEST
 
 BOOTSTRAP_RESAMPLES = 1000
 BOOTSTRAP_SEED = 0
@@ -102,11 +122,115 @@ def max_f1(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
     return float(f1[best]), float((below + values[best]) / 2 if best else below)
 
 
-def confusion(decisions: ArrayLike, labels: ArrayLike) -> dict[str, float]:
+def confusion(decisions: Sequence[int], labels: Sequence[int | None]) -> Decisions:
     """Counts of right and wrong decisions, and F1; both (N,), 1 for anomalous, 0 for normal."""
     from sklearn.metrics import confusion_matrix, f1_score
 
-    counts = confusion_matrix(labels, decisions, labels=(0, 1)).ravel().tolist()
-    names = ("true_negatives", "false_positives", "false_negatives", "true_positives")
-    f1 = float(f1_score(labels, decisions, zero_division=0.0))
-    return dict(zip(names, counts, strict=True)) | {"f1": f1}
+    above, of = sum(decisions), len(decisions)
+    if None in labels:
+        return Decisions(above, of)
+    (tn, fp), (fn, tp) = confusion_matrix(labels, decisions, labels=(0, 1)).tolist()
+    return Decisions(above, of, tp, fp, tn, fn, float(f1_score(labels, decisions, zero_division=0)))
+
+
+def evaluate(
+    options: Options,
+    model: ModelFacts,
+    thresholds: Thresholds,
+    images: Sequence[ScoredImage],
+    maps: AnomalyMaps,
+    masks: Sequence[Mask | None],
+) -> Metrics:
+    """All metrics of a run.
+
+    Args:
+        options: of the run.
+        model: what scored.
+        thresholds: of the score that was asked for.
+        images, maps, masks: in one order.
+    """
+    score, smoothing = options.scoring.anomaly_score, options.scoring.map_smoothing
+    test = [image for image in images if image.split == TEST]
+    labels = [image.label for image in test]
+    labelled = None not in labels
+    pixels = _pixel_metrics(images, maps, masks) if any(masks) else {}
+    return Metrics(
+        model,
+        DatasetFacts(
+            layout=options.data.dataset,
+            path=str(options.data.dataset_path),
+            train=len(images) - len(test),
+            test=len(test),
+            normal=labels.count(NORMAL),
+            anomalous=labels.count(ANOMALOUS),
+            unlabelled=labels.count(None),
+            masks=sum(mask is not None for mask in masks),
+        ),
+        score,
+        thresholds,
+        MapFacts(smoothing, sigma_in_pixels(smoothing, model.imsize), *maps.range),
+        scores={name: _score_metrics(test, name) for name in SCORES} if labelled else None,
+        decisions=None if thresholds.image is None else confusion(_decisions(test), labels),
+        pixels=pixels.get(None),
+        kinds=_kinds(test, score, pixels) if labelled else None,
+        bootstrap=Bootstrap(BOOTSTRAP_RESAMPLES, BOOTSTRAP_SEED),
+    )
+
+
+def _decisions(images: Iterable[ScoredImage]) -> list[int]:
+    """What is above the threshold; empty where there is none."""
+    return [image.decision for image in images if image.decision is not None]
+
+
+def _score_metrics(images: Iterable[ScoredImage], name: str) -> ScoreMetrics:
+    scores, labels = zip(*((image.scores[name], image.label) for image in images), strict=True)
+    return ScoreMetrics(
+        auroc(scores, labels),
+        auroc_interval(scores, labels),
+        average_precision(scores, labels),
+        *max_f1(scores, labels),
+    )
+
+
+def _kinds(
+    test: Sequence[ScoredImage], score: str, pixels: dict[str | None, PixelMetrics | None]
+) -> dict[str, KindMetrics]:
+    normal = [image for image in test if image.label == NORMAL]
+    result = {}
+    for kind in sorted({image.kind for image in test if image.label == ANOMALOUS and image.kind}):
+        mine = [image for image in test if image.kind == kind and image.label == ANOMALOUS]
+        decisions, ranking = _decisions(mine), _score_metrics([*normal, *mine], score)
+        result[kind] = KindMetrics(
+            len(mine),
+            sum(decisions) if decisions else None,
+            ranking.auroc,
+            ranking.auroc_95,
+            ranking.average_precision,
+            pixels.get(kind),
+        )
+    return result
+
+
+def _pixel_metrics(
+    images: Sequence[ScoredImage], maps: AnomalyMaps, masks: Sequence[Mask | None]
+) -> dict[str | None, PixelMetrics | None]:
+    """Pixel metrics of each kind of defect, and of all test images under None.
+
+    Anomalous images without a mask do not count; all pixels of normal ones are normal.
+    """
+    rows = [row for row in zip(images, maps.scored, masks, strict=True) if row[0].split == TEST]
+
+    def counts(label: int, kind: str | None) -> PixelCounts:
+        result = PixelCounts(*maps.range)
+        for image, scored, mask in rows:
+            if (image.label, image.kind) == (label, kind) and (mask or label == NORMAL):
+                result.add(at_size(scored, image.size), mask and mask.pixels)
+        return result
+
+    normal = counts(NORMAL, "good")
+    every, result = normal, {}
+    for kind in sorted({i.kind for i, _, mask in rows if i.label == ANOMALOUS and mask and i.kind}):
+        mine = counts(ANOMALOUS, kind)
+        result[kind] = (normal + mine).metrics()
+        every = every + mine
+    return result | {None: every.metrics()}
