@@ -7,13 +7,14 @@ of 8-bit files can be kept as uint8 and all splits are normalised by one formula
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -27,16 +28,6 @@ _FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000
 MAX_PIXELS = 128 * 1024 * 1024
 MAX_SIDE = 65_535
 MAX_BYTES = 4 * MAX_PIXELS
-# How to turn a stored image upright, by its EXIF orientation.
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 # Pillow's own guard warns at 89 million pixels; the limit above stands in for it.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -204,16 +195,19 @@ def _decode(path: Path, mode: str) -> np.ndarray:
                     f"{MAX_PIXELS:,} are read, and {MAX_SIDE:,} on a side); make the image smaller"
                 )
             image.load()
-            upright = _upright(image)
-            if upright.mode == "F":
+            # EXIF data that cannot be read say nothing about the pixels, which are whole; what
+            # cannot be written anew is only found after they have been turned in place.
+            with suppress(Exception):
+                ImageOps.exif_transpose(image, in_place=True)
+            if image.mode == "F":
                 raise UserError(
                     f"{path}: floating point images have no fixed range; save it with 8 or 16 bits"
                 )
-            if upright.mode.startswith("I"):
-                return np.array(upright)
+            if image.mode.startswith("I"):
+                return np.array(image)
             # It is dropped; where palette images have it, Pillow would warn.
-            upright.info.pop("transparency", None)
-            return np.array(upright.convert(mode))
+            image.info.pop("transparency", None)
+            return np.array(image.convert(mode))
 
 
 @cache
@@ -221,19 +215,6 @@ def _known_formats() -> list[str]:
     """Those of `_FORMATS` that this Pillow has."""
     Image.init()
     return [name for name in _FORMATS if name in Image.OPEN]
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Turn a decoded image as its EXIF orientation says, if it has one.
-
-    Pillow's own function would also write the rest of the EXIF data anew, and stumble over it.
-    """
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # noqa: BLE001  (as in `read_file`)
-        # The pixels are whole: EXIF data that cannot be read says nothing about them.
-        return image
-    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
 def _from_16_bits(path: Path, array: np.ndarray) -> Tensor:

@@ -352,6 +352,27 @@ def test_photographs_are_turned_upright(tmp_path: Path) -> None:
     assert image[0, :, :3].max() < 100
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize(
+    ("exif", "turned"),
+    [
+        (b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12", False),
+        # Orientation 6, and an entry of 4 GB.
+        (
+            b"Exif\0\0II*\0\x08\0\0\0\x02\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"
+            b"\x0f\x01\x02\0\xff\xff\xff\xff\x10\0\0\0\0\0\0\0",
+            True,
+        ),
+        (b"", False),
+    ],
+)
+def test_broken_exif_data_do_no_harm(tmp_path: Path, exif: bytes, turned: bool) -> None:
+    Image.fromarray(texture(0, 16, 32, 3)).save(tmp_path / "a.jpg", exif=exif)
+    assert read_file(tmp_path / "a.jpg", channels=3).shape == (
+        (3, 32, 16) if turned else (3, 16, 32)
+    )
+
+
 @pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
 def test_a_damaged_avif_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "a.avif"
