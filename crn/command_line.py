@@ -13,6 +13,7 @@ from crn.errors import UserError
 from crn.option import allowed, counts, flag, is_list, option_names, value_type
 from crn.system.program import Parser
 from crn.system.text import shown
+from datasets.layouts import LABELLED, LAYOUTS
 
 # What --demo sets, unless the flag is typed as well.
 DEMO_PROFILE = {"batch_size": 2, "imsize": 32, "num_competitive_units": 3}
@@ -220,18 +221,19 @@ def _check_export(options: Options) -> None:
 def _check_images(options: Options) -> None:
     mode = options.run.mode
     if options.data.dataset is None:
-        raise UserError("--dataset is missing: give MVTec, Panorama, RoadImages or Folder")
+        raise UserError(f"--dataset is missing: give one of {', '.join(LAYOUTS)}")
     if options.data.dataset_path is None:
         raise UserError("--dataset-path is missing: give the folder of the data set")
-    if options.data.dataset == "Folder" and mode == "train":
+    if options.data.dataset not in LABELLED and mode == "train":
         raise UserError(
-            "--dataset Folder has no labels, so it works with --mode inference only: train on "
-            "MVTec, Panorama or RoadImages"
+            f"--dataset {options.data.dataset} has no labels, so it works with --mode inference "
+            f"only: train on one of {', '.join(LABELLED)}"
         )
-    if "threshold_quantile" in options.given and options.data.dataset == "Folder":
+    if "threshold_quantile" in options.given and options.data.dataset not in LABELLED:
         raise UserError(
-            "--threshold-quantile is about normal training images, and --dataset Folder has none: "
-            "give --threshold-from, the metrics.json of an earlier inference"
+            "--threshold-quantile is about normal training images, and --dataset "
+            f"{options.data.dataset} has none: give --threshold-from, the metrics.json of an "
+            "earlier inference"
         )
     if "threshold_quantile" in options.given and options.scoring.threshold_from is not None:
         raise UserError("--threshold-quantile and --threshold-from contradict each other: give one")

@@ -24,8 +24,7 @@ from tqdm import tqdm
 from crn.errors import UserError
 from crn.system.files import claimed, require_writable_folder, writing, written_whole
 from crn.system.program import Parser, program
-from datasets import LAYOUTS
-from datasets.mvtec import CATEGORIES
+from datasets.layouts import CATEGORIES, LAYOUTS
 from datasets.samples import TEST, TRAIN, Sample, list_samples
 
 MVTEC_PAGE = "https://www.mvtec.com/company/research/datasets/mvtec-ad"

@@ -372,7 +372,7 @@ def test_only_decoding_loads_torch(run_python, read_only_road_images: Path, tmp_
 import sys
 import crn.command_line, crn.config, crn.errors, crn.system.files, crn.run
 assert "torch" not in sys.modules, "imports"
-from datasets import LAYOUTS
+from datasets.layouts import LAYOUTS
 from datasets.samples import list_samples
 from pathlib import Path
 samples = list_samples(LAYOUTS["RoadImages"], Path({str(read_only_road_images)!r}))

@@ -14,7 +14,7 @@ from PIL import Image, features
 from torch.nn.functional import interpolate
 
 from crn.errors import UserError
-from datasets import LAYOUTS
+from datasets.layouts import LAYOUTS
 from datasets.memory import EvaluationBatches, TrainingBatches, normalize, steps_per_epoch
 from datasets.reader import read_file, read_images, read_sample, resize
 from datasets.samples import ANOMALOUS, NORMAL, TEST, TRAIN, Sample, list_samples

@@ -6,7 +6,7 @@ import pytest
 from conftest import texture, write_image
 
 from crn.errors import UserError
-from datasets import LAYOUTS
+from datasets.layouts import LAYOUTS
 from datasets.reader import read_images
 from datasets.samples import TEST, Sample, list_samples
 

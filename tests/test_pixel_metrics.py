@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from crn.evaluation.pixel_metrics import BINS, PixelCounts
-from datasets import LAYOUTS
+from datasets.layouts import LAYOUTS
 from datasets.reader import read_file, read_mask
 from datasets.samples import TRAIN, list_samples
 

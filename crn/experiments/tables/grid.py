@@ -17,7 +17,7 @@ class DataSet:
 
     Attributes:
         name: for tables and folders.
-        layout: of `datasets.LAYOUTS`.
+        layout: of `datasets.layouts.LAYOUTS`.
         path: its folder.
     """
 
