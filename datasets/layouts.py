@@ -1,27 +1,12 @@
-"""The layouts of data sets on disk: for each a function that lists the samples. `LAYOUTS` has all."""
+"""The layouts of data sets on disk: a function for each lists its samples. `LAYOUTS` has all."""
 
-import logging
 import os
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
 from pathlib import Path
 
 from crn.errors import UserError
-from datasets.samples import (
-    ANOMALOUS,
-    NORMAL,
-    TEST,
-    TRAIN,
-    Sample,
-    entries,
-    image_files,
-    split_good_and_bad,
-    subfolder,
-    subfolders,
-)
-
-log = logging.getLogger(__name__)
+from datasets.folders import by_name, contents, image_files, normal_form, subfolder
+from datasets.samples import ANOMALOUS, NORMAL, TEST, TRAIN, Sample, split_good_and_bad
 
 # Of MVTec AD.
 CATEGORIES = (
@@ -47,24 +32,31 @@ def mvtec(root: Path) -> Iterator[Sample]:
         )
     for file in image_files(subfolder(subfolder(root, "train"), "good")):
         yield Sample(f"train/good/{file.name}", (file,), TRAIN, NORMAL)
-    test = subfolder(root, "test")
-    for folder in subfolders(test):
+    masks = _masks(root / "ground_truth")
+    for folder in contents(subfolder(root, "test")).folders:
         for file in image_files(folder):
             if folder.name == "good":
                 yield Sample(f"good/{file.name}", (file,), TEST, NORMAL)
-            else:
-                mask = _mask(root / "ground_truth", folder.name, file)
-                yield Sample(f"{folder.name}/{file.name}", (file,), TEST, ANOMALOUS, mask)
+                continue
+            mask = None
+            if masks is not None:
+                mask = masks.get((normal_form(folder.name), normal_form(f"{file.stem}_mask")))
+                if mask is None:
+                    missing = root / "ground_truth" / folder.name / f"{file.stem}_mask.png"
+                    raise UserError(f"{missing}: no such file; {file} has to have a mask")
+            yield Sample(f"{folder.name}/{file.name}", (file,), TEST, ANOMALOUS, mask)
 
 
-def _mask(ground_truth: Path, defect: str, file: Path) -> Path | None:
-    """The mask of a test image, or None where the data set comes without masks."""
+def _masks(ground_truth: Path) -> dict[tuple[str, str], Path] | None:
+    """Masks by the kind of defect and the name; None where the data set comes without masks."""
     if not os.path.isdir(ground_truth):
         return None
-    mask = ground_truth / defect / f"{file.stem}_mask.png"
-    if not os.path.isfile(mask):
-        raise UserError(f"{mask}: no such file; {file} has to have a mask")
-    return mask
+    kinds = {normal_form(folder.name): folder for folder in contents(ground_truth).folders}
+    return {
+        (kind, name): file
+        for kind, folder in kinds.items()
+        for name, file in by_name(contents(folder).images).items()
+    }
 
 
 def panorama(root: Path) -> list[Sample]:
@@ -83,8 +75,6 @@ def panorama(root: Path) -> list[Sample]:
 def road_images(root: Path) -> list[Sample]:
     """Samples of {good_ones,bad_ones}/{height_files,intensity_files}/*, paired by file stem.
 
-    Stems that differ only in how Unicode spells a letter, as a file system may, are the same.
-
     Raises:
         UserError: a folder is missing or empty, or a height or an intensity image has no partner.
     """
@@ -98,7 +88,7 @@ def road_tiles(folder: Path) -> list[tuple[Path, Path]]:
     Raises:
         UserError: see `road_images`.
     """
-    heights, intensities = (_by_stem(subfolder(folder, name)) for name in TILE_FOLDERS)
+    heights, intensities = (by_name(image_files(subfolder(folder, n))) for n in TILE_FOLDERS)
     unpaired = sorted(heights.keys() ^ intensities.keys())
     if unpaired:
         shown = ", ".join(unpaired[:5]) + (", ..." if len(unpaired) > 5 else "")
@@ -109,70 +99,34 @@ def road_tiles(folder: Path) -> list[tuple[Path, Path]]:
     return [(heights[stem], intensities[stem]) for stem in sorted(heights)]
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
-    files: dict[str, Path] = {}
-    for file in image_files(folder):
-        stem = unicodedata.normalize("NFC", file.stem)
-        if stem in files:
-            raise UserError(f"{file}: there is {files[stem].name} beside it; keep one of them")
-        files[stem] = file
-    return files
-
-
-def folder(root: Path) -> Iterator[Sample]:
+def folder(root: Path) -> list[Sample]:
     """Samples of all images below a folder; the key is the path below it.
 
     A folder with height_files/ and intensity_files/ holds road tiles, paired by file stem; the key
-    is that of the height image. What is no image by its ending is left out. A folder that is
-    reached twice, through links, is read once.
+    is that of the height image. A folder that is reached twice, through links, is read once.
 
     Raises:
-        UserError: there are no images, a folder cannot be read, or road tiles do not pair.
+        UserError: a folder cannot be read, or road tiles do not pair.
     """
-    visited: set[str] = set()
-    left_out: list[Path] = []
-    empty = True
-    for sample in _images_below(root, root, visited, left_out):
-        empty = False
-        yield sample
-    if empty:
-        raise UserError(f"{root}: contains no images")
-    if left_out:
-        log.warning("left out %d files that are no images, such as %s", len(left_out), left_out[0])
+    samples = _images_below(root, root, set())
+    return sorted(samples, key=lambda sample: [normal_form(n) for n in sample.key.split("/")])
 
 
-def _images_below(
-    place: Path, root: Path, visited: set[str], left_out: list[Path]
-) -> Iterator[Sample]:
+def _images_below(place: Path, root: Path, visited: set[str]) -> Iterator[Sample]:
     real = os.path.realpath(place)
     if real in visited:
         return
     visited.add(real)
-    inside = entries(place)
-    if set(TILE_FOLDERS) <= {path.name for path in inside}:
-        for files in road_tiles(place):
-            yield _sample(files, root)
-        inside = [path for path in inside if path.name not in TILE_FOLDERS]
-    for path in inside:
-        if path.is_dir():
-            yield from _images_below(path, root, visited, left_out)
-        elif path.suffix.lower() in _image_endings():
-            yield _sample((path,), root)
-        else:
-            left_out.append(path)
-
-
-def _sample(files: tuple[Path, ...], root: Path) -> Sample:
-    return Sample(files[0].relative_to(root).as_posix(), files, TEST, None)
-
-
-@cache
-def _image_endings() -> frozenset[str]:
-    """The endings of the files that Pillow opens."""
-    from PIL import Image
-
-    endings = Image.registered_extensions().items()
-    return frozenset(ending for ending, kind in endings if kind in Image.OPEN)
+    inside = contents(place)
+    groups = [(file,) for file in inside.images]
+    folders = inside.folders
+    if set(TILE_FOLDERS) <= {path.name for path in folders}:
+        groups += road_tiles(place)
+        folders = [path for path in folders if path.name not in TILE_FOLDERS]
+    for files in groups:
+        yield Sample(files[0].relative_to(root).as_posix(), files, TEST, None)
+    for path in folders:
+        yield from _images_below(path, root, visited)
 
 
 LABELLED: dict[str, Callable[[Path], Iterable[Sample]]] = {

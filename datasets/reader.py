@@ -19,10 +19,11 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from crn.errors import UserError
+from datasets.folders import FORMATS
 from datasets.samples import Sample
 
 # Decoders for these only: Pillow would also hand PostScript to Ghostscript, which runs it.
-_FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF")
+_FORMATS = tuple(FORMATS)
 # A larger file is refused by its header: decoding it would take gigabytes, also where it has few
 # pixels in very many rows. Four bytes for each pixel are the most that 8 bits need.
 MAX_PIXELS = 128 * 1024 * 1024

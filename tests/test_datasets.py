@@ -1,7 +1,9 @@
 """Data sets: the table of samples, the decoded images, and the batches made from them."""
 
+import os
 import shutil
 import struct
+import unicodedata
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -20,7 +22,15 @@ from datasets.reader import read_file, read_images, read_sample, resize
 from datasets.samples import ANOMALOUS, NORMAL, TEST, TRAIN, Sample, list_samples
 
 CPU = torch.device("cpu")
-LITTER = (".DS_Store", "Thumbs.db", "desktop.ini", "._000.png")
+GRAY = np.zeros((4, 4), np.uint8)
+# What systems and programs leave; it is not read, so it may as well be images by name.
+LITTER = (
+    *(".DS_Store", "Thumbs.db", "ehthumbs.db", "desktop.ini", "Picasa.ini", "Icon\r", "._000.png"),
+    *("000.png:Zone.Identifier", "@eaDir/000.png/SYNOPHOTO_THUMB_M.png", "@eaDir/000.png"),
+    *("__MACOSX/._000.png", "__MACOSX/000.png", "$RECYCLE.BIN/$R000.png", "lost+found/000.png"),
+    *(".thumbnails/000.png", ".ipynb_checkpoints/000.png", "System Volume Information/000.png"),
+    *("#recycle/000.png", "@Recycle/000.png"),
+)
 
 
 def samples_of(layout: str, root: Path) -> list[Sample]:
@@ -157,23 +167,186 @@ def test_keys_are_unique_and_files_are_there(
 
 @pytest.mark.parametrize(
     ("layout", "fixture"),
-    [("MVTec", "mvtec_category"), ("Panorama", "panorama"), ("RoadImages", "road_images")],
+    [
+        ("MVTec", "mvtec_category"),
+        ("Panorama", "panorama"),
+        ("RoadImages", "road_images"),
+        ("Folder", "panorama"),
+    ],
 )
 def test_litter_of_operating_systems_is_ignored(
-    layout: str, fixture: str, request: pytest.FixtureRequest
+    layout: str,
+    fixture: str,
+    request: pytest.FixtureRequest,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     root = request.getfixturevalue(fixture)
     before = samples_of(layout, root)
     for folder in [root, *(path for path in root.rglob("*") if path.is_dir())]:
         for name in LITTER:
-            (folder / name).write_bytes(b"litter")
+            if not (folder / name).is_dir():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(b"litter")
     assert samples_of(layout, root) == before
+    assert caplog.messages == []
 
 
-def test_hidden_folders_are_no_defects(mvtec_category: Path) -> None:
-    before = samples_of("MVTec", mvtec_category)
-    (mvtec_category / "test/.ipynb_checkpoints").mkdir()
-    assert samples_of("MVTec", mvtec_category) == before
+@pytest.mark.parametrize(
+    ("layout", "fixture", "place"),
+    [
+        ("MVTec", "mvtec_category", "train/good/batch2"),
+        ("MVTec", "mvtec_category", "test/hole/more/and more"),
+        ("MVTec", "mvtec_category", "test"),
+        ("MVTec", "mvtec_category", "ground_truth/hole"),
+        ("Panorama", "panorama", "good_ones/2024"),
+        ("Panorama", "panorama", "."),
+        ("RoadImages", "road_images", "bad_ones/height_files/old"),
+        ("RoadImages", "road_images", "good_ones"),
+        ("Folder", "road_images", "bad_ones/height_files/old"),
+    ],
+)
+def test_images_elsewhere_are_counted(
+    layout: str,
+    fixture: str,
+    place: str,
+    request: pytest.FixtureRequest,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    root = request.getfixturevalue(fixture)
+    before = samples_of(layout, root)
+    for name in ("x.png", "y.JPG"):
+        (root / place).mkdir(parents=True, exist_ok=True)
+        (root / place / name).write_bytes(b"an image")
+    assert samples_of(layout, root) == before
+    (message,) = caplog.messages
+    assert message.startswith(f"left out 2 images where this layout has none: 2 in {place} (")
+
+
+def test_images_in_linked_folders_are_counted(
+    mvtec_category: Path, panorama: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (mvtec_category / "train/good/more").symlink_to(panorama / "good_ones")
+    (mvtec_category / "train/good/round").symlink_to(".")
+    assert len(samples_of("MVTec", mvtec_category)) == 15
+    assert "left out 6 images" in caplog.text
+    assert "6 in train/good/more" in caplog.text
+
+
+def test_a_folder_whose_images_all_lie_in_subfolders_is_refused(mvtec_category: Path) -> None:
+    good = mvtec_category / "train/good"
+    good.rename(mvtec_category / "batch1")
+    good.mkdir()
+    (mvtec_category / "batch1").rename(good / "batch1")
+    with pytest.raises(UserError, match=r"train/good: .*only folders, such as batch1: move"):
+        samples_of("MVTec", mvtec_category)
+
+
+OTHERS = (
+    *("a.txt", "p0.tfw", "p0.png.aux.xml", "a.h5", "a.mpg", "a.psd", "a.ico", "a.eps", "a.fits"),
+    *("README", "a.pdf", "a.svg", "a.csv", "a.npy", "a.cr2", "two\nlines.txt", "tile_0.jgw"),
+)
+
+
+@pytest.mark.parametrize(
+    ("layout", "fixture", "place"),
+    [
+        ("MVTec", "mvtec_category", "train/good"),
+        ("MVTec", "mvtec_category", "test/hole"),
+        ("MVTec", "mvtec_category", "ground_truth/hole"),
+        ("Panorama", "panorama", "bad_ones"),
+        ("RoadImages", "road_images", "good_ones/height_files"),
+        ("Folder", "panorama", "bad_ones"),
+    ],
+)
+def test_what_is_no_image_is_left_out_and_counted(
+    layout: str,
+    fixture: str,
+    place: str,
+    request: pytest.FixtureRequest,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    root = request.getfixturevalue(fixture)
+    before = samples_of(layout, root)
+    for name in OTHERS:
+        (root / place / name).write_bytes(b"no image")
+    (root / place / "nowhere.txt").symlink_to("nothing")
+    os.mkfifo(root / place / "pipe.fifo")
+    assert samples_of(layout, root) == before
+    count = len(OTHERS) + 2
+    example = root / place / "README"
+    assert caplog.messages == [
+        f"left out {count} files without the ending of an image, such as {example}"
+    ]
+
+
+def test_only_other_files_where_images_belong(panorama: Path) -> None:
+    for file in (panorama / "bad_ones").iterdir():
+        file.rename(file.with_suffix(".raw"))
+    with pytest.raises(UserError, match=r"bad_ones: .*only files such as p0\.raw; PNG, JPEG"):
+        samples_of("Panorama", panorama)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("a.heic", "HEIC"), ("A.HEIF", "HEIC"), ("a.jxl", "JPEG XL")]
+)
+@pytest.mark.parametrize("layout", ["Panorama", "Folder"])
+def test_photographs_that_cannot_be_read(panorama: Path, layout: str, name: str, kind: str) -> None:
+    (panorama / "good_ones" / name).write_bytes(b"a photograph")
+    with pytest.raises(UserError, match=rf"{name}: {kind} images cannot be read; convert"):
+        samples_of(layout, panorama)
+
+
+FORMS = ("NFC", "NFD")
+
+
+@pytest.mark.parametrize(("images", "masks"), [FORMS, FORMS[::-1]])
+def test_names_pair_however_unicode_spells_them(
+    mvtec_category: Path, road_images: Path, images: str, masks: str
+) -> None:
+    def spelt(form: str, name: str) -> str:
+        return unicodedata.normalize(form, name)
+
+    for part, ending, form in (("test", ".png", images), ("ground_truth", "_mask.png", masks)):
+        folder = mvtec_category / part / "hole"
+        for index in range(3):
+            name = spelt(form, f"größe {index}{ending}")
+            (folder / f"{index:03d}{ending}").rename(folder / name)
+        folder.rename(folder.with_name(spelt(form, "Löcher")))
+    samples = samples_of("MVTec", mvtec_category)
+    holes = [s for s in samples if s.key.startswith("L")]
+    assert [s.key for s in holes] == [spelt(images, f"Löcher/größe {i}.png") for i in range(3)]
+    assert all(s.mask and s.mask.is_file() for s in holes)
+
+    for part, form in (("height_files", images), ("intensity_files", masks)):
+        file = road_images / "bad_ones" / part / "tile_1.png"
+        file.rename(file.with_name(spelt(form, "Straße é.png")))
+    assert len(samples_of("RoadImages", road_images)) == 9
+
+
+def test_the_split_does_not_depend_on_how_unicode_spells_names(tmp_path: Path) -> None:
+    names = ("e.png", "é.png", "f.png", "z.png")
+    keys = []
+    for form in FORMS:
+        for name in names:
+            write_image(tmp_path / form / "good_ones" / unicodedata.normalize(form, name), GRAY)
+            write_image(tmp_path / form / "bad_ones" / name, GRAY)
+        found = samples_of("Panorama", tmp_path / form)
+        keys.append([unicodedata.normalize("NFC", sample.key) for sample in found])
+    assert keys[0] == keys[1]
+
+
+def test_masks_may_have_any_format_that_is_read(mvtec_category: Path) -> None:
+    for mask in list((mvtec_category / "ground_truth").rglob("*.png")):
+        save_as_tiff(mask)
+        mask.unlink()
+    samples = samples_of("MVTec", mvtec_category)
+    assert {s.mask.suffix for s in samples if s.label == ANOMALOUS} == {".tif"}
+
+
+def test_a_missing_mask_is_named(mvtec_category: Path) -> None:
+    (mvtec_category / "ground_truth/hole/001_mask.png").unlink()
+    with pytest.raises(UserError, match=r"hole/001_mask\.png: no such file; .*test/hole/001\.png"):
+        samples_of("MVTec", mvtec_category)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_images_of_any_depth_with_their_path_as_the_key(photographs: Path) -> No
 def test_what_is_left_out_is_named(photographs: Path, caplog: pytest.LogCaptureFixture) -> None:
     listed(photographs)
     assert caplog.messages == [
-        f"left out 2 files that are no images, such as {photographs / '2024/b.xmp'}"
+        f"left out 2 files without the ending of an image, such as {photographs / '2024/b.xmp'}"
     ]
 
 
