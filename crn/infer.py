@@ -37,8 +37,9 @@ from crn.report.score_table import SCORES_FILE, write_score_table
 from crn.system.files import claimed
 from crn.system.hardware import pick_device, set_up_cpu
 from crn.system.program import print_result
+from datasets.masks import Masks
 from datasets.memory import normalize, to_device_if_it_fits
-from datasets.reader import Images, read_images, read_mask
+from datasets.reader import Images, read_images
 from datasets.samples import TRAIN, Sample
 
 log = logging.getLogger(__name__)
@@ -94,8 +95,7 @@ def find_results(
     if options.scoring.threshold_from is not None:
         thresholds = thresholds_from_file(options, weights)
     images = read_images(samples, config.network.imsize, options.data.num_workers)
-    for sample, size in zip(samples, images.sizes, strict=True):
-        read_mask(sample, size)  # a mask that cannot be used is found before the work is done
+    Masks(samples, images.sizes)  # a mask that cannot be used is found before the work is done
 
     log.info("scoring %d samples with %s of step %d on %s", len(samples), path, model.step, device)
     scores, maps, reconstructions = _score(options, model, images, device)

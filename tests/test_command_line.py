@@ -377,9 +377,9 @@ from datasets.samples import list_samples
 from pathlib import Path
 samples = list_samples(LAYOUTS["RoadImages"], Path({str(read_only_road_images)!r}))
 assert "torch" not in sys.modules, "listing"
-from datasets.reader import read_sample
+from datasets.reader import read_images
 assert "torch" in sys.modules, "decoding"
-print(len(samples), tuple(read_sample(samples[0], 8)[0].shape))
+print(len(samples), tuple(read_images(samples[:1], 8).pixels[0].shape))
 """
     result = run_python("-c", code, cwd=tmp_path)
     assert result.stderr == ""

@@ -16,9 +16,10 @@ from PIL import Image, features
 from torch.nn.functional import interpolate
 
 from crn.errors import UserError
+from datasets import reader
 from datasets.layouts import LAYOUTS
 from datasets.memory import EvaluationBatches, TrainingBatches, normalize, steps_per_epoch
-from datasets.reader import read_file, read_images, read_sample, resize
+from datasets.reader import read_file, read_images, resize
 from datasets.samples import ANOMALOUS, NORMAL, TEST, TRAIN, Sample, list_samples
 
 CPU = torch.device("cpu")
@@ -373,6 +374,11 @@ def test_real_data_sets(
 # --- one file ---
 
 
+def read_sample(sample: Sample, size: int) -> tuple[torch.Tensor, tuple[int, int]]:
+    images = read_images([sample], size)
+    return images.pixels[0], images.sizes[0]
+
+
 def test_gray_becomes_three_equal_channels(tmp_path: Path) -> None:
     gray = texture(0, 5, 7)
     write_image(tmp_path / "a.png", gray)
@@ -558,16 +564,61 @@ def test_a_damaged_avif_file_is_refused(tmp_path: Path) -> None:
         read_file(file, channels=3)
 
 
+def write_tiff(path: Path, array: np.ndarray, **tags: int) -> None:
+    """A gray TIFF file of one strip; Pillow writes no signed, and no inverted, 16 bits."""
+    order = ">" if array.dtype.byteorder == ">" else "<"
+    height, width = array.shape
+    kinds = {"u": 1, "i": 2, "f": 3}
+    entries = {
+        256: width, 257: height, 258: array.dtype.itemsize * 8, 259: 1, 262: 1, 273: 8, 277: 1,
+        278: height, 279: array.nbytes, 339: kinds[array.dtype.kind],
+        **{{"photometric": 262}[name]: value for name, value in tags.items()},
+    }  # fmt: skip
+    data = array.tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(b"MM\0*" if order == ">" else b"II*\0")
+        file.write(struct.pack(f"{order}I", 8 + len(data)) + data)
+        file.write(struct.pack(f"{order}H", len(entries)))
+        for tag, value in sorted(entries.items()):
+            file.write(struct.pack(f"{order}HHII", tag, 4, 1, value))
+        file.write(struct.pack(f"{order}I", 0))
+
+
+@pytest.mark.parametrize("dtype", ["<i2", ">i2"])
+def test_signed_16_bits_are_shifted(tmp_path: Path, dtype: str) -> None:
+    heights = np.array([[-32768, -257, 0, 257 * 5, 32767]], dtype)
+    write_tiff(tmp_path / "a.tif", heights)
+    image = read_file(tmp_path / "a.tif", channels=1)
+    assert image.dtype == torch.float32
+    middle = 32768 / 257
+    assert image.flatten().tolist() == pytest.approx([0, middle - 1, middle, middle + 5, 255])
+
+
+def test_white_is_zero_at_any_depth(tmp_path: Path) -> None:
+    for dtype, most in (("u1", 255), ("<u2", 65535)):
+        values = np.array([[0, most // 5, most]], dtype)
+        write_tiff(tmp_path / "a.tif", values, photometric=0)
+        assert read_file(tmp_path / "a.tif", channels=1).flatten().tolist() == [255, 204, 0]
+
+
 def test_floating_point_images_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "a.tif")
-    with pytest.raises(UserError, match=r"a\.tif.*floating point"):
+    with pytest.raises(UserError, match=r"a\.tif.*floating point.*scale all images .* alike"):
         read_file(tmp_path / "a.tif", channels=1)
 
 
-def test_more_than_16_bits_are_refused(tmp_path: Path) -> None:
-    Image.fromarray(np.array([[0, 65536]], np.int32)).save(tmp_path / "a.tif")
+@pytest.mark.parametrize("value", [65536, -1])
+def test_more_than_16_bits_are_refused(tmp_path: Path, value: int) -> None:
+    Image.fromarray(np.array([[0, value]], np.int32)).save(tmp_path / "a.tif")
     with pytest.raises(UserError, match=r"a\.tif.*more than 16 bits"):
         read_file(tmp_path / "a.tif", channels=1)
+
+
+def test_heic_by_another_name(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    with pytest.raises(UserError, match=r"a\.jpg: HEIC images cannot be read; convert it"):
+        read_file(tmp_path / "a.jpg", channels=3)
 
 
 # --- many files ---
@@ -660,6 +711,61 @@ def test_values_stay_on_the_8_bit_scale(read_only_road_images: Path) -> None:
     assert images.pixels.min() >= 0
     assert 200 < images.pixels.max() <= 255
     assert torch.equal(images.pixels[:, 1], images.pixels[:, 2])
+
+
+def tiles(folder: Path, *heights: np.ndarray) -> list[Sample]:
+    samples = []
+    for index, height in enumerate(heights):
+        files = (folder / f"h{index}.tif", folder / f"i{index}.png")
+        write_tiff(files[0], height)
+        write_image(files[1], texture(index, *height.shape))
+        samples.append(Sample(f"x/{index}.tif", files, TRAIN, NORMAL))
+    return samples
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype", "words"),
+    [
+        (0, 4095, "u2", r"use 6.2 % of the range (0 to 4095)"),
+        (0, 16383, "u2", r"use 25 % of the range (0 to 16383)"),
+        (20_000, 20_500, "u2", r"use 0.76 % of the range (20000 to 20500)"),
+        (-120, 85, "i2", r"use 0.31 % of the range (-120 to 85)"),
+        (0, 20_000, "u2", ""),
+        (-9000, 9000, "i2", ""),
+    ],
+)
+def test_little_of_the_range_is_said_once_of_all(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, low: int, high: int, dtype: str, words: str
+) -> None:
+    # No image has both ends.
+    read_images(tiles(tmp_path, *(np.full((4, 4), value, dtype) for value in (low, high))), 8)
+    assert len(caplog.messages) == bool(words)
+    assert words in caplog.text
+
+
+def test_signed_and_unsigned_do_not_mix(tmp_path: Path) -> None:
+    samples = tiles(tmp_path, np.zeros((4, 4), "u2"), np.zeros((4, 4), "i2"))
+    with pytest.raises(UserError, match=r"h1\.tif: has signed .* and .*h0\.tif unsigned ones"):
+        read_images(samples, 8)
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_images_are_decoded_once_where_there_is_room(
+    read_only_road_images: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    samples = samples_of("RoadImages", read_only_road_images)
+    again = [reader.read_own_size(sample) for sample in samples]
+    monkeypatch.setattr(reader, "_KEPT_BYTES", 3 * 24 * 28 * 4)
+    images = read_images(samples, 8, workers, keep=True)
+    assert len(images.kept) == 4
+    monkeypatch.setattr(reader, "_KEPT_BYTES", 10**9)
+    kept = read_images(samples, 8, workers, keep=True)
+    for index, image in enumerate(again):
+        assert torch.equal(images.own(index), image)
+        assert (image.dtype, image.shape) == (torch.uint8, (3, 28, 24))
+    monkeypatch.setattr(reader, "decoded", None)
+    assert all(torch.equal(kept.own(index), image) for index, image in enumerate(again))
+    assert read_images.__defaults__ == (0, False)
 
 
 @pytest.mark.parametrize(("height", "width"), [(40, 24), (7, 90), (5, 5)])

@@ -48,7 +48,7 @@ from crn.evaluation.pixel_metrics import PixelCounts
 from crn.evaluation.results import ScoredImage
 from crn.evaluation.thresholds import Thresholds
 from crn.system.files import set_aside, written_whole
-from datasets.reader import read_mask
+from datasets.masks import read_mask
 from datasets.samples import ANOMALOUS, NORMAL, TEST, Sample
 
 METRICS_FILE = "metrics.json"

@@ -17,8 +17,9 @@ from crn.report.pictures import heat_map, side_by_side, to_image, write_picture
 from crn.system.files import set_aside
 from crn.system.text import file_name
 from crn.system.threads import in_threads
+from datasets.masks import read_mask
 from datasets.memory import normalize
-from datasets.reader import MAX_PIXELS, Images, read_mask, read_own_size
+from datasets.reader import MAX_PIXELS, Images, read_own_size
 from datasets.samples import Sample
 
 log = logging.getLogger(__name__)
