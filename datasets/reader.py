@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -35,12 +35,15 @@ MAX_SIDE = 65_535
 MAX_BYTES = 4 * MAX_PIXELS
 # Pillow's own guard warns at 89 million pixels; the limit above stands in for it.
 Image.MAX_IMAGE_PIXELS = None
+# Pillow knows gray TIFF files of 16 bits whose white is zero in one of the two byte orders.
+TiffImagePlugin.OPEN_INFO.setdefault((b"MM", 0, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
 # Decoded images that are wanted again in their own size are kept up to so many bytes.
 _KEPT_BYTES = 512 * 1024 * 1024
 # Where the 16-bit images of a data set use less of their range, the user is told.
 _LITTLE_RANGE = 0.25
 # Tags of TIFF files, and their values that matter here.
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+_COMPRESSION = 259
 _BITS, _SAMPLE_FORMAT, _SIGNED_16 = 258, 339, ((16,), (2,))
 # What follows "ftyp" in a HEIC file, which may be called .jpg.
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1")
@@ -314,6 +317,9 @@ def _of_16_bits(image: Image.Image) -> np.ndarray:
     array = np.array(image)
     tags = getattr(image, "tag_v2", {})
     if (tags.get(_BITS), tags.get(_SAMPLE_FORMAT)) == _SIGNED_16:
+        if tags.prefix == b"MM" and tags.get(_COMPRESSION, 1) != 1:
+            # Pillow 13 swaps the two bytes of each number.
+            raise _Unfit("has signed numbers, compressed and big-endian; save it uncompressed")
         return array.astype(np.int16)
     if array.min() < 0 or array.max() > 65_535:
         raise _Unfit(f"has more than 16 bits; {_ONE_SCALE}")

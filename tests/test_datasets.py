@@ -23,6 +23,7 @@ from datasets.reader import read_file, read_images, resize
 from datasets.samples import ANOMALOUS, NORMAL, TEST, TRAIN, Sample, list_samples
 
 CPU = torch.device("cpu")
+DEFLATE = 8  # of TIFF files
 GRAY = np.zeros((4, 4), np.uint8)
 # What systems and programs leave; it is not read, so it may as well be images by name.
 LITTER = (
@@ -567,14 +568,16 @@ def test_a_damaged_avif_file_is_refused(tmp_path: Path) -> None:
 def write_tiff(path: Path, array: np.ndarray, **tags: int) -> None:
     """A gray TIFF file of one strip; Pillow writes no signed, and no inverted, 16 bits."""
     order = ">" if array.dtype.byteorder == ">" else "<"
+    data = array.tobytes()
+    if tags.get("compression") == DEFLATE:
+        data = zlib.compress(data)
     height, width = array.shape
     kinds = {"u": 1, "i": 2, "f": 3}
     entries = {
         256: width, 257: height, 258: array.dtype.itemsize * 8, 259: 1, 262: 1, 273: 8, 277: 1,
-        278: height, 279: array.nbytes, 339: kinds[array.dtype.kind],
-        **{{"photometric": 262}[name]: value for name, value in tags.items()},
+        278: height, 279: len(data), 339: kinds[array.dtype.kind],
+        **{{"photometric": 262, "compression": 259}[name]: value for name, value in tags.items()},
     }  # fmt: skip
-    data = array.tobytes()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         file.write(b"MM\0*" if order == ">" else b"II*\0")
@@ -585,21 +588,29 @@ def write_tiff(path: Path, array: np.ndarray, **tags: int) -> None:
         file.write(struct.pack(f"{order}I", 0))
 
 
+@pytest.mark.parametrize("compression", [1, DEFLATE])
 @pytest.mark.parametrize("dtype", ["<i2", ">i2"])
-def test_signed_16_bits_are_shifted(tmp_path: Path, dtype: str) -> None:
+def test_signed_16_bits_are_shifted(tmp_path: Path, dtype: str, compression: int) -> None:
     heights = np.array([[-32768, -257, 0, 257 * 5, 32767]], dtype)
-    write_tiff(tmp_path / "a.tif", heights)
+    write_tiff(tmp_path / "a.tif", heights, compression=compression)
+    if (dtype, compression) == (">i2", DEFLATE):
+        with pytest.raises(UserError, match=r"a\.tif: has signed numbers, .* save it uncompressed"):
+            read_file(tmp_path / "a.tif", channels=1)
+        return
     image = read_file(tmp_path / "a.tif", channels=1)
     assert image.dtype == torch.float32
     middle = 32768 / 257
     assert image.flatten().tolist() == pytest.approx([0, middle - 1, middle, middle + 5, 255])
 
 
-def test_white_is_zero_at_any_depth(tmp_path: Path) -> None:
-    for dtype, most in (("u1", 255), ("<u2", 65535)):
-        values = np.array([[0, most // 5, most]], dtype)
-        write_tiff(tmp_path / "a.tif", values, photometric=0)
-        assert read_file(tmp_path / "a.tif", channels=1).flatten().tolist() == [255, 204, 0]
+@pytest.mark.parametrize("compression", [1, DEFLATE])
+@pytest.mark.parametrize(("dtype", "most"), [("u1", 255), ("<u2", 65535), (">u2", 65535)])
+def test_white_is_zero_at_any_depth(
+    tmp_path: Path, dtype: str, most: int, compression: int
+) -> None:
+    values = np.array([[0, most // 5, most]], dtype)
+    write_tiff(tmp_path / "a.tif", values, photometric=0, compression=compression)
+    assert read_file(tmp_path / "a.tif", channels=1).flatten().tolist() == [255, 204, 0]
 
 
 def test_floating_point_images_are_refused(tmp_path: Path) -> None:
