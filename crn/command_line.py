@@ -22,6 +22,7 @@ from crn.option import (
 )
 from crn.system.program import Parser, path
 from crn.system.text import shown
+from datasets.layouts import LABELLED, LAYOUTS
 
 log = logging.getLogger(__name__)
 
@@ -228,18 +229,19 @@ def _check_export(options: Options) -> None:
 def _check_images(options: Options) -> None:
     mode = options.run.mode
     if options.data.dataset is None:
-        raise UserError("--dataset is missing: give MVTec, Panorama, RoadImages or Folder")
+        raise UserError(f"--dataset is missing: give one of {', '.join(LAYOUTS)}")
     if options.data.dataset_path is None:
         raise UserError("--dataset-path is missing: give the folder of the data set")
-    if options.data.dataset == "Folder" and mode == "train":
+    if options.data.dataset not in LABELLED and mode == "train":
         raise UserError(
-            "--dataset Folder has no labels, so it works with --mode inference only: train on "
-            "MVTec, Panorama or RoadImages"
+            f"--dataset {options.data.dataset} has no labels, so it works with --mode inference "
+            f"only: train on one of {', '.join(LABELLED)}"
         )
-    if "threshold_quantile" in options.given and options.data.dataset == "Folder":
+    if "threshold_quantile" in options.given and options.data.dataset not in LABELLED:
         raise UserError(
-            "--threshold-quantile is about normal training images, and --dataset Folder has none: "
-            "give --threshold-from, the metrics.json of an earlier inference"
+            "--threshold-quantile is about normal training images, and --dataset "
+            f"{options.data.dataset} has none: give --threshold-from, the metrics.json of an "
+            "earlier inference"
         )
     if "threshold_quantile" in options.given and options.scoring.threshold_from is not None:
         raise UserError("--threshold-quantile and --threshold-from contradict each other: give one")

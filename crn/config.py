@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from crn.option import OptionGroup, option, option_names
+from datasets.layouts import LAYOUTS
 
 IMAGE_SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
 SCORES = ("reconstruction", "residual", "discrimination")
 MODELS = ("crn", "dagan")
-DATASETS = ("MVTec", "Panorama", "RoadImages", "Folder")
 _WITH_IMAGES = ("train", "inference")
 # More than anybody needs, and few enough for every counter.
 MANY = 1_000_000_000
@@ -87,7 +87,7 @@ class Data(OptionGroup):
     dataset: str | None = option(
         None,
         "the layout of the data set; Folder is any images without labels, for inference",
-        choices=DATASETS,
+        choices=tuple(LAYOUTS),
         mode=_WITH_IMAGES,
     )
     dataset_path: Path | None = option(

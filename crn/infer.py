@@ -10,7 +10,7 @@ import torch
 from crn.checkpoints.reading import TrainedModel, read_checkpoint
 from crn.config import SCORES, Options
 from crn.errors import UserError
-from crn.evaluation.maps import AnomalyMaps, Mask, smoothed, smoothing_matrix
+from crn.evaluation.maps import AnomalyMaps, smoothed, smoothing_matrix
 from crn.evaluation.metrics import evaluate
 from crn.evaluation.results import (
     METRICS_FILE,
@@ -32,8 +32,9 @@ from crn.report.tables import SCORES_FILE, metrics_table, write_score_table
 from crn.system.files import claimed
 from crn.system.hardware import pick_device, set_up_cpu
 from crn.system.program import print_result
+from datasets.masks import Masks
 from datasets.memory import normalize, to_device_if_it_fits
-from datasets.reader import Images, read_images, read_mask
+from datasets.reader import Images, read_images
 from datasets.samples import TRAIN, Sample
 
 log = logging.getLogger(__name__)
@@ -99,11 +100,7 @@ def find_results(
     if options.scoring.threshold_from is not None:
         thresholds = thresholds_from_file(options, facts.weights)
     images = read_images(samples, options.network.imsize, options.data.num_workers)
-    # A mask that cannot be used is found before the work is done.
-    masks = [
-        None if (mask := read_mask(sample, size)) is None else Mask.of(mask)
-        for sample, size in zip(samples, images.sizes, strict=True)
-    ]
+    masks = Masks(samples, images.sizes)  # one that cannot be used is found before the work
 
     log.info("scoring %d samples with %s of step %d on %s", len(samples), path, model.step, device)
     scores, maps, reconstructions = _score(options, model, images, device)

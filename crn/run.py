@@ -13,7 +13,7 @@ from crn.system.files import require_writable_folder, writing
 from crn.system.processes import Place, choose_seed, end_with_parent, find_place
 from crn.system.startup import without_garbage_collection
 from crn.system.text import printable
-from datasets import LAYOUTS
+from datasets.layouts import LAYOUTS
 from datasets.samples import list_samples
 
 log = logging.getLogger(__name__)

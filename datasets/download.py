@@ -24,8 +24,8 @@ from tqdm import tqdm
 from crn.errors import UserError
 from crn.system.files import claimed, require_writable_folder, writing, written_whole
 from crn.system.program import Parser, program
-from datasets import LAYOUTS
-from datasets.mvtec import CATEGORIES
+from datasets.folders import is_litter
+from datasets.layouts import CATEGORIES, LAYOUTS
 from datasets.samples import TEST, TRAIN, Sample, list_samples
 
 MVTEC_PAGE = "https://www.mvtec.com/company/research/datasets/mvtec-ad"
@@ -50,7 +50,6 @@ _DAMAGE = (
     *(shutil.ReadError, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error),
     *(EOFError, ValueError, RuntimeError),
 )
-_LITTER = "__MACOSX"  # what macOS adds to zip files
 
 _List = Callable[[Path], list[Sample]]
 
@@ -230,10 +229,10 @@ def _install(archive: Path, target: Path, wanted: Collection[str], list_set: _Li
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"{archive}: cannot be extracted ({reason}); replace it") from None
         found = [path for name in wanted for path in folder.rglob(name) if path.is_dir()]
-        tops = [path.parent for path in found if _LITTER not in path.parts]
-        if not tops:
+        found = [path for path in found if not any(map(is_litter, path.relative_to(folder).parts))]
+        if not found:
             raise UserError(f"{archive}: holds no folder {' or '.join(wanted)}; replace it")
-        _move(min(tops, key=lambda path: len(path.parts)), target)
+        _move(min(found, key=lambda path: len(path.parts)).parent, target)
     try:
         samples = list_set(target)
     except UserError as error:
@@ -245,7 +244,7 @@ def _move(source: Path, target: Path) -> None:
     """Move what is in a folder to another one, and name what stays as it was there."""
     for item in sorted(source.iterdir()):
         there = target / item.name
-        if item.name == _LITTER:
+        if is_litter(item.name):
             continue
         if not os.path.lexists(there):
             item.rename(there)

@@ -330,14 +330,14 @@ def test_only_decoding_loads_torch(run_python, read_only_road_images: Path, tmp_
 import sys
 import crn.command_line, crn.config, crn.errors, crn.system.files, crn.run
 assert "torch" not in sys.modules, "imports"
-from datasets import LAYOUTS
+from datasets.layouts import LAYOUTS
 from datasets.samples import list_samples
 from pathlib import Path
 samples = list_samples(LAYOUTS["RoadImages"], Path({str(read_only_road_images)!r}))
 assert "torch" not in sys.modules, "listing"
-from datasets.reader import read_sample
+from datasets.reader import read_images
 assert "torch" in sys.modules, "decoding"
-print(len(samples), tuple(read_sample(samples[0], 8)[0].shape))
+print(len(samples), tuple(read_images(samples[:1], 8).pixels[0].shape))
 """
     result = run_python("-c", code, cwd=tmp_path)
     assert result.stderr == ""

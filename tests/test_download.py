@@ -20,8 +20,9 @@ from typing import Any
 import pytest
 from conftest import REPOSITORY, Finished
 
-from datasets import LAYOUTS, download
+from datasets import download
 from datasets.download import CATEGORIES, MVTEC_PAGE, ROADS_PAGE, main
+from datasets.layouts import LAYOUTS
 from datasets.samples import list_samples
 
 ARCHIVE = Path("data/mvtec_anomaly_detection.tar.xz")

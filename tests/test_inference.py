@@ -28,7 +28,7 @@ from crn.infer import find_results
 from crn.methods import make_method
 from crn.report import result_pictures
 from crn.report.result_pictures import map_names, picture_names
-from datasets import LAYOUTS
+from datasets.layouts import LAYOUTS
 from datasets.reader import Images
 from datasets.samples import list_samples
 
@@ -562,7 +562,7 @@ def test_a_folder_without_labels_cannot_be_trained_on(run_main, photographs: Pat
     assert finished.status == 2
     assert finished.err == (
         "train.py: error: --dataset Folder has no labels, so it works with --mode inference only: "
-        "train on MVTec, Panorama or RoadImages\n"
+        "train on one of MVTec, Panorama, RoadImages\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""Anomaly maps of a run, as the model made them and as they score, and the masks beside them."""
+"""Anomaly maps of a run: as the model made them, and as they score."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,24 +27,6 @@ class AnomalyMaps:
         """The lowest and the highest value of the scored maps."""
         low, high = self.scored.aminmax()
         return float(low), float(high)
-
-
-@dataclass(frozen=True)
-class Mask:
-    """Which pixels of an image are anomalous; a bit for each, so that a run keeps all its masks."""
-
-    bits: np.ndarray
-    width: int
-
-    @classmethod
-    def of(cls, pixels: np.ndarray) -> "Mask":
-        """The mask of pixels (H, W) bool."""
-        return cls(np.packbits(pixels, axis=1), pixels.shape[1])
-
-    @property
-    def pixels(self) -> np.ndarray:
-        """The mask as (H, W) bool."""
-        return np.unpackbits(self.bits, axis=1, count=self.width).view(bool)
 
 
 def at_size(anomaly_map: Tensor, size: tuple[int, int]) -> np.ndarray:

@@ -10,7 +10,7 @@ from joblib import cpu_count
 from PIL import Image
 from torch import Tensor
 
-from crn.evaluation.maps import AnomalyMaps, Mask, at_size
+from crn.evaluation.maps import AnomalyMaps, at_size
 from crn.report.overlays import ColourScale, legend, overlay
 from crn.report.pictures import heat_map, side_by_side, to_image, write_picture
 from crn.system.files import set_aside, written_whole
@@ -48,7 +48,7 @@ class ResultPictures:
     images: Images
     reconstructions: Tensor
     maps: AnomalyMaps
-    masks: Sequence[Mask | None]
+    masks: Sequence[np.ndarray | None]
     scale: ColourScale
 
     @property
@@ -68,7 +68,7 @@ class ResultPictures:
         with contours) and, where there is one, "mask". The file is decoded anew; `threads` threads
         may ask at a time.
         """
-        image, mask = self._own_image(index), self._mask(index)
+        image, mask = self._own_image(index), self.masks[index]
         image.thumbnail((PANEL_SIZE, PANEL_SIZE))
         reconstruction = to_image(self.reconstructions[index])
         pictures = {"input": image, "reconstruction": reconstruction.resize(image.size)}
@@ -103,7 +103,7 @@ class ResultPictures:
             pictures = {
                 "inference": self._row(index, low, high),
                 "diff": heat_map(at_size(self.maps.plain[index], size), low, high),
-                "overlay": self._overlay(index, self._own_image(index), self._mask(index)),
+                "overlay": self._overlay(index, self._own_image(index), self.masks[index]),
             }
             for kind, picture in pictures.items():
                 write_picture(picture, folders[kind] / names[index], compress_level=1)
@@ -113,7 +113,7 @@ class ResultPictures:
 
         in_threads(write, len(self.samples), self.threads)
         with written_whole(folder / COLOUR_SCALE_FILE, "w", encoding="utf-8") as file:
-            file.write(legend(self.scale, any(self.masks)))
+            file.write(legend(self.scale, any(mask is not None for mask in self.masks)))
         for path in folders.values():
             log.info("wrote %d pictures to %s", len(self.samples), path)
         log.info("colours of %s run from %.4g to %.4g", folders["diff"], low, high)
@@ -121,10 +121,6 @@ class ResultPictures:
     def _own_image(self, index: int) -> Image.Image:
         """The image in the size of its file."""
         return to_image(read_own_size(self.samples[index]).round().byte())
-
-    def _mask(self, index: int) -> np.ndarray | None:
-        mask = self.masks[index]
-        return mask and mask.pixels
 
     def _row(self, index: int, low: float, high: float) -> Image.Image:
         return side_by_side(

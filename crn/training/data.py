@@ -28,10 +28,10 @@ class InMemoryData(pl.LightningDataModule):
             UserError: a file cannot be read.
         """
         super().__init__()
-        by_split = {split: [s for s in samples if s.split == split] for split in (TRAIN, TEST)}
-        self.train_pixels = read_images(by_split[TRAIN], size, workers).pixels
-        self.test_pixels = read_images(by_split[TEST], size, workers).pixels
-        self.test_labels = torch.tensor([sample.label for sample in by_split[TEST]])
+        train, test = ([s for s in samples if s.split == split] for split in (TRAIN, TEST))
+        pixels = read_images([*train, *test], size, workers).pixels
+        self.train_pixels, self.test_pixels = pixels.split((len(train), len(test)))
+        self.test_labels = torch.tensor([sample.label for sample in test])
         self.interval = 1
         self._place = place
 

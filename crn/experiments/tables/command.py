@@ -15,8 +15,7 @@ from crn.experiments.tables.trainings import DataSet, Grid, Run
 from crn.experiments.tables.trivial import trivial_aurocs
 from crn.system.files import require_writable_folder
 from crn.system.program import Parser, path, print_result, split_words, whole_number
-from datasets import layout_of
-from datasets.mvtec import CATEGORIES
+from datasets.layouts import CATEGORIES, layout_of
 
 _TABLES = ("mvtec", "panorama", "roadimages", "units")
 _SEEDS = (1, 2, 3)

@@ -23,7 +23,7 @@ class DataSet:
 
     Attributes:
         name: for tables and folders.
-        layout: of `datasets.LAYOUTS`.
+        layout: of `datasets.layouts.LAYOUTS`.
         path: its folder.
     """
 

@@ -14,7 +14,7 @@ from crn.errors import UserError
 from crn.experiments.jobs import say
 from crn.experiments.tables.trainings import DataSet
 from crn.system.files import written_whole
-from datasets import LAYOUTS
+from datasets.layouts import LAYOUTS
 from datasets.samples import TEST, TRAIN, list_samples
 
 if TYPE_CHECKING:
