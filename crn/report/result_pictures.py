@@ -82,19 +82,19 @@ class ResultPictures:
     def write(self, folder: Path, save_maps: bool) -> None:
         """Write the pictures of all images, and what earlier runs left there is renamed.
 
-        Of every image there is inference/KEY, what the model saw and made; diff/KEY, the plain
-        map; and overlay/KEY, the smoothed map over the image. One colour scale serves all plain
-        maps, and another one, drawn in colour_scale.svg, all smoothed maps.
+        Of every image there is inference/KEY, what the model saw and made; diff/KEY, the anomaly
+        map; and overlay/KEY, the map over the image. One colour scale serves all maps, and another
+        one, drawn in colour_scale.svg, all overlays.
 
         Args:
-            save_maps: whether to write maps/KEY.tiff as well, the smoothed map as 32-bit floats.
+            save_maps: whether to write maps/KEY.tiff as well, the map as 32-bit floats.
         """
         folders = {name: folder / name for name in FOLDERS}
         if save_maps:
             folders[MAPS_FOLDER] = folder / MAPS_FOLDER
         for path in (*folders.values(), folder / COLOUR_SCALE_FILE):
             set_aside(path)
-        low, high = (float(value) for value in self.maps.plain.aminmax())
+        low, high = self.maps.range
         keys = [sample.key for sample in self.samples]
         names, tiff_names = picture_names(keys), map_names(keys)
 
@@ -102,7 +102,7 @@ class ResultPictures:
             size = self.images.sizes[index]
             pictures = {
                 "inference": self._row(index, low, high),
-                "diff": heat_map(at_size(self.maps.plain[index], size), low, high),
+                "diff": heat_map(at_size(self.maps.scored[index], size), low, high),
                 "overlay": self._overlay(index, self._own_image(index), self.masks[index]),
             }
             for kind, picture in pictures.items():
@@ -126,7 +126,7 @@ class ResultPictures:
         return side_by_side(
             to_image(normalize(self.images.pixels[index])),
             to_image(self.reconstructions[index]),
-            heat_map(self.maps.plain[index], low, high),
+            heat_map(self.maps.scored[index], low, high),
         )
 
     def _overlay(self, index: int, image: Image.Image, mask: np.ndarray | None) -> Image.Image:

@@ -287,9 +287,10 @@ class PictureGrids(pl.Callback):
         pl_module.eval()
         with torch.no_grad():
             images = self.images.to(pl_module.device)
-            reconstruction, maps = pl_module.method.scorer("best").score(images)
+            scored = pl_module.score(images)
         pl_module.train()
-        grid = picture_grid(images, reconstruction, maps[pl_module.config.anomaly_score])
+        anomaly_maps = scored.maps[pl_module.config.scoring.anomaly_score]
+        grid = picture_grid(images, scored.reconstruction, anomaly_maps)
         path = self.folder / f"step_{pl_module.step:06d}.png"
         set_aside(path)
         write_picture(grid, path)
