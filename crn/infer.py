@@ -22,7 +22,7 @@ from crn.evaluation.results import (
 )
 from crn.evaluation.thresholds import thresholds_from_file, thresholds_from_training
 from crn.methods.scores import Maps
-from crn.report.gallery import FILES_FOLDER
+from crn.report.gallery import FILES_FOLDER, files_folder
 from crn.report.inference_page import write_inference_report
 from crn.report.overlays import ColourScale
 from crn.report.pages import REPORT_FILE
@@ -68,8 +68,9 @@ def infer(options: Options, samples: Sequence[Sample]) -> int:
         print_result(metrics_table(results))
         log.info("wrote %s and %s", table, metrics)
         if folder is not None:
-            pictures.write(folder, options.output.save_maps)
-            write_inference_report(folder, results, pictures)
+            with files_folder(folder) as files:
+                shown = pictures.write(folder, files, options.output.save_maps)
+                write_inference_report(folder, files, results, shown, pictures.scale)
     return 0
 
 

@@ -333,15 +333,15 @@ def test_panels(model: Path, mvtec_category: Path) -> None:
     results, pictures = find_results(options, list_samples(LAYOUTS["MVTec"], mvtec_category))
     by_key = {image.key: index for index, image in enumerate(results.images)}
 
-    panels = pictures.panels(by_key["hole/000.png"])
+    panels = pictures.panels(by_key["hole/000.png"], Image.fromarray(wide))
     assert panels.keys() == {"input", "reconstruction", "overlay", "mask"}
     assert {(panel.mode, panel.size) for panel in panels.values()} == {("RGB", (512, 140))}
     assert np.asarray(panels["mask"]).mean() == pytest.approx(255 * (mask > 0).mean(), rel=0.03)
-    panels = pictures.panels(by_key["good/000.png"])
+    with Image.open(mvtec_category / "test/good/000.png") as file:
+        panels = pictures.panels(by_key["good/000.png"], file.copy())
+        assert (np.asarray(panels["input"]) == np.asarray(file)).all()
     assert panels.keys() == {"input", "reconstruction", "overlay"}
     assert {panel.size for panel in panels.values()} == {(32, 24)}
-    with Image.open(mvtec_category / "test/good/000.png") as file:
-        assert (np.asarray(panels["input"]) == np.asarray(file)).all()
 
     image = results.images[by_key["hole/000.png"]]
     assert (image.split, image.kind, image.label) == ("test", "hole", 1)
