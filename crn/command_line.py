@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import importlib.util
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,10 +11,20 @@ from typing import Any
 
 from crn.config import GROUPS, Options
 from crn.errors import UserError
-from crn.option import allowed, counts, flag, is_list, option_names, value_type
-from crn.system.program import Parser
+from crn.option import (
+    allowed,
+    counts,
+    flag,
+    is_list,
+    missing_for,
+    option_names,
+    value_type,
+)
+from crn.system.program import Parser, path
 from crn.system.text import shown
 from datasets.layouts import LABELLED, LAYOUTS
+
+log = logging.getLogger(__name__)
 
 # What --demo sets, unless the flag is typed as well.
 DEMO_PROFILE = {"batch_size": 2, "imsize": 32, "num_competitive_units": 3}
@@ -61,7 +72,7 @@ def _build_parser() -> Parser:
         allow_abbrev=False,
     )
     for group in GROUPS.values():
-        section = parser.add_argument_group(group.__doc__)
+        section = parser.add_argument_group(group.title)
         for option_field in dataclasses.fields(group):
             section.add_argument(flag(option_field.name), **_argument(option_field))
     return parser
@@ -111,23 +122,11 @@ def _number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"takes a number, not {shown(text)}") from None
 
 
-def _path(text: str) -> Path:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("takes the name of a file or folder, not an empty one")
-    try:
-        is_name = b"\0" not in os.fsencode(text)
-    except UnicodeEncodeError:
-        is_name = False
-    if not is_name:
-        raise argparse.ArgumentTypeError(f"takes a name that files can have, not {shown(text)}")
-    return Path(text)
-
-
 _CONVERTERS: dict[type, Callable[[str], Any]] = {
     int: _whole_number,
     float: _number,
     str: str,
-    Path: _path,
+    Path: path,
 }
 
 
@@ -182,6 +181,15 @@ def refuse_flags_of_others(options: Options, kind: str) -> None:
                 raise UserError(
                     f"{flag(option_field.name)} works with --{kind} {only} only: leave it out here"
                 )
+
+
+def warn_of_flags_without_effect(options: Options) -> None:
+    """Say which flags were typed and do nothing; sweep agents type all, so they are no mistakes."""
+    values = options.values()
+    for group in GROUPS.values():
+        for option_field in dataclasses.fields(group):
+            if option_field.name in options.given and (need := missing_for(option_field, values)):
+                log.warning("%s has no effect without %s", flag(option_field.name), need)
 
 
 def _check_combinations(options: Options) -> None:

@@ -1,13 +1,14 @@
 """Every option of the program: name, type, range, default and meaning, defined here and only here.
 
 A field of these dataclasses is a flag of ``train.py`` (``batch_size`` is ``--batch-size``), a class
-is a group in its help, and an instance is the typed configuration that the code works with.
+is a group in its help under its title, and an instance is the typed configuration that the code
+works with.
 """
 
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from crn.option import OptionGroup, option, option_names
 from datasets.layouts import LAYOUTS
@@ -22,7 +23,9 @@ MANY = 1_000_000_000
 
 @dataclass(frozen=True)
 class Run(OptionGroup):
-    """what to do"""
+    """What the program is to do."""
+
+    title: ClassVar = "what to do"
 
     mode: str = option(
         "train",
@@ -40,8 +43,8 @@ class Run(OptionGroup):
     )
     seed: int | None = option(
         None,
-        "seed of weights, pairs and batches; the same seed gives the same numbers on the same "
-        "machine (drawn and printed where not given)",
+        "seed of weights, pairs and batches; the same seed gives the same numbers on the same CPU, "
+        "and on a GPU numbers that differ by rounding (drawn and printed where not given)",
         low=0,
         high=2**32 - 1,
     )
@@ -77,7 +80,9 @@ class Run(OptionGroup):
 
 @dataclass(frozen=True)
 class Data(OptionGroup):
-    """images"""
+    """Which images."""
+
+    title: ClassVar = "images"
 
     dataset: str | None = option(
         None,
@@ -101,7 +106,9 @@ class Data(OptionGroup):
 
 @dataclass(frozen=True)
 class Network(OptionGroup):
-    """networks: competitive units, or generator and discriminator"""
+    """The shape of every network."""
+
+    title: ClassVar = "networks"
 
     imsize: int = option(128, "width and height of the images in pixels", choices=IMAGE_SIZES)
     max_network_depth: int = option(
@@ -118,7 +125,9 @@ class Network(OptionGroup):
 
 @dataclass(frozen=True)
 class Competition(OptionGroup):
-    """competition of crn"""
+    """What competitive units minimise."""
+
+    title: ClassVar = "competition of crn"
 
     num_competitive_units: int = option(12, "networks that compete", low=1, high=1000, model="crn")
     reconstruction_weight: float = option(
@@ -137,7 +146,9 @@ class Competition(OptionGroup):
 
 @dataclass(frozen=True)
 class Adversarial(OptionGroup):
-    """adversaries of dagan"""
+    """What DAGAN's two networks minimise."""
+
+    title: ClassVar = "adversaries of dagan"
 
     adversarial_loss_weight: float = option(
         1.0,
@@ -155,7 +166,9 @@ class Adversarial(OptionGroup):
 
 @dataclass(frozen=True)
 class Optimization(OptionGroup):
-    """optimization"""
+    """How long and how fast to train."""
+
+    title: ClassVar = "optimization"
 
     training_steps: int = option(
         20_000,
@@ -186,19 +199,30 @@ class Optimization(OptionGroup):
         'evenly to --lr-factor at the end, "cosine" to zero at the end, "" not at all',
         choices=("", "step", "exponential", "cosine"),
     )
-    lr_factor: float = option(0.1, "factor of the step and exponential schedulers", above=0, high=1)
+    lr_factor: float = option(
+        0.1,
+        "factor of the step and exponential schedulers",
+        above=0,
+        high=1,
+        needs=("lr_scheduler", ("step", "exponential")),
+    )
     lr_steps: tuple[int, ...] = option(
         (30, 60, 90),
         "when the step scheduler acts, in percent of the training steps",
         low=0,
         high=100,
+        needs=("lr_scheduler", ("step",)),
     )
-    momentum: float = option(0.9, "momentum of sgd and rmsprop", low=0, high=1)
+    momentum: float = option(
+        0.9, "momentum of sgd and rmsprop", low=0, high=1, needs=("optimizer", ("sgd", "rmsprop"))
+    )
 
 
 @dataclass(frozen=True)
 class Scoring(OptionGroup):
-    """scores"""
+    """How to score, and what is called anomalous."""
+
+    title: ClassVar = "scores"
 
     anomaly_score: str = option(
         "residual", "anomaly score that metrics and decisions are about", choices=SCORES
@@ -243,7 +267,9 @@ class Scoring(OptionGroup):
 
 @dataclass(frozen=True)
 class Output(OptionGroup):
-    """output"""
+    """What is written, and where."""
+
+    title: ClassVar = "output"
 
     checkpoint_path: Path | None = option(
         None, "folder for best.ckpt and last.ckpt; nothing is stored without it", mode="train"
@@ -275,7 +301,9 @@ class Output(OptionGroup):
         "info", "least important message shown", choices=("debug", "info", "warning", "error")
     )
     wandb: bool = option(False, "also log to Weights & Biases", mode="train")
-    experiment: str | None = option(None, "name of the W&B project", mode="train")
+    experiment: str | None = option(
+        None, "name of the W&B project", mode="train", needs=("wandb", (True,))
+    )
     auto_set_name: bool = option(
         False, "name the run after model, dataset, category and seed", mode="train"
     )
@@ -304,6 +332,19 @@ class ModelConfig:
     optimization: Optimization
     seed: int
     anomaly_score: str
+
+    @staticmethod
+    def option_names() -> list[str]:
+        """The options that a checkpoint decides where it is used; scoring has its own batches."""
+        names = option_names(Network, Competition, Adversarial, Optimization)
+        return ["model", *(name for name in names if name != "batch_size")]
+
+    def values(self) -> dict[str, Any]:
+        """Option name to value, of all options that it has."""
+        groups = (self.network, self.competition, self.adversarial, self.optimization)
+        trained = {name: value for group in groups for name, value in vars(group).items()}
+        own = {"model": self.model, "seed": self.seed, "anomaly_score": self.anomaly_score}
+        return trained | own
 
     def as_plain_values(self) -> dict[str, Any]:
         """Nested dictionaries of numbers, strings and lists, which loading as data can read."""
@@ -366,12 +407,15 @@ class Options:
             self.scoring.anomaly_score,
         )
 
+    def values(self) -> dict[str, Any]:
+        """Option name to value."""
+        return {k: v for group in GROUPS for k, v in vars(getattr(self, group)).items()}
+
     def flat(self) -> dict[str, Any]:
         """Option name to plain value, as files of any format hold it."""
-        values = {k: v for group in GROUPS for k, v in vars(getattr(self, group)).items()}
         return {
             k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v
-            for k, v in values.items()
+            for k, v in self.values().items()
         }
 
     def replace(self, **changes: Any) -> "Options":

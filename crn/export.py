@@ -7,16 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crn.checkpoints.reading import (
-    DECIDED,
-    TrainedModel,
-    load_model,
-    read_checkpoint,
-    refuse_contradictions,
-)
+from crn.checkpoints.reading import TrainedModel, read_checkpoint
 from crn.config import SCORES, Options
 from crn.errors import UserError
-from crn.evaluation.thresholds import fingerprint
 from crn.methods.convolution import with_plain_convolutions
 from crn.methods.scores import image_scores
 from crn.system.files import claimed, set_aside, written_whole
@@ -76,18 +69,18 @@ def export(options: Options) -> int:
     source, path = options.run.model_input, options.output.export_path
     assert source is not None
     assert path is not None
-    _, config = read_checkpoint(source)
-    refuse_contradictions(options, config, source, DECIDED)
+    checkpoint = read_checkpoint(source)
+    options, config = checkpoint.decide(options), checkpoint.config
     asked = options.scoring.anomaly_score
     with claimed(path):
-        model = load_model(source, options.scoring.pairs, torch.device("cpu"))
+        model = checkpoint.model(options.scoring.pairs, torch.device("cpu"))
         facts = {
             "method": config.model,
             "checkpoint": source.name,
             "step": model.step,
             "pairs": options.scoring.pairs,
             # As metrics.json has it, so that its threshold is known to be of this model.
-            "weights": fingerprint(model),
+            "weights": model.fingerprint,
             "anomaly_score": asked,
             "image_size": config.network.imsize,
             "image_range": "-1 to 1",

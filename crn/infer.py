@@ -7,33 +7,28 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from crn.checkpoints.reading import (
-    DECIDED,
-    TrainedModel,
-    load_model,
-    read_checkpoint,
-    refuse_contradictions,
-)
+from crn.checkpoints.reading import TrainedModel, read_checkpoint
 from crn.config import SCORES, Options
 from crn.errors import UserError
-from crn.evaluation.evaluate import METRICS_FILE, evaluate, write_metrics
 from crn.evaluation.maps import AnomalyMaps, smoothed, smoothing_matrix
-from crn.evaluation.results import InferenceResults, ScoredImage
-from crn.evaluation.thresholds import (
+from crn.evaluation.metrics import evaluate
+from crn.evaluation.results import (
+    METRICS_FILE,
+    InferenceResults,
+    ModelFacts,
+    ScoredImage,
     Thresholds,
-    fingerprint,
-    thresholds_from_file,
-    thresholds_from_training,
+    write_metrics,
 )
+from crn.evaluation.thresholds import thresholds_from_file, thresholds_from_training
 from crn.methods.scores import Maps, image_scores
 from crn.report.gallery import FILES_FOLDER
 from crn.report.inference_page import write_inference_report
-from crn.report.metrics_table import metrics_table
 from crn.report.overlays import ColourScale
-from crn.report.page import REPORT_FILE
+from crn.report.pages import REPORT_FILE
 from crn.report.pictures import to_bytes
 from crn.report.result_pictures import PICTURES, ResultPictures
-from crn.report.score_table import SCORES_FILE, write_score_table
+from crn.report.tables import SCORES_FILE, metrics_table, write_score_table
 from crn.system.files import claimed
 from crn.system.hardware import pick_device, set_up_cpu
 from crn.system.program import print_result
@@ -60,6 +55,10 @@ def infer(options: Options, samples: Sequence[Sample]) -> int:
     """
     folder = options.output.image_output_path
     table = options.scoring.anomaly_score_file or (folder or Path()) / SCORES_FILE
+    if table.name == METRICS_FILE:
+        raise UserError(
+            f"--anomaly-score-file {table}: {METRICS_FILE} is written beside it; give another name"
+        )
     metrics = table.with_name(METRICS_FILE)
     shown = [] if folder is None else [folder / name for name in _SHOWN]
     with claimed(table, metrics, *shown):
@@ -70,7 +69,7 @@ def infer(options: Options, samples: Sequence[Sample]) -> int:
         log.info("wrote %s and %s", table, metrics)
         if folder is not None:
             pictures.write(folder, options.output.save_maps)
-            write_inference_report(folder, results)
+            write_inference_report(folder, results, pictures)
     return 0
 
 
@@ -84,18 +83,24 @@ def find_results(
     """
     path = options.run.model_input
     assert path is not None
-    _, config = read_checkpoint(path)
-    refuse_contradictions(options, config, path, DECIDED)
-    options = options.replace(model=config.model, imsize=config.network.imsize)
+    checkpoint = read_checkpoint(path)
+    options = checkpoint.decide(options)
     set_up_cpu()
     device = pick_device(options.run.cpu)
-    model = load_model(path, options.scoring.pairs, device)
-    weights = fingerprint(model)
+    model = checkpoint.model(options.scoring.pairs, device)
+    facts = ModelFacts(
+        method=model.config.model,
+        checkpoint=str(path),
+        weights=model.fingerprint,
+        step=model.step,
+        imsize=options.network.imsize,
+        pairs=options.scoring.pairs,
+    )
     thresholds = None
     if options.scoring.threshold_from is not None:
-        thresholds = thresholds_from_file(options, weights)
-    images = read_images(samples, config.network.imsize, options.data.num_workers)
-    Masks(samples, images.sizes)  # a mask that cannot be used is found before the work is done
+        thresholds = thresholds_from_file(options, facts.weights)
+    images = read_images(samples, options.network.imsize, options.data.num_workers)
+    masks = Masks(samples, images.sizes)  # one that cannot be used is found before the work
 
     log.info("scoring %d samples with %s of step %d on %s", len(samples), path, model.step, device)
     scores, maps, reconstructions = _score(options, model, images, device)
@@ -104,21 +109,11 @@ def find_results(
         trained = np.array([sample.split == TRAIN for sample in samples])
         quantile = options.scoring.threshold_quantile
         thresholds = thresholds_from_training(scores[asked], maps, trained, quantile)
-    scored = _scored_images(samples, scores, asked, thresholds)
-    metrics = evaluate(options, model, weights, samples, images.sizes, scored, maps, thresholds)
+    scored = _scored_images(samples, images.sizes, scores, asked, thresholds)
+    metrics = evaluate(options, facts, thresholds, scored, maps, masks)
     scale = ColourScale(*maps.range, thresholds.pixel)
-    pictures = ResultPictures(samples, images, reconstructions, maps, scale)
-    results = InferenceResults(
-        options,
-        asked,
-        thresholds.image,
-        scored,
-        metrics,
-        panels=pictures.panels,
-        colour_bar=pictures.colour_bar,
-        threads=pictures.threads,
-    )
-    return results, pictures
+    pictures = ResultPictures(samples, images, reconstructions, maps, masks, scale)
+    return InferenceResults(options, scored, metrics), pictures
 
 
 @torch.inference_mode()
@@ -138,7 +133,7 @@ def _score(
     matrix = smoothing_matrix(options.scoring.map_smoothing, size).to(device)
     pixels = to_device_if_it_fits(images.pixels, device)
     plain = torch.empty(len(pixels), size, size)
-    smooth = torch.empty_like(plain)
+    scored = torch.empty_like(plain)
     reconstructions = torch.empty(pixels.shape, dtype=torch.uint8)
     scores: list[Maps] = []
     batch_size = options.optimization.batch_size
@@ -149,18 +144,19 @@ def _score(
         scores.append({name: values.cpu() for name, values in image_scores(maps).items()})
         asked = maps[options.scoring.anomaly_score]
         plain[batch] = asked
-        smooth[batch] = smoothed(asked, matrix)
+        scored[batch] = smoothed(asked, matrix)
         reconstructions[batch] = to_bytes(reconstruction)
     by_name = {name: torch.cat([part[name] for part in scores]).numpy() for name in SCORES}
     if not all(np.isfinite(values).all() for values in by_name.values()):
         raise UserError(
             f"{options.run.model_input}: gives scores that are not finite; the training diverged"
         )
-    return by_name, AnomalyMaps(plain, smooth), reconstructions
+    return by_name, AnomalyMaps(plain, scored), reconstructions
 
 
 def _scored_images(
     samples: Sequence[Sample],
+    sizes: Sequence[tuple[int, int]],
     scores: dict[str, np.ndarray],
     asked: str,
     thresholds: Thresholds,
@@ -175,6 +171,7 @@ def _scored_images(
             sample.split,
             sample.kind,
             sample.label,
+            sizes[index],
             {name: float(scores[name][index]) for name in SCORES},
             decisions[index],
         )

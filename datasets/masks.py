@@ -32,7 +32,7 @@ _CLASSES = "they seem to have numbers of classes; values above 0 are taken for a
 _ALPHA = "their opaque pixels are taken for anomalous"
 
 
-class Masks:
+class Masks(Sequence[np.ndarray | None]):
     """The masks of some samples, each read once.
 
     ``masks[index]`` is that of a sample, (H, W) bool, true where its image is anomalous; None for a
@@ -63,18 +63,21 @@ class Masks:
             if _seems_inverted(mask):
                 inverted.append(sample.mask)
             self._packed.append(zlib.compress(np.packbits(mask).tobytes(), 1))
-        self.count = sum(packed is not None for packed in self._packed)
+        count = sum(packed is not None for packed in self._packed)
         for note, paths in notes.items():
             log.warning("%s such as %s: %s", counted(len(paths), "mask"), paths[0], note)
         if inverted:
             message = (
                 f"{inverted[0]}: white for the most part and along the border, as "
-                f"{len(inverted)} of {counted(self.count, 'mask')}; white has to mark what is "
+                f"{len(inverted)} of {counted(count, 'mask')}; white has to mark what is "
                 "anomalous"
             )
-            if 2 * len(inverted) > self.count:
+            if 2 * len(inverted) > count:
                 raise UserError(f"{message}: invert them")
             log.warning("%s", message)
+
+    def __len__(self) -> int:
+        return len(self._packed)
 
     def __getitem__(self, index: int) -> np.ndarray | None:
         packed = self._packed[index]

@@ -2,15 +2,20 @@
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pytest
 from PIL import Image
+
+if TYPE_CHECKING:
+    from crn.evaluation.results import InferenceResults
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -20,7 +25,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 # So that what they assert is explained where it fails.
-pytest.register_assert_rewrite("outputs", "victims")
+pytest.register_assert_rewrite("outputs", "reports", "victims")
 
 GOOD, BAD = 6, 3
 
@@ -200,6 +205,96 @@ def run_train(run_python) -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
+# As on Lustre without the mount option: neither kind of lock is there.
+_NO_LOCKS = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <string.h>
+int flock(int file, int operation) { errno = ENOSYS; return -1; }
+static int call(const char *name, int file, int command, void *argument) {
+    int (*real)(int, int, ...) = (int (*)(int, int, ...))dlsym(RTLD_NEXT, name);
+    if (command == F_SETLK || command == F_SETLKW || command == F_OFD_SETLK) {
+        errno = ENOSYS;
+        return -1;
+    }
+    return real(file, command, argument);
+}
+#define FORWARD(name) int name(int file, int command, ...) { \\
+    va_list rest; va_start(rest, command); void *argument = va_arg(rest, void *); va_end(rest); \\
+    return call(#name, file, command, argument); }
+FORWARD(fcntl)
+FORWARD(fcntl64)
+"""
+
+
+@pytest.fixture(scope="session")
+def without_locks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment in which programs find no locks on any file system."""
+    compiler = shutil.which("cc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("needs a C compiler, and LD_PRELOAD")
+    folder = tmp_path_factory.mktemp("without_locks")
+    (folder / "locks.c").write_text(_NO_LOCKS)
+    library = folder / "locks.so"
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-o", library, folder / "locks.c", "-ldl"], check=True
+    )
+    return {"LD_PRELOAD": str(library)}
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One headless Chromium for all tests."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    from selenium.webdriver.chrome.service import Service
+
+    programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
+    if missing := [name for name, path in programs.items() if path is None]:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    chosen = webdriver.ChromeOptions()
+    chosen.binary_location = programs["chromium"]
+    for argument in (
+        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        "--disable-dev-shm-usage", f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
+    ):  # fmt: skip
+        chosen.add_argument(argument)
+    chosen.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(chosen, Service(programs["chromedriver"]))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+@pytest.fixture
+def show(browser) -> Iterator[Any]:
+    """Open a report: ``show(path)``, ``show(path, PHONE)``."""
+    from reports import Page
+
+    yield partial(Page, browser)
+    assert [entry["message"] for entry in browser.get_log("browser")] == []
+
+
+@pytest.fixture(scope="session")
+def results() -> "InferenceResults":
+    """Results on normal images and two kinds of defect, with names made to do harm."""
+    from reports import NAMES, results_of
+
+    return results_of(NAMES)
+
+
+@pytest.fixture(scope="session")
+def report(tmp_path_factory: pytest.TempPathFactory, results: "InferenceResults") -> Path:
+    """The report on `results`."""
+    from reports import write_report
+
+    return write_report(tmp_path_factory.mktemp("a folder, 100% #1"), results)
+
+
 @pytest.fixture
 def run_main(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -223,15 +318,6 @@ def run_main(
                 handler.close()
             root.handlers[:] = handlers
             root.setLevel(level)
-            _allow_nondeterminism()
         return Finished(status, *capsys.readouterr())
 
     return run
-
-
-def _allow_nondeterminism() -> None:
-    """Undo what --seed sets for the whole process."""
-    if "torch" in sys.modules:
-        import torch
-
-        torch.use_deterministic_algorithms(False)

@@ -40,12 +40,12 @@ def test_one_pass_has_the_gradients_of_one_for_each_network(norm: str) -> None:
     l_d = 3.0 * l_real - 2.0 * l_fake
     expected += torch.autograd.grad(l_d, tuple(discriminator.parameters()))
 
-    total, terms = method.play(x, method.draw(1, 0))
+    total, losses = method.training_losses(x, method.trained_in(1, 0))
     total.backward()
     assert any(gradient.abs().max() > 1e-3 for gradient in expected)
     for parameter, naive in zip(method.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, naive, rtol=1e-9, atol=1e-12)
-    losses = method.losses(terms)
+    losses = method.logged(losses)
     assert losses["losses/generator"].item() == pytest.approx(l_g.item())
     assert losses["losses/discriminator"].item() == pytest.approx(l_d.item())
     assert losses["losses/reconstruction"].item() == pytest.approx(l_con.item())

@@ -18,7 +18,7 @@ from torch.nn.functional import interpolate
 from crn.errors import UserError
 from datasets import reader
 from datasets.layouts import LAYOUTS
-from datasets.memory import EvaluationBatches, TrainingBatches, normalize, steps_per_epoch
+from datasets.memory import EvaluationBatches, TrainingBatches, normalize, steps_of_epochs
 from datasets.reader import read_file, read_images, resize
 from datasets.samples import ANOMALOUS, NORMAL, TEST, TRAIN, Sample, list_samples
 
@@ -877,11 +877,19 @@ def test_every_iteration_asks_for_the_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "batch_size", "expected"),
-    [(10, 5, 2), (10, 4, 3), (10, 64, 1), (1, 1, 1), (64, 64, 1), (65, 64, 2)],
+    ("epochs", "images", "batch_size", "expected"),
+    [
+        (1, 10, 5, 2),
+        (1, 10, 4, 3),
+        (1, 10, 64, 1),
+        (1, 1, 1, 1),
+        (10, 42, 32, 14),
+        (10, 213, 64, 34),
+    ],
 )
-def test_steps_per_epoch(images: int, batch_size: int, expected: int) -> None:
-    assert steps_per_epoch(images, batch_size) == expected
+def test_steps_of_epochs(epochs: int, images: int, batch_size: int, expected: int) -> None:
+    """As many as it takes for every image to come so often; not whole batches in every epoch."""
+    assert steps_of_epochs(epochs, images, batch_size) == expected
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])

@@ -13,15 +13,14 @@ import pytest
 from conftest import texture
 from outputs import assert_nothing_is_unfinished, assert_whole
 from PIL import Image
-from test_report import results_of
+from reports import results_of, write_report
 from test_runs import assert_same_states, read_table
 from victims import Ended, Victim, run_program
 
-from crn.checkpoints.reading import read_training
 from crn.errors import UserError
-from crn.report.inference_page import write_inference_report
 from crn.report.pictures import write_picture
 from crn.system.files import append_whole, written_whole
+from crn.training.resuming import read_training
 
 SMALL = (
     "--cpu", "--imsize", 32, "--max-network-depth", 2, "--num-competitive-units", 2,
@@ -122,7 +121,7 @@ def write_report_with_no_room_for_pictures() -> int:
     names = {"train": ["0.png"], "good": ["0.png"], "crack": ["0.png"]}
     name = r"report_files/version_0/\d(-\w+)?\.jpg"
     with pytest.raises(UserError, match=rf"{name}: cannot be written \(File too large\)"):
-        write_inference_report(Path(), results_of(names))
+        write_report(Path(), results_of(names))
     assert not [path for path in Path().rglob("*") if path.is_file()]
     return 0
 
@@ -179,7 +178,7 @@ def test_a_training_goes_on_when_there_is_space_again(read_only_road_images, sma
     assert_whole(small_disk)
     last = small_disk / "kept/last.ckpt"
     # The best of step 3 has taken the space.
-    assert read_training(last)[0]["progress"]["step"] == 2
+    assert read_training(last).progress["step"] == 2
     subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
     ended = training(small_disk, read_only_road_images, *words, "--model-input", "kept/last.ckpt")
     assert ended.status == 0, ended.err

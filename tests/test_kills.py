@@ -26,8 +26,9 @@ from test_inference import write_model
 from test_runs import assert_same_states, read_table
 from victims import Victim, run_program
 
-from crn.checkpoints.reading import read_training, write_checkpoint
-from crn.report.page import write_page
+from crn.checkpoints.reading import read_checkpoint
+from crn.checkpoints.writing import write_checkpoint
+from crn.report.pages import write_page
 from crn.system.files import claimed, set_aside
 from crn.training.metrics_logger import MetricsLogger
 
@@ -167,7 +168,7 @@ def doing_what(err: str) -> str:
 
 
 def step_of(checkpoint: Path) -> int:
-    return read_training(checkpoint)[0]["progress"]["step"]
+    return read_checkpoint(checkpoint).progress["step"]
 
 
 def check_what_is_left(folder: Path) -> None:
@@ -394,7 +395,7 @@ def test_many_inferences_that_are_killed_again_and_again(scoring_killer, tmp_pat
 
 
 WRITING_CODE = (
-    "crn/system/files", "crn/report/metrics_table", "contextlib", "pathlib", "torch/serialization",
+    "crn/system/files", "crn/report/tables", "contextlib", "pathlib", "torch/serialization",
 )  # fmt: skip
 
 
@@ -491,16 +492,18 @@ def report_and_die_everywhere() -> int:
     while True:
         path = Path(str(number), "report.html")
         path.parent.mkdir()
-        write_page(path, "earlier", "", [])
+        write_page(path, "page.html", {}, "earlier")
         earlier = path.read_text()
-        was_killed = die_at_call(number, lambda path=path: write_page(path, "later", "", []))
+        was_killed = die_at_call(
+            number, lambda path=path: write_page(path, "page.html", {}, "later")
+        )
         pages = {page.name: page.read_text() for page in path.parent.glob("[!.]*")}
         assert earlier in pages.values()
         assert all(page.endswith("</html>\n") for page in pages.values())
         assert len(list(path.parent.glob(".*"))) <= 1
         if not was_killed:
             assert pages["report-v1.html"] == earlier
-            assert "<title>later</title>" in pages["report.html"]
+            assert '>"later"<' in pages["report.html"]
             break
         number += 1
     print(f"killed {number - 1} times")

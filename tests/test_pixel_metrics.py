@@ -1,6 +1,7 @@
 """Metrics of anomaly maps, against scikit-learn, values by hand and a plain implementation."""
 
 from collections.abc import Sequence
+from dataclasses import astuple
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from crn.evaluation.pixel_metrics import BINS, PixelCounts
+from crn.evaluation.results import PixelMetrics
 from datasets.layouts import LAYOUTS
 from datasets.masks import read_mask
 from datasets.reader import read_file
@@ -91,8 +93,8 @@ def test_auroc_and_average_precision_agree_with_scikit_learn(seed: int) -> None:
     values = np.concatenate([values.ravel() for values, _ in pixels])
     labels = np.concatenate([mask.ravel() for _, mask in pixels])
     metrics = counted(pixels).metrics()
-    assert metrics["auroc"] == pytest.approx(roc_auc_score(labels, values), abs=1e-5)
-    assert metrics["average_precision"] == pytest.approx(
+    assert metrics.auroc == pytest.approx(roc_auc_score(labels, values), abs=1e-5)
+    assert metrics.average_precision == pytest.approx(
         average_precision_score(labels, values), abs=1e-4
     )
 
@@ -113,10 +115,10 @@ def test_by_hand() -> None:
     values = np.array([[0.9, 0.5, 0.2], [0.3, 0.2, 0.1]])
     mask = np.array([[True, False, False], [True, False, False]])
     metrics = counted([(values, mask)]).metrics()
-    assert metrics["auroc"] == pytest.approx((4 + 3) / 8)
-    assert metrics["average_precision"] == pytest.approx((1 + 2 / 3) / 2)
+    assert metrics.auroc == pytest.approx((4 + 3) / 8)
+    assert metrics.average_precision == pytest.approx((1 + 2 / 3) / 2)
     # One region: half of it up to a false positive rate of 1/4, then all of it.
-    assert metrics["aupro"] == pytest.approx((0.25 * 0.5 + 0.05 * 1) / 0.3)
+    assert metrics.aupro == pytest.approx((0.25 * 0.5 + 0.05 * 1) / 0.3)
 
 
 def test_small_regions_count_as_much_as_large_ones() -> None:
@@ -133,16 +135,16 @@ def test_small_regions_count_as_much_as_large_ones() -> None:
 def test_a_map_that_knows_everything_and_one_that_knows_nothing() -> None:
     mask = np.eye(6, dtype=bool)
     perfect = counted([(mask.astype(float), mask)]).metrics()
-    assert perfect == {"auroc": 1, "average_precision": 1, "aupro": 1}
+    assert perfect == PixelMetrics(1, 1, 1)
     constant = counted([(np.full((6, 6), 0.5), mask)]).metrics()
     # The curve is the diagonal: its area up to 0.3 is 0.3 * 0.3 / 2.
-    assert constant == pytest.approx({"auroc": 0.5, "average_precision": 1 / 6, "aupro": 0.15})
+    assert astuple(constant) == pytest.approx((0.5, 1 / 6, 0.15))
 
 
 def test_a_single_value_in_the_whole_run() -> None:
     mask = np.eye(3, dtype=bool)
     counts = counted([(np.full((3, 3), 0.25), mask)], 0.25, 0.25)
-    assert counts.metrics()["auroc"] == 0.5
+    assert counts.metrics().auroc == 0.5
     assert counts.quantile(0.99) == 0.25
 
 
@@ -167,7 +169,7 @@ def test_there_are_no_metrics_without_both_kinds_of_pixels() -> None:
 def test_negative_values_and_those_at_the_ends() -> None:
     values = np.array([[-2.0, -1.0, -0.5, 0.0]])
     mask = np.array([[False, False, True, True]])
-    assert counted([(values, mask)], -2, 0).metrics()["auroc"] == 1
+    assert counted([(values, mask)], -2, 0).metrics().auroc == 1
     counts = counted([(values, mask)], -1, -0.5)
     assert (counts.normal[0], counts.anomalous[BINS - 1]) == (2, 2)
 

@@ -168,8 +168,8 @@ def test_maps_of_a_run_share_one_colour_scale(scored):
         with Image.open(path) as row:
             maps.append(np.asarray(row.crop((68, 0, 100, 32))).reshape(-1, 3))
     coldest, hottest = heat_colours()[[0, -1]]
-    assert sum((pixels == hottest).all(1).any() for pixels in maps) == 1
-    assert sum((pixels == coldest).all(1).any() for pixels in maps) == 1
+    for colour in (coldest, hottest):
+        assert 1 <= sum((pixels == colour).all(1).any() for pixels in maps) < len(maps)
 
 
 def test_all_pairs_and_another_score(run_main, trained, read_only_road_images, tmp_path):
@@ -275,7 +275,7 @@ def test_earlier_results_are_kept(run_main, trained, read_only_road_images, tmp_
             assert run_main(*arguments).status == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "anomaly_scores.csv", "anomaly_scores-v1.csv", "metrics.json", "metrics-v1.json",
-        "colour_scale.png", "colour_scale-v1.png", "diff", "diff-v1", "inference", "inference-v1",
+        "colour_scale.svg", "colour_scale-v1.svg", "diff", "diff-v1", "inference", "inference-v1",
         "overlay", "overlay-v1", "report.html", "report-v1.html", "report_files",
     }  # fmt: skip
     assert {path.name for path in (tmp_path / "kept").iterdir()} == {

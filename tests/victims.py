@@ -137,7 +137,7 @@ def run_program(
         saves_every_step: write last.ckpt at every step instead of every ten minutes.
         file_size: bytes that a file may have.
     """
-    from crn.train import callbacks
+    from crn.training import callbacks
     from train import main
 
     if saves_every_step:

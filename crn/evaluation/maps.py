@@ -1,4 +1,4 @@
-"""Anomaly maps of a run: as the model made them, and smoothed to localise anomalies."""
+"""Anomaly maps of a run: as the model made them, and as they score."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,17 +14,18 @@ class AnomalyMaps:
     """The maps of all images, of one score; higher means more anomalous.
 
     Attributes:
-        plain: (N, S, S) at the model's size; image scores are the means of these.
-        smooth: (N, S, S), `smoothed` ones: pixel metrics, overlays and stored maps are of these.
+        plain: (N, S, S) as the model made them, at its size.
+        scored: (N, S, S), those that image scores are pooled from, `smoothed`: thresholds of
+            pixels, pixel metrics, overlays and stored maps are of these.
     """
 
     plain: Tensor
-    smooth: Tensor
+    scored: Tensor
 
     @cached_property
     def range(self) -> tuple[float, float]:
-        """The lowest and the highest value of the smooth maps."""
-        low, high = self.smooth.aminmax()
+        """The lowest and the highest value of the scored maps."""
+        low, high = self.scored.aminmax()
         return float(low), float(high)
 
 
@@ -41,7 +42,10 @@ def sigma_in_pixels(percent: float, size: int) -> float:
 def smoothing_matrix(percent: float, size: int) -> Tensor:
     """The matrix A (S, S) for which A M A^T is the map M smoothed by a Gaussian.
 
-    The map is mirrored at its edges, so that its mean stays what it was.
+    The map is mirrored at its edges, so that its mean, the image's score, stays what it was:
+    torchvision's Gaussian blur would change it, and takes no kernel wider than the map. Two
+    multiplications by a constant are quick on every device, and are all that an exported graph
+    needs.
 
     Args:
         percent: standard deviation of the Gaussian in percent of the size; 0 smooths nothing.
@@ -49,13 +53,9 @@ def smoothing_matrix(percent: float, size: int) -> Tensor:
     """
     from scipy.ndimage import gaussian_filter1d
 
-    identity = np.eye(size)
-    sigma = sigma_in_pixels(percent, size)
-    # The kernel ends after 4 standard deviations; here that is within the pixel itself. Where the
-    # square of sigma is 0, SciPy would divide by it.
-    if sigma < 0.125:
-        return torch.from_numpy(identity).float()
-    return torch.from_numpy(gaussian_filter1d(identity, sigma, axis=0, mode="reflect")).float()
+    # SciPy would divide by the square of 0; so small a Gaussian stays within its pixel.
+    sigma = max(sigma_in_pixels(percent, size), 0.01)
+    return torch.from_numpy(gaussian_filter1d(np.eye(size), sigma, axis=0)).float()
 
 
 def smoothed(maps: Tensor, matrix: Tensor) -> Tensor:

@@ -1,16 +1,35 @@
-"""Metrics of anomaly scores; higher scores mean more anomalous, and no metric turns that round."""
+"""Metrics of anomaly scores and maps; higher means more anomalous, and no metric turns that round.
+
+scikit-learn and SciPy are imported where they are used: half a second that a start need not wait.
+"""
+
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
-from torch import Tensor
 
-from crn.system.torchmetrics import classification
+from crn.config import SCORES, Options
+from crn.evaluation.maps import AnomalyMaps, at_size, sigma_in_pixels
+from crn.evaluation.pixel_metrics import PixelCounts
+from crn.evaluation.results import (
+    Bootstrap,
+    DatasetFacts,
+    Decisions,
+    KindMetrics,
+    MapFacts,
+    Metrics,
+    ModelFacts,
+    PixelMetrics,
+    ScoredImage,
+    ScoreMetrics,
+    Thresholds,
+)
+from datasets.samples import ANOMALOUS, NORMAL, TEST
 
 BOOTSTRAP_RESAMPLES = 1000
 BOOTSTRAP_SEED = 0
 
-_LARGEST_TABLE = 1 << 22  # counts of the bootstrap that are in memory at a time
+_MOST_DRAWN = 1 << 22  # scores of the bootstrap that are in memory at a time
 
 
 def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
@@ -23,12 +42,26 @@ def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
     Raises:
         ValueError: a score is not finite, or one class is missing.
     """
-    return float(classification.binary_auroc(*_ranked(scores, labels)))
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(*_checked(labels, scores)))
 
 
 def average_precision(scores: ArrayLike, labels: ArrayLike) -> float:
     """Average precision, the area under the precision-recall curve; arguments as `auroc`."""
-    return float(classification.binary_average_precision(*_ranked(scores, labels)))
+    from sklearn.metrics import average_precision_score
+
+    return float(average_precision_score(*_checked(labels, scores)))
+
+
+def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """The arguments of scikit-learn, which would only warn of a class that is missing."""
+    labels, scores = np.asarray(labels), np.asarray(scores)
+    if not np.isfinite(scores).all():
+        raise ValueError("the scores have to be finite")
+    if len(np.unique(labels)) < 2:
+        raise ValueError("the metric needs normal and anomalous images")
+    return labels, scores
 
 
 def auroc_interval(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
@@ -41,33 +74,29 @@ def auroc_interval(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
     Args:
         scores, labels: as `auroc`.
     """
-    # Scores only matter by their ranks, so a resample is how often it has each distinct score.
-    values, ranks = np.unique(np.asarray(scores), return_inverse=True)
-    labels = np.asarray(labels)
-    generator = np.random.default_rng(BOOTSTRAP_SEED)
-    at_a_time = max(1, _LARGEST_TABLE // len(values))
-    aurocs = []
-    for start in range(0, BOOTSTRAP_RESAMPLES, at_a_time):
-        resamples = min(at_a_time, BOOTSTRAP_RESAMPLES - start)
-        normal, anomalous = (
-            _resampled_counts(ranks[labels == label], resamples, len(values), generator)
-            for label in (0, 1)
-        )
-        # Mann-Whitney: pairs in which the normal image scores lower, ties counted half.
-        lower = normal.cumsum(1) - normal / 2
-        aurocs.append((anomalous * lower).sum(1) / normal[0].sum() / anomalous[0].sum())
-    low, high = np.quantile(np.concatenate(aurocs), (0.025, 0.975))
+    from scipy.stats import bootstrap
+
+    scores, labels = np.asarray(scores), np.asarray(labels)
+    groups = [scores[labels == label] for label in (0, 1)]
+    low, high = bootstrap(
+        # SciPy wants two of each: a lone image is as good as two equal ones.
+        [np.repeat(group, 2) if len(group) == 1 else group for group in groups],
+        _aurocs,
+        n_resamples=BOOTSTRAP_RESAMPLES,
+        batch=max(1, _MOST_DRAWN // len(scores)),
+        method="percentile",
+        rng=np.random.default_rng(BOOTSTRAP_SEED),
+    ).confidence_interval
     return float(low), float(high)
 
 
-def _resampled_counts(
-    ranks: np.ndarray, resamples: int, distinct: int, generator: np.random.Generator
-) -> np.ndarray:
-    """How often each rank comes in each resample of ``ranks``, (resamples, distinct)."""
-    drawn = generator.choice(ranks, (resamples, len(ranks)))
-    rows = np.arange(resamples)[:, None] * distinct
-    counts = np.bincount((drawn + rows).ravel(), minlength=resamples * distinct)
-    return counts.reshape(resamples, distinct)
+def _aurocs(normal: np.ndarray, anomalous: np.ndarray, axis: int = -1) -> np.ndarray:
+    """The AUROC of scores (..., N) and (..., M), along the last axis: Mann-Whitney's U."""
+    from scipy.stats import rankdata
+
+    count = anomalous.shape[axis]
+    ranks = rankdata(np.concatenate([anomalous, normal], axis), axis=axis)[..., :count]
+    return (ranks.mean(axis) - (count + 1) / 2) / normal.shape[axis]
 
 
 def max_f1(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
@@ -93,25 +122,117 @@ def max_f1(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
     return float(f1[best]), float((below + values[best]) / 2 if best else below)
 
 
-def confusion(decisions: ArrayLike, labels: ArrayLike) -> dict[str, float]:
+def confusion(decisions: Sequence[int], labels: Sequence[int | None]) -> Decisions:
     """Counts of right and wrong decisions, and F1; both (N,), 1 for anomalous, 0 for normal."""
-    decisions, labels = np.asarray(decisions, bool), np.asarray(labels, bool)
-    right, wrong = decisions & labels, decisions & ~labels
-    counts = {
-        "true_positives": int(right.sum()),
-        "false_positives": int(wrong.sum()),
-        "true_negatives": int((~decisions & ~labels).sum()),
-        "false_negatives": int((~decisions & labels).sum()),
-    }
-    return counts | {"f1": 2 * counts["true_positives"] / max(1, decisions.sum() + labels.sum())}
+    from sklearn.metrics import confusion_matrix, f1_score
+
+    above, of = sum(decisions), len(decisions)
+    if None in labels:
+        return Decisions(above, of)
+    (tn, fp), (fn, tp) = confusion_matrix(labels, decisions, labels=(0, 1)).tolist()
+    return Decisions(above, of, tp, fp, tn, fn, float(f1_score(labels, decisions, zero_division=0)))
 
 
-def _ranked(scores: ArrayLike, labels: ArrayLike) -> tuple[Tensor, Tensor]:
-    """Ranks in [0, 1], equal for equal scores: torchmetrics squashes what is not in that range."""
-    values, targets = torch.as_tensor(scores), torch.as_tensor(labels)
-    if not values.isfinite().all():
-        raise ValueError("the scores have to be finite")
-    if len(targets.unique()) < 2:
-        raise ValueError("the metric needs normal and anomalous images")
-    ranks = values.unique(return_inverse=True)[1].double()
-    return ranks / ranks.max().clamp(min=1), targets.long()
+def evaluate(
+    options: Options,
+    model: ModelFacts,
+    thresholds: Thresholds,
+    images: Sequence[ScoredImage],
+    maps: AnomalyMaps,
+    masks: Sequence[np.ndarray | None],
+) -> Metrics:
+    """All metrics of a run.
+
+    Args:
+        options: of the run.
+        model: what scored.
+        thresholds: of the score that was asked for.
+        images, maps, masks: in one order.
+    """
+    score, smoothing = options.scoring.anomaly_score, options.scoring.map_smoothing
+    test = [image for image in images if image.split == TEST]
+    labels = [image.label for image in test]
+    labelled = None not in labels
+    count = sum(mask is not None for mask in masks)
+    pixels = _pixel_metrics(images, maps, masks) if count else {}
+    return Metrics(
+        model,
+        DatasetFacts(
+            layout=options.data.dataset,
+            path=str(options.data.dataset_path),
+            train=len(images) - len(test),
+            test=len(test),
+            normal=labels.count(NORMAL),
+            anomalous=labels.count(ANOMALOUS),
+            unlabelled=labels.count(None),
+            masks=count,
+        ),
+        score,
+        thresholds,
+        MapFacts(smoothing, sigma_in_pixels(smoothing, model.imsize), *maps.range),
+        scores={name: _score_metrics(test, name) for name in SCORES} if labelled else None,
+        decisions=None if thresholds.image is None else confusion(_decisions(test), labels),
+        pixels=pixels.get(None),
+        kinds=_kinds(test, score, pixels) if labelled else None,
+        bootstrap=Bootstrap(BOOTSTRAP_RESAMPLES, BOOTSTRAP_SEED),
+    )
+
+
+def _decisions(images: Iterable[ScoredImage]) -> list[int]:
+    """What is above the threshold; empty where there is none."""
+    return [image.decision for image in images if image.decision is not None]
+
+
+def _score_metrics(images: Iterable[ScoredImage], name: str) -> ScoreMetrics:
+    scores, labels = zip(*((image.scores[name], image.label) for image in images), strict=True)
+    return ScoreMetrics(
+        auroc(scores, labels),
+        auroc_interval(scores, labels),
+        average_precision(scores, labels),
+        *max_f1(scores, labels),
+    )
+
+
+def _kinds(
+    test: Sequence[ScoredImage], score: str, pixels: dict[str | None, PixelMetrics | None]
+) -> dict[str, KindMetrics]:
+    normal = [image for image in test if image.label == NORMAL]
+    result = {}
+    for kind in sorted({image.kind for image in test if image.label == ANOMALOUS and image.kind}):
+        mine = [image for image in test if image.kind == kind and image.label == ANOMALOUS]
+        decisions, ranking = _decisions(mine), _score_metrics([*normal, *mine], score)
+        result[kind] = KindMetrics(
+            len(mine),
+            sum(decisions) if decisions else None,
+            ranking.auroc,
+            ranking.auroc_95,
+            ranking.average_precision,
+            pixels.get(kind),
+        )
+    return result
+
+
+def _pixel_metrics(
+    images: Sequence[ScoredImage], maps: AnomalyMaps, masks: Sequence[np.ndarray | None]
+) -> dict[str | None, PixelMetrics | None]:
+    """Pixel metrics of each kind of defect, and of all test images under None.
+
+    Anomalous images without a mask do not count; all pixels of normal ones are normal.
+    """
+    rows = [row for row in zip(images, maps.scored, masks, strict=True) if row[0].split == TEST]
+
+    def counts(label: int, kind: str | None) -> PixelCounts:
+        result = PixelCounts(*maps.range)
+        for image, scored, mask in rows:
+            if (image.label, image.kind) == (label, kind) and (mask is not None or label == NORMAL):
+                result.add(at_size(scored, image.size), mask)
+        return result
+
+    normal = counts(NORMAL, "good")
+    every, result = normal, {}
+    found = {i.kind for i, _, m in rows if i.label == ANOMALOUS and m is not None and i.kind}
+    for kind in sorted(found):
+        mine = counts(ANOMALOUS, kind)
+        result[kind] = (normal + mine).metrics()
+        every = every + mine
+    return result | {None: every.metrics()}

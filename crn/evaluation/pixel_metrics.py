@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from crn.evaluation.results import PixelMetrics
+
 BINS = 1 << 18
 # Area under the per-region overlap is taken up to this false positive rate (Bergmann et al. 2021).
 FALSE_POSITIVE_LIMIT = 0.3
@@ -79,15 +81,11 @@ class PixelCounts:
         bin_index = int(np.searchsorted(counted, share * counted[-1]))
         return self.low + (self.high - self.low) * min(bin_index + 1, BINS) / BINS
 
-    def metrics(self) -> dict[str, float] | None:
+    def metrics(self) -> PixelMetrics | None:
         """Pixel AUROC, average precision and AUPRO; None without pixels of both kinds."""
         if not self.normal.any() or not self.anomalous.any():
             return None
-        return {
-            "auroc": self.auroc(),
-            "average_precision": self.average_precision(),
-            "aupro": self.aupro(),
-        }
+        return PixelMetrics(self.auroc(), self.average_precision(), self.aupro())
 
     def auroc(self) -> float:
         """Area under the ROC curve of the pixels."""

@@ -1,39 +1,16 @@
 """Where normal ends: thresholds from normal training images, or from an earlier inference."""
 
-import hashlib
-import json
 import math
-import stat
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
-from torch import Tensor
 
-from crn.checkpoints.reading import TrainedModel
 from crn.config import Options
 from crn.errors import UserError
 from crn.evaluation.maps import AnomalyMaps
 from crn.evaluation.pixel_metrics import PixelCounts
+from crn.evaluation.results import Thresholds, read_metrics
 from crn.system.text import shortened
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """What is above them is called anomalous; None where there are none.
-
-    Attributes:
-        image: of image scores.
-        pixel: of smoothed anomaly maps.
-        quantile: the share of the normal training images, and of their pixels, that is below.
-        source: where they come from, in words.
-    """
-
-    image: float | None = None
-    pixel: float | None = None
-    quantile: float | None = None
-    source: str | None = None
 
 
 def thresholds_from_training(
@@ -52,7 +29,7 @@ def thresholds_from_training(
         return Thresholds()
     counts = PixelCounts(*maps.range)
     for index in np.flatnonzero(trained):
-        counts.add(maps.smooth[index].numpy())
+        counts.add(maps.scored[index].numpy())
     return Thresholds(
         float(np.quantile(scores[trained], quantile)),
         counts.quantile(quantile),
@@ -65,7 +42,7 @@ def thresholds_from_file(options: Options, weights: str) -> Thresholds:
     """Thresholds from ``--threshold-from``, the metrics.json of an earlier inference.
 
     Args:
-        weights: `fingerprint` of the model at hand.
+        weights: the fingerprint of the model at hand.
 
     Raises:
         UserError: the file is none, holds no thresholds, or is of another model, another score or
@@ -73,11 +50,19 @@ def thresholds_from_file(options: Options, weights: str) -> Thresholds:
     """
     path = options.scoring.threshold_from
     assert path is not None
-    earlier = _read_metrics(path)
+    try:
+        earlier = read_metrics(path)
+    except OSError as error:
+        raise UserError(
+            f"--threshold-from {path}: cannot be read ({error.strerror}); give the metrics.json of "
+            "an earlier inference"
+        ) from None
+    except ValueError:
+        raise UserError(f"--threshold-from {path}: is no metrics.json of an inference") from None
     same = {
-        "--anomaly-score": (earlier["anomaly_score"], options.scoring.anomaly_score),
-        "--map-smoothing": (earlier["maps"]["smoothing"], options.scoring.map_smoothing),
-        "--pairs": (earlier["model"]["pairs"], options.scoring.pairs),
+        "--anomaly-score": (earlier.anomaly_score, options.scoring.anomaly_score),
+        "--map-smoothing": (earlier.maps.smoothing, options.scoring.map_smoothing),
+        "--pairs": (earlier.model.pairs, options.scoring.pairs),
     }
     for name, (theirs, mine) in same.items():
         if theirs != mine:
@@ -85,55 +70,15 @@ def thresholds_from_file(options: Options, weights: str) -> Thresholds:
                 f"--threshold-from {path}: was made with {name} {shortened(str(theirs))}, not "
                 f"{mine}; give the same here"
             )
-    if earlier["model"]["weights"] != weights:
+    if earlier.model.weights != weights:
         raise UserError(
-            f"--threshold-from {path}: is of another model, "
-            f"{shortened(str(earlier['model']['checkpoint']))}; give one that was made with this "
-            "--model-input"
+            f"--threshold-from {path}: is of another model, {shortened(earlier.model.checkpoint)}; "
+            "give one that was made with this --model-input"
         )
-    threshold = earlier["threshold"]
-    values = [threshold[name] for name in ("image", "pixel", "quantile")]
-    if not all(isinstance(value, float) and math.isfinite(value) for value in values):
+    values = (earlier.threshold.image, earlier.threshold.pixel, earlier.threshold.quantile)
+    if not all(value is not None and math.isfinite(value) for value in values):
         raise UserError(
             f"--threshold-from {path}: holds no threshold; give that of an inference on a data set "
             "with normal training images"
         )
-    return Thresholds(*values, str(path))
-
-
-def _read_metrics(path: Path) -> dict[str, Any]:
-    """A metrics.json, checked as far as thresholds need it."""
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise ValueError  # to read a pipe may never end
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-        parts = {
-            "model": {"weights", "pairs", "checkpoint"},
-            "threshold": {"image", "pixel", "quantile"},
-            "maps": {"smoothing"},
-        }
-        complete = all(metrics[part].keys() >= names for part, names in parts.items())
-        if complete and "anomaly_score" in metrics:
-            return metrics
-    except OSError as error:
-        raise UserError(
-            f"--threshold-from {path}: cannot be read ({error.strerror}); give the metrics.json of "
-            "an earlier inference"
-        ) from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        pass
-    raise UserError(f"--threshold-from {path}: is no metrics.json of an inference")
-
-
-def fingerprint(model: TrainedModel) -> str:
-    """16 characters that differ between any two models whose scores do not compare."""
-    kind = (model.config.model, model.config.network, model.scorer.pairs)
-    digest = hashlib.sha256(repr(kind).encode())
-    for name in sorted(model.networks):
-        for tensor in model.networks[name].state_dict().values():
-            digest.update(_bytes(tensor))
-    return digest.hexdigest()[:16]
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.detach().cpu().contiguous().numpy().reshape(-1)).cast("B")
+    return replace(earlier.threshold, source=str(path))

@@ -1,7 +1,7 @@
 """The methods of anomaly detection: their networks, what these minimise, and how they score."""
 
 from crn.config import ModelConfig
-from crn.methods.base import Method, Scorer, Terms
+from crn.methods.base import Losses, Method, Scorer
 from crn.methods.competition import CompetitiveReconstructionNetworks
 from crn.methods.dual_autoencoders import DualAutoEncoderGAN
 
@@ -16,4 +16,4 @@ def make_method(config: ModelConfig) -> Method:
     return _METHODS[config.model](config)
 
 
-__all__ = ["Method", "Scorer", "Terms", "make_method"]
+__all__ = ["Losses", "Method", "Scorer", "make_method"]

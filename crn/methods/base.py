@@ -1,4 +1,4 @@
-"""What all methods have in common: networks that play against each other, and score images."""
+"""What all methods have in common: networks that are trained together and score images."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from crn.methods.scores import Maps
 
-# The losses of a step by their name, each a tensor of any shape.
-Terms = dict[str, Tensor]
+# The losses of a training step by their names, detached; each a tensor of any shape.
+Losses = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -35,42 +35,41 @@ class Method(nn.Module, ABC):
     """
 
     @property
-    @abstractmethod
     def networks(self) -> dict[str, nn.Module]:
         """The networks by their names, which are also those of their places in the module."""
+        return dict(self.named_children())
+
+    def trained_in(self, seed: int, step: int) -> tuple[int, ...]:  # noqa: ARG002
+        """The indices of the networks that a training step updates, a function of seed and step."""
+        return tuple(range(len(self.networks)))
 
     @abstractmethod
-    def draw(self, seed: int, step: int) -> tuple[int, ...]:
-        """Which networks play in a training step: indices, a function of seed and step."""
-
-    @abstractmethod
-    def play(self, x: Tensor, players: Sequence[int]) -> tuple[Tensor, Terms]:
-        """Let networks play with one batch.
+    def training_losses(self, x: Tensor, trained: Sequence[int]) -> tuple[Tensor, Losses]:
+        """Compute what a training step minimises.
 
         Args:
             x: images, (B, 3, S, S) in [-1, 1].
-            players: the networks that `draw` has given.
+            trained: the networks that `trained_in` has given.
 
         Returns:
-            A scalar whose gradients are, in every network that plays, those of what it minimises;
-            and the terms of the losses.
+            A scalar whose gradients are, in every network that is trained, those of what it
+            minimises; and the losses that it is made of.
         """
 
-    @abstractmethod
-    def losses(self, terms: Terms) -> Terms:
-        """What is logged of a step, as scalars."""
+    def logged(self, losses: Losses) -> Losses:
+        """What is logged of a training step, as scalars."""
+        return {f"losses/{name}": loss.mean() for name, loss in losses.items()}
 
-    @abstractmethod
-    def record(self, players: Sequence[int], terms: Terms) -> None:
-        """Remember how a step went; nothing is copied to the host."""
+    def remember(self, trained: Sequence[int], losses: Losses) -> None:
+        """Keep what the method has to know of a step; nothing is copied to the host."""
 
-    @abstractmethod
-    def suspects(self, players: Sequence[int]) -> str:
-        """Whose losses are not finite, in words; ``players`` are those of the latest step."""
-
-    @abstractmethod
-    def figures(self) -> dict[str, float]:
+    def state(self) -> dict[str, float]:
         """What is logged of the method at a validation."""
+        return {}
+
+    def not_finite(self, trained: Sequence[int]) -> str:  # noqa: ARG002
+        """Whose losses are not finite, in words; ``trained`` are those of the latest step."""
+        return " and ".join(self.networks)
 
     @abstractmethod
     def scorer(self, pairs: str) -> Scorer:

@@ -9,7 +9,9 @@ from itertools import groupby
 
 from torch import Tensor
 
-Reconstruct = Callable[[Tensor], Tensor]
+from crn.methods.encoder_decoder import RECONSTRUCTIONS
+
+Reconstruct = Callable[..., Tensor]
 Maps = dict[str, Tensor]
 
 
@@ -45,7 +47,7 @@ def score_pairs(
 
     Args:
         x: images, (B, 3, H, W) in [-1, 1].
-        units: index to network.
+        units: index to network, which takes images and, as a discriminator, `RECONSTRUCTIONS`.
         pairs: (generator, discriminator) indices; each generator reconstructs once.
 
     Returns:
@@ -59,7 +61,8 @@ def score_pairs(
         reconstructions.append(r)
         for _, discriminator in group:
             count += 1
-            for name, pixels in anomaly_maps(x, r, units[discriminator](r)).items():
+            f = units[discriminator](r, RECONSTRUCTIONS)
+            for name, pixels in anomaly_maps(x, r, f).items():
                 sums[name] = sums[name] + pixels if name in sums else pixels
     mean = sum(reconstructions[1:], reconstructions[0]) / len(reconstructions)
     return mean, {name: pixels / count for name, pixels in sums.items()}

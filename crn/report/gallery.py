@@ -12,10 +12,8 @@ from PIL import Image
 
 from crn.config import SCORES
 from crn.evaluation.results import InferenceResults
-from crn.report.charts import colour_chart
-from crn.report.overlays import ColourScale
-from crn.report.page import template
 from crn.report.pictures import side_by_side, write_picture
+from crn.report.result_pictures import ResultPictures
 from crn.system.files import claim_version
 from crn.system.threads import in_threads
 from datasets.samples import TRAIN
@@ -28,7 +26,6 @@ PANELS = ("input", "reconstruction", "overlay", "mask")
 # The longer side of a panel on an overview, in pixels: at most, and at least.
 _THUMBNAIL, _SMALLEST = 128, 64
 _GAP, _GAP_COLOUR = 3, (128, 128, 128)
-_BAR_WIDTH = 256
 # Without subsampling the thin lines of overlays keep their colours.
 _JPEG = {"quality": 85, "subsampling": 0}
 
@@ -64,7 +61,9 @@ def files_folder(page_folder: Path) -> Iterator[Path]:
         raise
 
 
-def write_pictures(results: InferenceResults, folder: Path) -> list[Pictures]:
+def write_pictures(
+    results: InferenceResults, images: ResultPictures, folder: Path
+) -> list[Pictures]:
     """Write all panels and a thumbnail of every image.
 
     File names are numbers: nothing in a data set decides where anything is written.
@@ -74,7 +73,7 @@ def write_pictures(results: InferenceResults, folder: Path) -> list[Pictures]:
     """
 
     def write(index: int) -> Pictures:
-        panels = results.panels(index)
+        panels = images.panels(index)
         names = tuple(name for name in PANELS if name in panels)
         small = []
         for name in names:
@@ -86,7 +85,7 @@ def write_pictures(results: InferenceResults, folder: Path) -> list[Pictures]:
         write_picture(thumbnail, folder / f"{index}.jpg", **_JPEG)
         return Pictures(names, panels[names[0]].size, thumbnail.size)
 
-    return in_threads(write, len(results.images), results.threads)
+    return in_threads(write, len(results.images), images.threads)
 
 
 def _enlarged(panel: Image.Image) -> Image.Image:
@@ -118,19 +117,9 @@ def gallery_data(
     return {
         "folder": folder.relative_to(page_folder).as_posix(),
         "scores": list(SCORES),
-        "score": SCORES.index(results.score),
-        "threshold": results.threshold,
+        "score": SCORES.index(results.metrics.anomaly_score),
+        "threshold": results.metrics.threshold.image,
         "kinds": kinds,
         "panels": panels,
         "images": rows,
     }
-
-
-def gallery(results: InferenceResults) -> str:
-    """The controls, the empty gallery and the dialog, which gallery.js fills."""
-    maps, metrics = results.metrics["maps"], results.metrics
-    scale = ColourScale(maps["low"], maps["high"], metrics["threshold"]["pixel"])
-    words = f"The colours of all maps, from {scale.low:.4g} to {scale.high:.4g}"
-    bar = results.colour_bar(_BAR_WIDTH)
-    chart = colour_chart(words, bar, scale, masks=metrics["dataset"]["masks"] > 0)
-    return template("gallery.html").substitute(scale=chart)

@@ -1,10 +1,15 @@
 """Anomaly maps over images: where an anomaly is, and what the colours mean."""
 
-from dataclasses import dataclass
+import base64
+import io
+from dataclasses import dataclass, replace
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from markupsafe import Markup
+from numpy.typing import ArrayLike
+from PIL import Image
 
+from crn.report.pages import render
 from crn.report.pictures import heat_map
 
 # Opacity of the hottest colour; the coldest is transparent, so that normal parts stay visible.
@@ -14,6 +19,7 @@ _OPACITY = 0.75
 CONTOUR, BORDER, MASK = (255, 255, 255), (0, 0, 0), (0, 230, 255)
 # A line of one pixel for every so many pixels of the image's longer side.
 _PIXELS_PER_LINE = 384
+_COLOURS = 256  # of the legend
 
 
 @dataclass(frozen=True)
@@ -29,10 +35,10 @@ class ColourScale:
     high: float
     threshold: float | None
 
-    def share(self, values: np.ndarray) -> np.ndarray:
+    def share(self, values: ArrayLike) -> np.ndarray:
         """Where values lie between the first and the last colour, 0 to 1, float32."""
         span = max(self.high - self.low, np.finfo(np.float32).tiny)
-        return ((values - np.float32(self.low)) / np.float32(span)).clip(0, 1)
+        return ((np.float32(values) - np.float32(self.low)) / np.float32(span)).clip(0, 1)
 
 
 def overlay(
@@ -79,60 +85,36 @@ def outline(region: np.ndarray, width: int) -> np.ndarray:
     return region & ~binary_erosion(region, iterations=width, border_value=1)
 
 
-def colour_bar(scale: ColourScale, width: int) -> Image.Image:
-    """All colours, from the lowest to the highest value, ``width`` x 2 pixels.
-
-    They are transparent: the upper row shows them over light gray, the lower one over dark gray.
-    """
-    gray = Image.fromarray(np.full((2, width), [[200], [60]], np.uint8))
-    ramp = np.linspace(scale.low, scale.high, width, dtype=np.float32)
-    return overlay(gray, np.tile(ramp, (2, 1)), ColourScale(scale.low, scale.high, threshold=None))
-
-
-def line_meanings(threshold: float | None, masks: bool) -> list[tuple[tuple[int, int, int], str]]:
-    """The colours of the lines on overlays, and what they mean.
+def legend(scale: ColourScale, masks: bool) -> Markup:
+    """What the colours and lines of overlays mean, as SVG: a page or a file of its own shows it.
 
     Args:
-        threshold: of the contours; None where there are none.
+        scale: colours and threshold; the threshold is marked on the bar of all colours.
         masks: whether overlays have the outlines of masks.
     """
     lines = []
-    if threshold is not None:
-        lines.append((CONTOUR, f"contour: the anomaly map is above {threshold:.4g}"))
+    if scale.threshold is not None:
+        lines.append((CONTOUR, f"contour: the anomaly map is above {scale.threshold:.4g}"))
     if masks:
         lines.append((MASK, "outline of the mask: what the data set calls anomalous"))
-    return lines
+    file = io.BytesIO()
+    _colour_bar(scale).save(file, "PNG")
+    return render(
+        "legend.svg",
+        scale=scale,
+        bar=base64.b64encode(file.getvalue()).decode(),
+        threshold=None if scale.threshold is None else float(scale.share(scale.threshold)),
+        lines=lines,
+        border=BORDER,
+        contour=CONTOUR,
+    )
 
 
-def legend(scale: ColourScale, masks: bool) -> Image.Image:
-    """What the colours and lines of the overlays mean: a bar of colours with their values.
+def _colour_bar(scale: ColourScale) -> Image.Image:
+    """All colours, from the lowest to the highest value, two pixels high.
 
-    Args:
-        scale: colours and threshold; the threshold is marked on the bar.
-        masks: whether overlays have the outlines of masks.
+    They are transparent: the upper row shows them over light gray, the lower one over dark gray.
     """
-    width, margin, top, bar, row = 640, 20, 30, 32, 22
-    lines = line_meanings(scale.threshold, masks)
-    picture = Image.new("RGB", (width, top + bar + row * (1 + len(lines)) + 12), "white")
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=14)
-
-    long = width - 2 * margin
-    colours = colour_bar(scale, long).resize((long, bar), Image.Resampling.NEAREST)
-    picture.paste(colours, (margin, top))
-    bottom = top + bar
-    draw.text((margin, bottom + 4), f"{scale.low:.4g}", "black", font)
-    draw.text((width - margin, bottom + 4), f"{scale.high:.4g}", "black", font, anchor="ra")
-    if scale.threshold is not None:
-        x = margin + round(float(scale.share(np.float32(scale.threshold))) * (long - 1))
-        draw.line((x, top - 4, x, bottom + 3), BORDER, 5)
-        draw.line((x, top - 3, x, bottom + 2), CONTOUR, 1)
-        label = f"pixel threshold {scale.threshold:.4g}"
-        half = round(draw.textlength(label, font) / 2)
-        center = min(max(x, margin + half), width - margin - half)
-        draw.text((center, top - 8), label, "black", font, anchor="ms")
-    for index, (colour, text) in enumerate(lines):
-        y = bottom + row * (index + 1) + 12
-        draw.line((margin, y, margin + 30, y), BORDER, 5)
-        draw.line((margin, y, margin + 30, y), colour, 3)
-        draw.text((margin + 40, y), text, "black", font, anchor="lm")
-    return picture
+    gray = Image.fromarray(np.full((2, _COLOURS), [[200], [60]], np.uint8))
+    ramp = np.linspace(scale.low, scale.high, _COLOURS, dtype=np.float32)
+    return overlay(gray, np.tile(ramp, (2, 1)), replace(scale, threshold=None))

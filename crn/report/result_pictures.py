@@ -11,23 +11,23 @@ from PIL import Image
 from torch import Tensor
 
 from crn.evaluation.maps import AnomalyMaps, at_size
-from crn.evaluation.results import PANEL_SIZE
-from crn.report.overlays import ColourScale, colour_bar, legend, overlay
+from crn.report.overlays import ColourScale, legend, overlay
 from crn.report.pictures import heat_map, side_by_side, to_image, write_picture
-from crn.system.files import set_aside
+from crn.system.files import set_aside, written_whole
 from crn.system.text import file_name
 from crn.system.threads import in_threads
-from datasets.masks import read_mask
 from datasets.memory import normalize
 from datasets.reader import MAX_PIXELS, Images, read_own_size
 from datasets.samples import Sample
 
 log = logging.getLogger(__name__)
 
+# The longer side of a panel of the report, in pixels, is at most so long.
+PANEL_SIZE = 512
 # What `ResultPictures.write` writes: folders of pictures, and what their colours mean.
 FOLDERS = ("inference", "diff", "overlay")
 MAPS_FOLDER = "maps"
-COLOUR_SCALE_FILE = "colour_scale.png"
+COLOUR_SCALE_FILE = "colour_scale.svg"
 PICTURES = (*FOLDERS, MAPS_FOLDER, COLOUR_SCALE_FILE)
 
 
@@ -40,6 +40,7 @@ class ResultPictures:
         images: as the model saw them.
         reconstructions: (N, 3, S, S) uint8.
         maps: of the score that was asked for.
+        masks: where there are some.
         scale: the colours of all overlays.
     """
 
@@ -47,6 +48,7 @@ class ResultPictures:
     images: Images
     reconstructions: Tensor
     maps: AnomalyMaps
+    masks: Sequence[np.ndarray | None]
     scale: ColourScale
 
     @property
@@ -59,9 +61,14 @@ class ResultPictures:
         return max(1, min(cpu_count(), MAX_PIXELS // largest))
 
     def panels(self, index: int) -> dict[str, Image.Image]:
-        """The pictures of one image; see `InferenceResults.panels`."""
-        image = self._own_image(index)
-        mask = read_mask(self.samples[index], self.images.sizes[index])
+        """What the report shows of one image: RGB pictures of one size.
+
+        That is the size of the image's file, but made smaller where a side is longer than
+        `PANEL_SIZE`. They are "input", "reconstruction", "overlay" (the anomaly map over the image,
+        with contours) and, where there is one, "mask". The file is decoded anew; `threads` threads
+        may ask at a time.
+        """
+        image, mask = self._own_image(index), self.masks[index]
         image.thumbnail((PANEL_SIZE, PANEL_SIZE))
         reconstruction = to_image(self.reconstructions[index])
         pictures = {"input": image, "reconstruction": reconstruction.resize(image.size)}
@@ -72,16 +79,12 @@ class ResultPictures:
         pictures["overlay"] = self._overlay(index, image, mask)
         return pictures
 
-    def colour_bar(self, width: int) -> Image.Image:
-        """The colours of the overlays; see `InferenceResults.colour_bar`."""
-        return colour_bar(self.scale, width)
-
     def write(self, folder: Path, save_maps: bool) -> None:
         """Write the pictures of all images, and what earlier runs left there is renamed.
 
         Of every image there is inference/KEY, what the model saw and made; diff/KEY, the plain
         map; and overlay/KEY, the smoothed map over the image. One colour scale serves all plain
-        maps, and another one, drawn in colour_scale.png, all smoothed maps.
+        maps, and another one, drawn in colour_scale.svg, all smoothed maps.
 
         Args:
             save_maps: whether to write maps/KEY.tiff as well, the smoothed map as 32-bit floats.
@@ -97,21 +100,20 @@ class ResultPictures:
 
         def write(index: int) -> None:
             size = self.images.sizes[index]
-            image, mask = self._own_image(index), read_mask(self.samples[index], size)
             pictures = {
                 "inference": self._row(index, low, high),
                 "diff": heat_map(at_size(self.maps.plain[index], size), low, high),
-                "overlay": self._overlay(index, image, mask),
+                "overlay": self._overlay(index, self._own_image(index), self.masks[index]),
             }
             for kind, picture in pictures.items():
                 write_picture(picture, folders[kind] / names[index], compress_level=1)
             if save_maps:
-                picture = Image.fromarray(at_size(self.maps.smooth[index], size))
+                picture = Image.fromarray(at_size(self.maps.scored[index], size))
                 write_picture(picture, folders[MAPS_FOLDER] / tiff_names[index])
 
         in_threads(write, len(self.samples), self.threads)
-        masks = any(sample.mask is not None for sample in self.samples)
-        write_picture(legend(self.scale, masks), folder / COLOUR_SCALE_FILE)
+        with written_whole(folder / COLOUR_SCALE_FILE, "w", encoding="utf-8") as file:
+            file.write(legend(self.scale, any(mask is not None for mask in self.masks)))
         for path in folders.values():
             log.info("wrote %d pictures to %s", len(self.samples), path)
         log.info("colours of %s run from %.4g to %.4g", folders["diff"], low, high)
@@ -128,7 +130,7 @@ class ResultPictures:
         )
 
     def _overlay(self, index: int, image: Image.Image, mask: np.ndarray | None) -> Image.Image:
-        anomaly_map = at_size(self.maps.smooth[index], (image.height, image.width))
+        anomaly_map = at_size(self.maps.scored[index], (image.height, image.width))
         return overlay(image, anomaly_map, self.scale, mask)
 
 

@@ -2,23 +2,16 @@
 
 import csv
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from crn.config import GROUPS, SCORES, Options
-from crn.report.charts import Axis, Series, axis_around, line_chart
+from crn.report.charts import Axis, Chart, Series, axis_around
 from crn.report.curves import running_mean, thin_series
-from crn.report.page import (
-    REPORT_FILE,
-    decimal,
-    figures,
-    note,
-    section,
-    settings,
-    write_page,
-)
+from crn.report.pages import REPORT_FILE, decimal, typed_settings, write_page
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +36,24 @@ _UNITS = {
 }
 
 
+@dataclass(frozen=True)
+class Validations:
+    """What the validations of a run have come to.
+
+    Attributes:
+        last, last_step: AUROC of the last, and when that was.
+        best, best_step: the highest; its step is None where it is of before a resumption, of which
+            this run knows the AUROC only.
+        time: of the training, in words.
+    """
+
+    last: float
+    last_step: float
+    best: float
+    best_step: float | None
+    time: str
+
+
 def write_training_report(folder: Path, options: Options) -> None:
     """Write report.html beside the metrics.csv that it shows.
 
@@ -50,13 +61,18 @@ def write_training_report(folder: Path, options: Options) -> None:
         folder: of the run's logs, logged_metrics/version_N.
         options: of the run, as it was resolved.
     """
-    series = read_series(folder / "metrics.csv")
-    sections = [
-        *_sections(series, options),
-        section("Settings", settings(options, GROUPS, {}), name="settings"),
-    ]
+    series, data = read_series(folder / "metrics.csv"), options.data.dataset_path
     path = folder / REPORT_FILE
-    write_page(path, _title(options), _subtitle(series, options), sections)
+    write_page(
+        path,
+        "training.html",
+        typed_settings(options, GROUPS),
+        name=data.name if data and data.name else options.data.dataset,
+        options=options,
+        last_step=max((points[-1, 0] for points in series.values()), default=0),
+        validations=_validations(series) if "metrics/roc_auc" in series else None,
+        charts=list(_charts(series, options)) if series else [],
+    )
     log.info("wrote %s", path)
 
 
@@ -76,44 +92,17 @@ def read_series(path: Path) -> dict[str, np.ndarray]:
     return {name: np.array(sorted(points)) for name, points in series.items()}
 
 
-def _title(options: Options) -> str:
-    path = options.data.dataset_path
-    return f"Training on {path.name if path and path.name else options.data.dataset}"
-
-
-def _subtitle(series: dict[str, np.ndarray], options: Options) -> str:
-    last = max((points[-1, 0] for points in series.values()), default=0)
-    steps = options.optimization.training_steps
-    words = f"{last:,.0f} of {steps:,} steps logged, seed {options.run.seed}."
-    if options.run.model_input is not None:
-        words += f" Resumed from {options.run.model_input}: the curves start there."
-    return words
-
-
-def _sections(series: dict[str, np.ndarray], options: Options) -> Iterator[str]:
-    if not series:
-        yield section("Result", note("The run ended before it logged anything."), name="result")
-        return
-    if "metrics/roc_auc" in series:
-        remark = note(
-            "“Best” is the highest validation so far. It is chosen by the labels of the test "
-            "images and is no result: quote the last."
-        )
-        yield section("Result", figures(_key_figures(series, options)), remark, name="result")
-    charts = "".join(_charts(series, options))
-    yield section("Curves", f'<div class="charts">{charts}</div>', name="curves")
-
-
-def _key_figures(series: dict[str, np.ndarray], options: Options) -> Iterator[tuple[str, str, str]]:
+def _validations(series: dict[str, np.ndarray]) -> Validations:
     aurocs = series["metrics/roc_auc"]
-    step, last = aurocs[-1]
-    yield "Last AUROC", decimal(last), f"{options.scoring.anomaly_score}, step {step:,.0f}"
-    # The highest may be of before a resumption, of which this run knows the figure only.
     best = series["metrics/max_roc_auc"][:, 1].max()
     steps = aurocs[aurocs[:, 1] == best, 0]
-    when = f"step {steps[0]:,.0f}" if len(steps) else "before the resumption"
-    yield "Best AUROC", decimal(best), f"{when}; no result"
-    yield "Time", _duration(series["metrics/training_time"][-1, 1]), "of training"
+    return Validations(
+        last=aurocs[-1, 1],
+        last_step=aurocs[-1, 0],
+        best=best,
+        best_step=steps[0] if len(steps) else None,
+        time=_duration(series["metrics/training_time"][-1, 1]),
+    )
 
 
 def _duration(seconds: float) -> str:
@@ -124,7 +113,7 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _charts(series: dict[str, np.ndarray], options: Options) -> Iterator[str]:
+def _charts(series: dict[str, np.ndarray], options: Options) -> Iterator[Chart]:
     steps = np.concatenate([points[:, 0] for points in series.values()])
     low, high = float(steps.min()), float(steps.max())
     # From 0, but for what was resumed late; the same for all charts.
@@ -137,19 +126,14 @@ def _charts(series: dict[str, np.ndarray], options: Options) -> Iterator[str]:
         for name, column in columns.items()
         if column in series
     }
-    yield _chart(
-        series,
-        "AUROC of the validations",
-        aurocs,
-        x,
-        Axis("AUROC", 0, 1),
-        reference=("by chance", 0.5),
-    )
-    for title, losses in _LOSSES.items():
-        yield _chart(series, title, losses, x, None)
+    chance = Series("by chance", np.array([[x.low, 0.5], [x.high, 0.5]]), kind="reference")
     units = options.competition.num_competitive_units
-    axis = Axis("unit, counted from 0", -0.5, units - 0.5, whole=True)
-    yield _chart(series, "Best units", _UNITS, x, axis, kind="dots")
+    whole = Axis("unit, counted from 0", -0.5, units - 0.5, whole=True)
+    title = "AUROC of the validations"
+    yield from _chart(series, title, aurocs, x, Axis("AUROC", 0, 1), more=(chance,))
+    for title, losses in _LOSSES.items():
+        yield from _chart(series, title, losses, x, None)
+    yield from _chart(series, "Best units", _UNITS, x, whole, kind="dots")
 
 
 def _chart(
@@ -160,9 +144,9 @@ def _chart(
     y: Axis | None,
     *,
     kind: str = "line",
-    reference: tuple[str, float] | None = None,
-) -> str:
-    """A chart of some columns over the steps; empty where nothing was logged of them.
+    more: Sequence[Series] = (),
+) -> Iterator[Chart]:
+    """A chart of some columns over the steps; none where nothing was logged of them.
 
     Args:
         series: of all columns.
@@ -171,20 +155,19 @@ def _chart(
         x: the axis of the steps.
         y: the other axis; around the values where None.
         kind: as of `Series`.
-        reference: name and height of a line to compare with.
+        more: to compare with.
     """
     present = {name: series[name] for name in names if name in series}
     if not present:
-        return ""
+        return
     every = np.concatenate(list(present.values()))
     last = ", ".join(f"{names[name]} {points[-1, 1]:.4g}" for name, points in present.items())
-    return line_chart(
+    yield Chart(
         title,
         f"{title} over the training steps, at last: {last}",
         x,
         y or axis_around("loss", every[:, 1]),
-        list(_lines(present, names, kind)),
-        reference=reference and (reference[0], (x.low, reference[1]), (x.high, reference[1])),
+        [*_lines(present, names, kind), *more],
     )
 
 

@@ -39,9 +39,10 @@ def example() -> Image.Image:
     return picture
 
 
-def overlays() -> Image.Image:
+def overlays(driver) -> Image.Image:
     """Some overlays above the colour scale of them all."""
-    scale, size, gap = Image.open(RESULTS / "colour_scale.png"), 192, 6
+    scale = page(driver, f"{RESULTS}/colour_scale.svg", 640, 90, "light").crop((0, 0, 400, 90))
+    size, gap = 192, 6
     picture = Image.new("RGB", (3 * (size + gap) - gap, 2 * (size + gap) + scale.height), "white")
     for index, tile in enumerate(TILES):
         overlay = Image.open(RESULTS / f"overlay/{tile}.png").resize((size, size))
@@ -80,7 +81,7 @@ def main() -> None:
         Path("logged_metrics").glob("*/report.html"), key=lambda path: path.stat().st_mtime
     )
     pictures = {
-        "overlays": overlays(),
+        "overlays": overlays(driver),
         "report": page(driver, REPORT, 1280, 1900, "light"),
         "enlarged": page(driver, REPORT, 1280, 800, "dark", OPEN_POTHOLES),
         "phone": phones,

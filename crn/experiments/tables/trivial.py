@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from crn.config import Options
 from crn.errors import UserError
-from crn.experiments.jobs.workers import say
-from crn.experiments.tables.grid import DataSet
+from crn.experiments.jobs import say
+from crn.experiments.tables.trainings import DataSet
 from crn.system.files import written_whole
 from datasets.layouts import LAYOUTS
 from datasets.samples import TEST, TRAIN, list_samples

@@ -1,0 +1,196 @@
+"""Results of inference that a test makes up, and reports on them in a browser."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from crn.config import (
+    Adversarial,
+    Competition,
+    Data,
+    Network,
+    Optimization,
+    Options,
+    Output,
+    Run,
+    Scoring,
+)
+from crn.evaluation.maps import AnomalyMaps
+from crn.evaluation.metrics import evaluate
+from crn.evaluation.results import InferenceResults, ModelFacts, ScoredImage, Thresholds
+from crn.report.inference_page import write_inference_report
+from crn.report.overlays import ColourScale
+from crn.report.result_pictures import ResultPictures
+from datasets.reader import Images
+
+HOSTILE = (
+    "<script>alert(1)</script>.png",
+    '" onerror="alert(2)".png',
+    "</script><img src=x onerror=alert(3)>.png",
+    "%2e%2e#?&amp;'.png",
+)
+PHONE, DESKTOP = 400, 1280
+PANEL_SHADES = {"input": 60, "reconstruction": 120, "overlay": 180, "mask": 255}
+
+
+def options(**changes: Any) -> Options:
+    plain = Options(
+        Run(mode="inference", model_input=Path("model.ckpt"), seed=1),
+        Data(dataset="MVTec", dataset_path=Path("data/wid<b>get")),
+        Network(),
+        Competition(),
+        Adversarial(),
+        Optimization(),
+        Scoring(),
+        Output(image_output_path=Path("out")),
+        frozenset({"seed", "dataset"}),
+    )
+    return plain.replace(**changes)
+
+
+def scored_images(
+    names: dict[str, list[str]], *, labels: bool = True, threshold: float | None = 0.6
+) -> list[ScoredImage]:
+    """Images whose scores rise with their number; "train" and "good" are the normal ones.
+
+    No score comes twice.
+    """
+    images = []
+    for place, (kind, group) in enumerate(names.items()):
+        normal = kind in ("train", "good")
+        for index, name in enumerate(group):
+            score = round(0.1 + 0.6 * (index + 0.5) / len(group) + (0 if normal else 0.25), 6)
+            score += place * 1e-5
+            images.append(
+                ScoredImage(
+                    f"{kind}/{name}",
+                    "train" if kind == "train" else "test",
+                    ("good" if normal else kind) if labels else None,
+                    int(not normal) if labels else None,
+                    (16, 24),
+                    {"reconstruction": score / 2, "residual": score, "discrimination": -score},
+                    None if threshold is None else int(score > threshold),
+                )
+            )
+    return images
+
+
+def results_of(
+    names: dict[str, list[str]],
+    *,
+    labels: bool = True,
+    threshold: float | None = 0.6,
+    **changes: Any,
+) -> InferenceResults:
+    """Results of a run that scored `scored_images`, without masks."""
+    images = scored_images(names, labels=labels, threshold=threshold)
+    chosen = options(**changes)
+    thresholds = Thresholds()
+    if threshold is not None:
+        thresholds = Thresholds(threshold, threshold, 0.99, "6 normal training images")
+    model = ModelFacts("crn", str(chosen.run.model_input), "0123456789abcdef", 20000, 128, "best")
+    values = torch.linspace(0, 1, len(images)).view(-1, 1, 1)  # the range of the colours
+    maps, masks = AnomalyMaps(values, values), [None] * len(images)
+    metrics = evaluate(chosen, model, thresholds, images, maps, masks)
+    return InferenceResults(chosen, images, metrics)
+
+
+class Panels(ResultPictures):
+    """Panels of one shade for all images, with the number of the image in their green."""
+
+    def panels(self, index: int) -> dict[str, Image.Image]:
+        height, width = self.images.sizes[index]
+        return {
+            name: Image.new("RGB", (width, height), (shade, index % 256, 0))
+            for name, shade in PANEL_SHADES.items()
+            if name in self.samples[index]
+        }
+
+
+def write_report(
+    folder: Path,
+    results: InferenceResults,
+    size: tuple[int, int] = (24, 16),
+    panels: tuple[str, ...] = tuple(PANEL_SHADES),
+) -> Path:
+    """Write a report whose panels have one size; anomalous images have a mask, too."""
+    scale = ColourScale(0, 1, results.metrics.threshold.pixel)
+    shown = [[name for name in panels if image.label or name != "mask"] for image in results.images]
+    images = Images(torch.empty(0), [size[::-1]] * len(shown))
+    write_inference_report(folder, results, Panels(shown, images, None, None, [], scale))
+    return folder / "report.html"
+
+
+NAMES = {
+    "train": [f"{index:03d}.png" for index in range(6)],
+    "good": [f"{index:03d}.png" for index in range(12)],
+    "crack": [f"{index:03d}.png" for index in range(9)],
+    "bent <b>wire</b>": [*HOSTILE, "a" * 200 + ".png"],
+}
+
+
+class Page:
+    """A report in the browser; an alert or an error on the console fails the test at its end."""
+
+    def __init__(self, driver: Any, path: Path, width: int = DESKTOP) -> None:
+        self.driver = driver
+        self.resize(width)
+        driver.get(path.as_uri())
+
+    def resize(self, width: int, height: int = 800) -> None:
+        self.driver.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width == PHONE},
+        )
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        return self.driver.execute_script(script, *arguments)
+
+    def find(self, selector: str) -> list[Any]:
+        return self.driver.find_elements("css selector", selector)
+
+    def texts(self, selector: str) -> list[str]:
+        script = "return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent)"
+        return self.run(script, selector)
+
+    def text(self) -> str:
+        return self.run("return document.body.innerText")
+
+    def click(self, selector: str) -> None:
+        self.run("document.querySelector(arguments[0]).click()", selector)
+
+    def choose(self, name: str, value: str) -> None:
+        self.run(
+            "const e = document.getElementById(arguments[0]); e.value = arguments[1];"
+            "e.dispatchEvent(new Event(e.type === 'search' ? 'input' : 'change'))",
+            name,
+            value,
+        )
+
+    def press(self, key: str) -> None:
+        from selenium.webdriver import ActionChains, Keys
+
+        ActionChains(self.driver).send_keys(getattr(Keys, key)).perform()
+
+    def until(self, script: str) -> None:
+        """Wait until a script returns true: pictures load when they like."""
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        WebDriverWait(self.driver, 20).until(lambda _: self.run(script))
+
+    def overflow(self) -> list[str]:
+        """What reaches beyond the right edge, and the page itself where it scrolls sideways."""
+        return self.run(
+            """
+            const root = document.documentElement, wide = [];
+            if (root.scrollWidth > root.clientWidth) wide.push("page");
+            for (const e of document.querySelectorAll("body *")) {
+              const box = e.getBoundingClientRect();
+              if (box.right > root.clientWidth + 0.5 && !e.closest("svg, thead")) {
+                wide.push(e.outerHTML.slice(0, 80));
+              }
+            }
+            return wide;"""
+        )
