@@ -217,14 +217,20 @@ def _install(archive: Path, target: Path, wanted: Collection[str], list_set: _Li
     print(f"extracting {archive}", flush=True)
     require_writable_folder(target, "--root")
     with (
+        claimed(target),
         writing(target),
         tempfile.TemporaryDirectory(dir=target, prefix=".extracting-") as temporary,
     ):
         folder = Path(temporary)
+        for left in target.glob(".extracting-*"):  # by a run that was killed
+            if left != folder:
+                shutil.rmtree(left)
         try:
             # Zip files need no filter: of them, nothing is extracted that leads out of the folder.
-            safely = {} if archive.suffix == ".zip" else {"filter": "data"}
-            shutil.unpack_archive(archive, folder, **safely)
+            if archive.suffix == ".zip":
+                shutil.unpack_archive(archive, folder)
+            else:
+                shutil.unpack_archive(archive, folder, filter="data")
         except _DAMAGE as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"{archive}: cannot be extracted ({reason}); replace it") from None

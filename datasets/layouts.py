@@ -118,7 +118,7 @@ def _images_below(place: Path, root: Path, visited: set[str]) -> Iterator[Sample
         return
     visited.add(real)
     inside = contents(place)
-    groups = [(file,) for file in inside.images]
+    groups: list[tuple[Path, ...]] = [(file,) for file in inside.images]
     folders = inside.folders
     if set(TILE_FOLDERS) <= {path.name for path in folders}:
         groups += road_tiles(place)

@@ -107,7 +107,7 @@ def _read(sample: Sample, size: tuple[int, int]) -> tuple[np.ndarray, str]:
 
 def _interpreted(path: Path) -> tuple[np.ndarray, str]:
     array = decoded(path, _gray_and_alpha)
-    if array.ndim == 2:  # 16 bits
+    if array.ndim == 2:
         return _split(array, path)
     gray, alpha = array[..., 0], array[..., 1]
     if alpha.min() == alpha.max():
@@ -120,7 +120,9 @@ def _interpreted(path: Path) -> tuple[np.ndarray, str]:
 
 
 def _gray_and_alpha(image: Image.Image) -> np.ndarray:
-    """The brightest channel and the alpha channel (H, W, 2), or gray (H, W) in 16 bits."""
+    """The brightest channel and the alpha channel (H, W, 2), or gray (H, W) of any depth."""
+    if image.mode in ("1", "L") and "transparency" not in image.info:
+        return np.array(image.convert("L"))
     if image.mode == "F" or image.mode.startswith("I"):
         return np.array(image)
     array = np.array(image.convert("RGBA"))
@@ -129,7 +131,10 @@ def _gray_and_alpha(image: Image.Image) -> np.ndarray:
 
 def _split(values: np.ndarray, path: Path) -> tuple[np.ndarray, str]:
     """The anomalous pixels of gray values that should be two."""
-    levels = np.unique(values)
+    if values.dtype == np.uint8:  # as np.unique, but faster
+        levels = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
+    else:
+        levels = np.unique(values)
     if len(levels) <= 2:
         two = len(levels) == 2
         return values > (levels[0] if two else 0), _BRIGHTER if two and levels[0] > 0 else ""

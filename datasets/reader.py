@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,7 +49,8 @@ _BITS, _SAMPLE_FORMAT, _SIGNED_16 = 258, 339, ((16,), (2,))
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1")
 _ONE_SCALE = "scale all images of the data set alike and save them with 16 bits (docs/datasets.md)"
 
-_T, _R = TypeVar("_T"), TypeVar("_R")
+# An image and the (height, width) of its file.
+_Decoded = tuple[Tensor, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -101,13 +102,13 @@ def read_images(
     ranges = _Ranges()
     kept = _Kept(_KEPT_BYTES if keep else 0)
 
-    def read(index: int) -> tuple[Tensor, tuple[int, int]]:
+    def read(index: int) -> _Decoded:
         layers = _read_layers(samples[index], ranges)
         own_size = (layers[0].shape[1], layers[0].shape[2])
         kept.add(index, layers)
         return _stack([resize(layer, (size, size)) for layer in layers]), own_size
 
-    for index, (image, own_size) in enumerate(_mapped(read, range(len(samples)), workers)):
+    for index, (image, own_size) in enumerate(_in_order(read, len(samples), workers)):
         if image.dtype != pixels.dtype:
             pixels, image = pixels.float(), image.float()
         pixels[index] = image
@@ -116,14 +117,14 @@ def read_images(
     return Images(pixels, sizes, samples, kept.images)
 
 
-def _mapped(function: Callable[[_T], _R], items: Sequence[_T], workers: int) -> Iterator[_R]:
-    """The results in order, by threads if there are any; the first error ends all."""
+def _in_order(read: Callable[[int], _Decoded], count: int, workers: int) -> Iterator[_Decoded]:
+    """All images, read by threads if there are any; the first error ends all."""
     if not workers:
-        yield from map(function, items)
+        yield from map(read, range(count))
         return
     with ThreadPoolExecutor(workers) as pool:
         try:
-            yield from pool.map(function, items)
+            yield from pool.map(read, range(count))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -188,16 +189,15 @@ def read_own_size(sample: Sample) -> Tensor:
 
 def _at_own_size(layers: list[Tensor]) -> Tensor:
     size = (layers[0].shape[1], layers[0].shape[2])
-    return (
-        _stack([la if la.shape[1:] == size else resize(la, size) for la in layers]).round().byte()
-    )
+    same = [layer if layer.shape[1:] == size else resize(layer, size) for layer in layers]
+    return _stack(same).round().byte()
 
 
 def _read_layers(sample: Sample, ranges: _Ranges | None = None) -> list[Tensor]:
     """A colour image (3, H, W), or the height and the intensity (1, H, W) of a road tile."""
     channels = 3 if len(sample.files) == 1 else 1
     return [
-        read_file(file, channels, ranges and partial(ranges.add, layer))
+        read_file(file, channels, None if ranges is None else partial(ranges.add, layer))
         for layer, file in enumerate(sample.files)
     ]
 
@@ -315,7 +315,7 @@ def _pixels(image: Image.Image, mode: str) -> np.ndarray:
 def _of_16_bits(image: Image.Image) -> np.ndarray:
     """Gray as uint16, or int16 where a TIFF file says that its 16 bits have a sign."""
     array = np.array(image)
-    tags = getattr(image, "tag_v2", {})
+    tags: Any = getattr(image, "tag_v2", {})
     if (tags.get(_BITS), tags.get(_SAMPLE_FORMAT)) == _SIGNED_16:
         if tags.prefix == b"MM" and tags.get(_COMPRESSION, 1) != 1:
             # Pillow 13 swaps the two bytes of each number.

@@ -209,12 +209,16 @@ def test_what_exists_is_kept_and_named(mvtec: Callable, serve_mvtec: Callable) -
     mine = Path("data/mvtec/cable/train/good/001.png")
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b"mine")
+    left = Path("data/mvtec/.extracting-by-a-killed-run/cable/x.png")
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
     result = mvtec()
     assert (result.status, result.err) == (0, "")
     assert result.out.count("was there before") == 1
     assert f"'{mine}' was there before and is kept as it was" in result.out
     assert mine.read_bytes() == b"mine"
     assert mine.with_name("000.png").read_bytes() == b"PIXELS"
+    assert sorted(os.listdir("data/mvtec")) == sorted([*CATEGORIES, "license.txt"])
 
 
 def test_an_archive_fetched_by_hand_is_used_or_refused(
