@@ -14,7 +14,7 @@ from crn.checkpoints.reading import read_training
 from crn.config import Adversarial, Competition, ModelConfig, Network, Optimization
 from crn.errors import Diverged, UserError
 from crn.methods.competition import CompetitiveReconstructionNetworks
-from crn.system.finite import is_finite
+from crn.system.hardware import is_finite
 from crn.training import callbacks
 from crn.training.module import TrainingModule
 

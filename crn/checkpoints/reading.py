@@ -16,7 +16,7 @@ from crn.errors import UserError
 from crn.methods import Method, Scorer, make_method
 from crn.option import flag, option_names
 from crn.system.files import written_whole
-from crn.system.finite import is_finite
+from crn.system.hardware import is_finite
 from crn.system.text import shortened
 from crn.training.optimizers import make_optimizer
 

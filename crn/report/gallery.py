@@ -17,7 +17,7 @@ from crn.report.overlays import ColourScale
 from crn.report.page import template
 from crn.report.pictures import side_by_side, write_picture
 from crn.system.files import claim_version
-from crn.system.threads import in_threads
+from crn.system.hardware import in_threads
 from datasets.samples import TRAIN
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from crn.report.page import (
     table,
     write_page,
 )
-from crn.system.words import counted
+from crn.system.text import counted
 from datasets.samples import TEST
 
 log = logging.getLogger(__name__)

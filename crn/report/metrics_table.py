@@ -5,8 +5,7 @@ from typing import Any
 
 from crn.config import SCORES
 from crn.evaluation.results import InferenceResults
-from crn.system.text import printable
-from crn.system.words import counted
+from crn.system.text import counted, printable
 from datasets.samples import ANOMALOUS, NORMAL, TEST
 
 MOST_ANOMALOUS_SHOWN = 5

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -15,7 +16,6 @@ from crn.checkpoints.reading import read_training, write_checkpoint
 from crn.errors import Diverged
 from crn.report.pictures import picture_grid, write_picture
 from crn.system.files import set_aside
-from crn.system.lightning import pl
 from crn.training.distributed import STOP_SIGNALS, StopRequest
 
 log = logging.getLogger(__name__)

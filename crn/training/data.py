@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+import pytorch_lightning as pl
 import torch
 
-from crn.system.lightning import pl
 from crn.system.processes import Place
 from datasets.memory import EvaluationBatches, TrainingBatches, to_device_if_it_fits
 from datasets.reader import read_images
