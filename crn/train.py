@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins import environments
 
 from crn.checkpoints.reading import Checkpoint
 from crn.command_line import (
@@ -23,7 +25,6 @@ from crn.option import has_effect, option_names
 from crn.report.training_page import write_training_report
 from crn.system.files import claimed, set_aside
 from crn.system.hardware import lightning_precision, pick_device, set_up_cpu
-from crn.system.lightning import environments, pl
 from crn.system.processes import Place
 from crn.system.text import printable
 from crn.training.callbacks import (

@@ -13,7 +13,7 @@ from crn import train as training
 from crn.config import Adversarial, Competition, ModelConfig, Network, Optimization, Scoring
 from crn.errors import Diverged, UserError
 from crn.methods.competition import CompetitiveReconstructionNetworks
-from crn.system.finite import is_finite
+from crn.system.hardware import is_finite
 from crn.training import callbacks
 from crn.training.module import TrainingModule
 from crn.training.resuming import read_training

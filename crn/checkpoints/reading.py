@@ -19,7 +19,7 @@ from crn.config import MANY, SCORES, ModelConfig, Network, Options, Scoring
 from crn.errors import UserError
 from crn.methods import Method, Pair, Scored, make_method
 from crn.option import flag, option_names
-from crn.system.finite import is_finite
+from crn.system.hardware import is_finite
 from crn.system.text import shortened
 
 log = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ from crn.report.gallery import Panels, write_panels
 from crn.report.overlays import ColourScale, legend, overlay
 from crn.report.pictures import heat_map, side_by_side, to_image, write_picture
 from crn.system.files import set_aside, written_whole
+from crn.system.hardware import in_threads
 from crn.system.text import file_name
-from crn.system.threads import in_threads
 from datasets.memory import normalize
 from datasets.reader import MAX_PIXELS, Images, read_own_size
 from datasets.samples import Sample

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -16,7 +17,6 @@ from crn.checkpoints.writing import write_checkpoint
 from crn.errors import Diverged, DivergedInOneProcess
 from crn.report.pictures import picture_grid, write_picture
 from crn.system.files import set_aside
-from crn.system.lightning import pl
 from crn.training.distributed import STOP_SIGNALS, StopRequest
 from crn.training.resuming import BEST, LAST
 

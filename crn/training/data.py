@@ -4,10 +4,10 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from crn.system.lightning import pl
 from crn.system.processes import Place
 from datasets.memory import (
     EvaluationBatches,

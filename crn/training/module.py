@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -13,8 +14,7 @@ from crn.errors import Diverged
 from crn.evaluation.metrics import auroc
 from crn.methods import Losses, Method, Scored, make_method
 from crn.methods.scores import Maps
-from crn.system.finite import is_finite
-from crn.system.lightning import pl
+from crn.system.hardware import is_finite
 from crn.training.distributed import StopRequest, average_, gather, is_several, seed_dropout
 from crn.training.optimizers import learning_rate, make_optimizer, set_learning_rate
 
