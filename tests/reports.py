@@ -102,7 +102,7 @@ def write_report(
     size: tuple[int, int] = (24, 16),
     names: tuple[str, ...] = tuple(PANEL_SHADES),
 ) -> Path:
-    """Write a report whose panels are of one shade each, and have the image's number in green.
+    """Write a report whose panels are of one shade each, which tells images apart.
 
     Args:
         size: width and height of the panels.
@@ -112,7 +112,7 @@ def write_report(
         shown = []
         for index, image in enumerate(results.images):
             panels = {
-                name: Image.new("RGB", size, (PANEL_SHADES[name], index % 256, 0))
+                name: Image.new("RGB", size, (PANEL_SHADES[name], index * 16 % 256, index % 256))
                 for name in names
                 if image.label or name != "mask"
             }
