@@ -157,7 +157,7 @@ def evaluate(
     return Metrics(
         model,
         DatasetFacts(
-            layout=options.data.dataset,
+            layout=str(options.data.dataset),
             path=str(options.data.dataset_path),
             train=len(images) - len(test),
             test=len(test),
@@ -224,7 +224,7 @@ def _pixel_metrics(
         result = PixelCounts(*maps.range)
         for image, scored, mask in rows:
             if (image.label, image.kind) == (label, kind) and (mask or label == NORMAL):
-                result.add(at_size(scored, image.size), mask and mask.pixels)
+                result.add(at_size(scored, image.size), None if mask is None else mask.pixels)
         return result
 
     normal = counts(NORMAL, "good")
