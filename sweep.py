@@ -5,9 +5,14 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+# Under `python -P` it is not there.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from crn.experiments.sweep.command import run_sweep
 from crn.system.program import program
+from crn.system.startup import leave
 
 
 @program("sweep.py")
@@ -25,4 +30,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -5,9 +5,14 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from crn.experiments.tables.command import run_benchmark
+# Under `python -P` it is not there.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from crn.experiments.tables.command import run_tables
 from crn.system.program import program
+from crn.system.startup import leave
 
 
 @program("tables.py")
@@ -20,8 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, 1 where a run has failed, 2 for bad input, 128 + N where signal N ended it.
     """
-    return run_benchmark(sys.argv[1:] if argv is None else argv)
+    return run_tables(sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -12,8 +12,9 @@ import time
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.step import make_step, seconds
+from benchmarks.step import make_model, time_steps
 from crn.system.hardware import has_fast_bfloat16, pick_device, set_up_cpu
+from crn.train import quiet_lightning
 
 # Adam reads parameter, gradient and two moments, and writes all but the gradient; float32.
 BYTES_PER_PARAMETER = 7 * 4
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--cpu", action="store_true")
     arguments = parser.parse_args()
     set_up_cpu()
+    quiet_lightning()
     device = pick_device(arguments.cpu)
     bf16 = has_fast_bfloat16(device)
     dtype = torch.bfloat16 if bf16 else torch.float32
@@ -52,15 +54,17 @@ def main() -> None:
     columns = ("GFLOP", "GB", "floor s", "step s", "step / floor")
     print(f"{'px:batch':<10}" + "".join(f"{column:>14}" for column in columns))
     for size in arguments.sizes:
-        step, x = make_step("program-bf16" if bf16 else "program", size, device)
-        step(x)
+        imsize, batch_size = map(int, size.split(":"))
+        model = make_model(imsize, batch_size, units=2)
+        x = torch.rand(batch_size, 3, imsize, imsize) * 2 - 1
         with FlopCounterMode(display=False) as counter:
-            step(x)
+            model.method.training_losses(x, (0, 1))[0].backward()
+        model.zero_grad()
         flop = counter.get_total_flops()
         parameters = 2 * step_parameters(size)
         moved = parameters * BYTES_PER_PARAMETER
         floor = flop / rate + moved / bandwidth
-        median = statistics.median(seconds(step, x) for _ in range(arguments.repeats))
+        median = statistics.median(time_steps(model, x, arguments.repeats, arguments.cpu, bf16))
         values = (flop / 1e9, moved / 1e9, floor, median, median / floor)
         print(f"{size:<10}" + "".join(f"{value:>14.2f}" for value in values), flush=True)
 

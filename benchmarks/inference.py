@@ -6,7 +6,7 @@ import statistics
 import torch
 
 from benchmarks.step import make_model, seconds
-from crn.methods.scores import image_scores, ordered_pairs, score_pairs
+from crn.methods.scores import ordered_pairs
 from crn.system.hardware import pick_device, set_up_cpu
 
 UNITS = 4
@@ -29,11 +29,11 @@ def main() -> None:
             for pairs in ([(0, 1)], ordered_pairs(UNITS)):
 
                 @torch.inference_mode()
-                def score(x, units=model.method.units, pairs=pairs):
-                    return image_scores(score_pairs(x, units, pairs)[1])["residual"].tolist()
+                def score(x=x, method=model.method, pairs=pairs):
+                    return method.score(x, pairs).scores["residual"].tolist()
 
-                score(x)
-                times = [seconds(score, x) for _ in range(arguments.repeats)]
+                score()
+                times = [seconds(score) for _ in range(arguments.repeats)]
                 rates.append(batch_size / statistics.median(times))
             print(f"{imsize:<8}{batch_size:>6}{rates[0]:>12.1f}{rates[1]:>14.1f}", flush=True)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, relu
 
 from crn.config import ModelConfig, Network
+from crn.methods.encoder_decoder import RECONSTRUCTIONS
 
 
 class NaiveUnit(nn.Module):
@@ -93,4 +94,9 @@ def _copy_weights(source: nn.Module, target: nn.Module) -> None:
 
 
 def _with_weights(unit: nn.Module) -> list[nn.Module]:
-    return [module for module in unit.modules() if hasattr(module, "weight")]
+    """The layers; of two batch norms that share their weights the first."""
+    return [
+        module
+        for name, module in unit.named_modules()
+        if hasattr(module, "weight") and not name.endswith(RECONSTRUCTIONS)
+    ]

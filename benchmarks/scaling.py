@@ -9,8 +9,9 @@ import statistics
 
 import torch
 
-from benchmarks.step import make_model, seconds
-from crn.system.hardware import pick_device, set_up_cpu
+from benchmarks.step import make_model, time_steps
+from crn.system.hardware import set_up_cpu
+from crn.train import quiet_lightning
 
 BASE = {"imsize": 64, "batch_size": 16, "units": 4}
 VALUES = {"imsize": (32, 64, 128), "batch_size": (1, 4, 16, 32), "units": (2, 4, 8, 12)}
@@ -23,26 +24,15 @@ def main() -> None:
     parser.add_argument("--cpu", action="store_true")
     arguments = parser.parse_args()
     set_up_cpu()
-    device = pick_device(arguments.cpu)
+    quiet_lightning()
     for varied, values in VALUES.items():
         print(f"\n{varied:<12}{'median s':>10}{'ms / image':>12}{'GB of units':>13}")
         for value in values:
             shape = BASE | {varied: value}
-            model = make_model(**shape).to(device)
-            optimizers = model.configure_optimizers()
-            x = torch.rand(shape["batch_size"], 3, shape["imsize"], shape["imsize"], device=device)
-
-            def step(x, model=model, optimizers=optimizers):
-                players = model.players
-                total, _ = model.method.play(x, players)
-                total.backward()
-                for player in players:
-                    optimizers[player].step()
-                    optimizers[player].zero_grad()
-                model.step += 1
-
-            step(x)
-            median = statistics.median(seconds(step, x) for _ in range(arguments.repeats))
+            model = make_model(**shape)
+            x = torch.rand(shape["batch_size"], 3, shape["imsize"], shape["imsize"])
+            times = time_steps(model, x, arguments.repeats, arguments.cpu)
+            median = statistics.median(times)
             parameters = sum(p.numel() for p in model.parameters())
             print(
                 f"{value:<12}{median:>10.3f}{1000 * median / shape['batch_size']:>12.1f}"

@@ -3,16 +3,28 @@
 import argparse
 import dataclasses
 import importlib.util
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from crn.config import GROUPS, Options
+from crn.config import GROUPS, RECIPES, Options
 from crn.errors import UserError
-from crn.option import allowed, counts, flag, is_list, option_names, value_type
-from crn.system.program import Parser
+from crn.option import (
+    allowed,
+    counts,
+    flag,
+    is_list,
+    missing_for,
+    option_names,
+    value_type,
+)
+from crn.system.program import Parser, path
 from crn.system.text import shown
+from datasets.layouts import LABELLED, LAYOUTS
+
+log = logging.getLogger(__name__)
 
 # What --demo sets, unless the flag is typed as well.
 DEMO_PROFILE = {"batch_size": 2, "imsize": 32, "num_competitive_units": 3}
@@ -36,7 +48,7 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
         UserError: a flag is unknown, out of range, or contradicts another one.
     """
     given = vars(_build_parser().parse_args(argv))
-    values = _with_demo_profile(given)
+    values = _with_defaults(given)
     try:
         groups = {
             name: group(**{k: values[k] for k in option_names(group) if k in values})
@@ -60,7 +72,7 @@ def _build_parser() -> Parser:
         allow_abbrev=False,
     )
     for group in GROUPS.values():
-        section = parser.add_argument_group(group.__doc__)
+        section = parser.add_argument_group(group.title)
         for option_field in dataclasses.fields(group):
             section.add_argument(flag(option_field.name), **_argument(option_field))
     return parser
@@ -110,23 +122,11 @@ def _number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"takes a number, not {shown(text)}") from None
 
 
-def _path(text: str) -> Path:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("takes the name of a file or folder, not an empty one")
-    try:
-        is_name = b"\0" not in os.fsencode(text)
-    except UnicodeEncodeError:
-        is_name = False
-    if not is_name:
-        raise argparse.ArgumentTypeError(f"takes a name that files can have, not {shown(text)}")
-    return Path(text)
-
-
 _CONVERTERS: dict[type, Callable[[str], Any]] = {
     int: _whole_number,
     float: _number,
     str: str,
-    Path: _path,
+    Path: path,
 }
 
 
@@ -141,10 +141,12 @@ class _ListAction(argparse.Action):
             raise argparse.ArgumentError(self, str(error)) from None
 
 
-def _with_demo_profile(given: dict[str, Any]) -> dict[str, Any]:
+def _with_defaults(given: dict[str, Any]) -> dict[str, Any]:
+    """What was typed, and what the recipe and the demo profile set besides."""
+    values = RECIPES.get(given.get("recipe", ""), {}) | given
     if not given.get("demo"):
-        return given
-    values = DEMO_PROFILE | given
+        return values
+    values = DEMO_PROFILE | values
     if "epochs" not in given:
         values["training_steps"] = min(
             given.get("training_steps", DEMO_LIMITS["training_steps"]),
@@ -181,6 +183,15 @@ def refuse_flags_of_others(options: Options, kind: str) -> None:
                 raise UserError(
                     f"{flag(option_field.name)} works with --{kind} {only} only: leave it out here"
                 )
+
+
+def warn_of_flags_without_effect(options: Options) -> None:
+    """Say which flags were typed and do nothing; sweep agents type all, so they are no mistakes."""
+    values = options.values()
+    for group in GROUPS.values():
+        for option_field in dataclasses.fields(group):
+            if option_field.name in options.given and (need := missing_for(option_field, values)):
+                log.warning("%s has no effect without %s", flag(option_field.name), need)
 
 
 def _check_combinations(options: Options) -> None:
@@ -220,20 +231,21 @@ def _check_export(options: Options) -> None:
 def _check_images(options: Options) -> None:
     mode = options.run.mode
     if options.data.dataset is None:
-        raise UserError("--dataset is missing: give MVTec, Panorama, RoadImages or Folder")
+        raise UserError(f"--dataset is missing: give one of {', '.join(LAYOUTS)}")
     if options.data.dataset_path is None:
         raise UserError("--dataset-path is missing: give the folder of the data set")
-    if options.data.dataset == "Folder" and mode == "train":
+    if options.data.dataset not in LABELLED and mode == "train":
         raise UserError(
-            "--dataset Folder has no labels, so it works with --mode inference only: train on "
-            "MVTec, Panorama or RoadImages"
+            f"--dataset {options.data.dataset} has no labels, so it works with --mode inference "
+            f"only: train on one of {', '.join(LABELLED)}"
         )
-    if "threshold_quantile" in options.given and options.data.dataset == "Folder":
+    if "threshold_quantile" in options.given and options.data.dataset not in LABELLED:
         raise UserError(
-            "--threshold-quantile is about normal training images, and --dataset Folder has none: "
-            "give --threshold-from, the metrics.json of an earlier inference"
+            "--threshold-quantile is about normal training images, and --dataset "
+            f"{options.data.dataset} has none: give --threshold-from, the metrics.json of an "
+            "earlier inference"
         )
-    if "threshold_quantile" in options.given and options.scoring.threshold_from is not None:
+    if "threshold_quantile" in options.given and options.decision.threshold_from is not None:
         raise UserError("--threshold-quantile and --threshold-from contradict each other: give one")
     if options.output.save_maps and options.output.image_output_path is None:
         raise UserError("--save-maps needs --image-output-path, the folder to write to")

@@ -1,28 +1,45 @@
 """Every option of the program: name, type, range, default and meaning, defined here and only here.
 
 A field of these dataclasses is a flag of ``train.py`` (``batch_size`` is ``--batch-size``), a class
-is a group in its help, and an instance is the typed configuration that the code works with.
+is a group in its help under its title, and an instance is the typed configuration that the code
+works with.
 """
 
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from crn.option import OptionGroup, option, option_names
+from datasets.layouts import LAYOUTS
 
 IMAGE_SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
 SCORES = ("reconstruction", "residual", "discrimination")
-MODELS = ("crn", "dagan")
-DATASETS = ("MVTec", "Panorama", "RoadImages", "Folder")
+MODELS = ("crn", "dagan", "autoencoder")
 _WITH_IMAGES = ("train", "inference")
+# Named sets of defaults, of the options that a checkpoint carries.
+RECIPES: dict[str, dict[str, Any]] = {
+    "published": {},
+    "balanced": {
+        "reconstruction_weight": 1.0,
+        "feedback_weight": 0.3,
+        "balance": 1.0,
+        "local_contrast": 10.0,
+        "anomaly_score": "reconstruction",
+        "maps": "standardised",
+        "pooling": "max",
+        "pairs": "all",
+    },
+}
 # More than anybody needs, and few enough for every counter.
 MANY = 1_000_000_000
 
 
 @dataclass(frozen=True)
 class Run(OptionGroup):
-    """what to do"""
+    """What the program is to do."""
+
+    title: ClassVar = "what to do"
 
     mode: str = option(
         "train",
@@ -31,17 +48,23 @@ class Run(OptionGroup):
     )
     model: str = option(
         "crn",
-        "the method: competitive reconstruction networks, or the baseline DAGAN, an autoencoder "
-        "against an autoencoder",
+        "the method: competitive reconstruction networks, or a baseline: DAGAN, an autoencoder "
+        "against an autoencoder, or one plain autoencoder",
         choices=MODELS,
+    )
+    recipe: str = option(
+        "published",
+        "defaults of the other options: those of the paper, or balanced ones with which the game "
+        "stays in balance and scores are measured against normal images; a flag that is typed wins",
+        choices=tuple(RECIPES),
     )
     model_input: Path | None = option(
         None, "checkpoint to resume (train), to score with (inference) or to write (export)"
     )
     seed: int | None = option(
         None,
-        "seed of weights, pairs and batches; the same seed gives the same numbers on the same "
-        "machine (drawn and printed where not given)",
+        "seed of weights, pairs and batches; the same seed gives the same numbers on the same CPU, "
+        "and on a GPU numbers that differ by rounding (drawn and printed where not given)",
         low=0,
         high=2**32 - 1,
     )
@@ -77,12 +100,14 @@ class Run(OptionGroup):
 
 @dataclass(frozen=True)
 class Data(OptionGroup):
-    """images"""
+    """Which images."""
+
+    title: ClassVar = "images"
 
     dataset: str | None = option(
         None,
         "the layout of the data set; Folder is any images without labels, for inference",
-        choices=DATASETS,
+        choices=tuple(LAYOUTS),
         mode=_WITH_IMAGES,
     )
     dataset_path: Path | None = option(
@@ -101,11 +126,20 @@ class Data(OptionGroup):
 
 @dataclass(frozen=True)
 class Network(OptionGroup):
-    """networks: competitive units, or generator and discriminator"""
+    """The shape of every network."""
+
+    title: ClassVar = "networks"
 
     imsize: int = option(128, "width and height of the images in pixels", choices=IMAGE_SIZES)
     max_network_depth: int = option(
         8, "most levels of the U-Net; it has log2(imsize) of them otherwise", low=1, high=10
+    )
+    width: int = option(
+        64,
+        "channels of the first level, of which every level has twice those of the one above, up to "
+        "eight times; 16 trains ten times faster on a CPU",
+        low=1,
+        high=1024,
     )
     improved: bool = option(
         True, "upsample by nearest neighbour and 3x3 convolution, else by transposed convolution"
@@ -114,11 +148,20 @@ class Network(OptionGroup):
     norm: str = option(
         "batch", "normalisation of the features", choices=("batch", "instance", "none")
     )
+    local_contrast: float = option(
+        0.0,
+        "the networks see every image less its local mean, times two; this is the standard "
+        "deviation of the mean's Gaussian in percent of the image's width (0: the image as it is)",
+        low=0,
+        high=100,
+    )
 
 
 @dataclass(frozen=True)
 class Competition(OptionGroup):
-    """competition of crn"""
+    """What competitive units minimise."""
+
+    title: ClassVar = "competition of crn"
 
     num_competitive_units: int = option(12, "networks that compete", low=1, high=1000, model="crn")
     reconstruction_weight: float = option(
@@ -132,12 +175,22 @@ class Competition(OptionGroup):
         "weight w_disc of -|r - f|: a discriminator spoils what it is given",
         low=0,
         model="crn",
+        needs=("balance", (0.0,)),
+    )
+    balance: float = option(
+        0.0,
+        "gamma > 0 lets the state of the game set w_disc, for every unit: it grows while |r - f| "
+        "is below gamma |x - r|, and else falls, as in BEGAN (0: --discrimination-weight)",
+        low=0,
+        model="crn",
     )
 
 
 @dataclass(frozen=True)
 class Adversarial(OptionGroup):
-    """adversaries of dagan"""
+    """What DAGAN's two networks minimise."""
+
+    title: ClassVar = "adversaries of dagan"
 
     adversarial_loss_weight: float = option(
         1.0,
@@ -155,7 +208,9 @@ class Adversarial(OptionGroup):
 
 @dataclass(frozen=True)
 class Optimization(OptionGroup):
-    """optimization"""
+    """How long and how fast to train."""
+
+    title: ClassVar = "optimization"
 
     training_steps: int = option(
         20_000,
@@ -186,30 +241,66 @@ class Optimization(OptionGroup):
         'evenly to --lr-factor at the end, "cosine" to zero at the end, "" not at all',
         choices=("", "step", "exponential", "cosine"),
     )
-    lr_factor: float = option(0.1, "factor of the step and exponential schedulers", above=0, high=1)
+    lr_factor: float = option(
+        0.1,
+        "factor of the step and exponential schedulers",
+        above=0,
+        high=1,
+        needs=("lr_scheduler", ("step", "exponential")),
+    )
     lr_steps: tuple[int, ...] = option(
         (30, 60, 90),
         "when the step scheduler acts, in percent of the training steps",
         low=0,
         high=100,
+        needs=("lr_scheduler", ("step",)),
     )
-    momentum: float = option(0.9, "momentum of sgd and rmsprop", low=0, high=1)
+    momentum: float = option(
+        0.9, "momentum of sgd and rmsprop", low=0, high=1, needs=("optimizer", ("sgd", "rmsprop"))
+    )
 
 
 @dataclass(frozen=True)
 class Scoring(OptionGroup):
-    """scores"""
+    """How to score."""
+
+    title: ClassVar = "scores"
 
     anomaly_score: str = option(
         "residual", "anomaly score that metrics and decisions are about", choices=SCORES
+    )
+    maps: str = option(
+        "plain",
+        "the anomaly maps that score: as the networks make them, or, at each pixel, less their "
+        "mean over the normal training images and divided by their standard deviation there",
+        choices=("plain", "standardised"),
+    )
+    pooling: str = option(
+        "mean",
+        "an image's score: the mean of its map, the maximum, or the mean of the highest 1 percent",
+        choices=("mean", "max", "top"),
     )
     pairs: str = option(
         "best",
         "score with the best generator and discriminator, or with the mean over all ordered pairs; "
         "dagan has one pair",
         choices=("best", "all"),
-        mode=("inference", "export"),
     )
+    map_smoothing: float = option(
+        1.8,
+        "standard deviation of the Gaussian that smooths anomaly maps before all else, in percent "
+        "of the image's width (1.8 is 4 of 224 pixels, as PatchCore has it; 0: none)",
+        low=0,
+        high=25,
+    )
+
+
+@dataclass(frozen=True)
+class Decision(OptionGroup):
+    """What is called anomalous."""
+
+    title: ClassVar = "decisions"
+
     threshold_quantile: float = option(
         0.99,
         "an image is called anomalous above this quantile of the scores of the normal training "
@@ -224,38 +315,32 @@ class Scoring(OptionGroup):
         "not from normal training images",
         mode="inference",
     )
-    anomaly_score_file: Path | None = option(
-        None,
-        "CSV file of the scores (anomaly_scores.csv in --image-output-path where not given); "
-        "metrics.json comes beside it",
-        mode="inference",
-    )
-    map_smoothing: float = option(
-        1.8,
-        "standard deviation of the Gaussian that smooths anomaly maps before they are compared "
-        "with masks, drawn over images or stored, in percent of the image's width; image scores "
-        "are of the plain maps (1.8 is 4 of 224 pixels, as PatchCore has it; 0: none)",
-        low=0,
-        high=25,
-        mode="inference",
-    )
 
 
 @dataclass(frozen=True)
 class Output(OptionGroup):
-    """output"""
+    """What is written, and where."""
+
+    title: ClassVar = "output"
 
     checkpoint_path: Path | None = option(
         None, "folder for best.ckpt and last.ckpt; nothing is stored without it", mode="train"
     )
     validation_interval: int | None = option(
         None,
-        "training steps between validations (one epoch where not given)",
+        "training steps between validations (where not given: an epoch, and no more than 20 "
+        "validations in all)",
         low=1,
         high=MANY,
         mode="train",
     )
     image_output_path: Path | None = option(None, "folder for pictures", mode=_WITH_IMAGES)
+    anomaly_score_file: Path | None = option(
+        None,
+        "CSV file of the scores (anomaly_scores.csv in --image-output-path where not given); "
+        "metrics.json comes beside it",
+        mode="inference",
+    )
     export_path: Path | None = option(None, "ONNX file to write, as in model.onnx", mode="export")
     save_maps: bool = option(
         False,
@@ -275,7 +360,9 @@ class Output(OptionGroup):
         "info", "least important message shown", choices=("debug", "info", "warning", "error")
     )
     wandb: bool = option(False, "also log to Weights & Biases", mode="train")
-    experiment: str | None = option(None, "name of the W&B project", mode="train")
+    experiment: str | None = option(
+        None, "name of the W&B project", mode="train", needs=("wandb", (True,))
+    )
     auto_set_name: bool = option(
         False, "name the run after model, dataset, category and seed", mode="train"
     )
@@ -289,6 +376,7 @@ GROUPS = {
     "adversarial": Adversarial,
     "optimization": Optimization,
     "scoring": Scoring,
+    "decision": Decision,
     "output": Output,
 }
 
@@ -302,8 +390,23 @@ class ModelConfig:
     competition: Competition
     adversarial: Adversarial
     optimization: Optimization
+    scoring: Scoring
     seed: int
-    anomaly_score: str
+    recipe: str = "published"
+
+    @staticmethod
+    def option_names() -> list[str]:
+        """The options that a checkpoint decides where it is used; scoring has its own batches."""
+        names = option_names(Network, Competition, Adversarial, Optimization)
+        return ["model", "recipe", *(name for name in names if name != "batch_size")]
+
+    def values(self) -> dict[str, Any]:
+        """Option name to value, of all options that it has."""
+        groups = (
+            self.network, self.competition, self.adversarial, self.optimization, self.scoring
+        )  # fmt: skip
+        trained = {name: value for group in groups for name, value in vars(group).items()}
+        return trained | {"model": self.model, "seed": self.seed, "recipe": self.recipe}
 
     def as_plain_values(self) -> dict[str, Any]:
         """Nested dictionaries of numbers, strings and lists, which loading as data can read."""
@@ -326,10 +429,10 @@ class ModelConfig:
             "competition": Competition(**values["competition"]),
             "adversarial": Adversarial(**values["adversarial"]),
             "optimization": Optimization(**optimization),
+            "scoring": Scoring(**values["scoring"]),
         }
         # The groups to which the others belong check them.
-        Run(model=values["model"], seed=values["seed"])
-        Scoring(anomaly_score=values["anomaly_score"])
+        Run(model=values["model"], seed=values["seed"], recipe=values["recipe"])
         if values["seed"] is None:
             raise ValueError("--seed is missing")
         return cls(**{**values, **parts})
@@ -350,6 +453,7 @@ class Options:
     adversarial: Adversarial
     optimization: Optimization
     scoring: Scoring
+    decision: Decision
     output: Output
     given: frozenset[str] = frozenset()
 
@@ -362,16 +466,20 @@ class Options:
             self.competition,
             self.adversarial,
             self.optimization,
+            self.scoring,
             self.run.seed,
-            self.scoring.anomaly_score,
+            self.run.recipe,
         )
+
+    def values(self) -> dict[str, Any]:
+        """Option name to value."""
+        return {k: v for group in GROUPS for k, v in vars(getattr(self, group)).items()}
 
     def flat(self) -> dict[str, Any]:
         """Option name to plain value, as files of any format hold it."""
-        values = {k: v for group in GROUPS for k, v in vars(getattr(self, group)).items()}
         return {
             k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v
-            for k, v in values.items()
+            for k, v in self.values().items()
         }
 
     def replace(self, **changes: Any) -> "Options":

@@ -10,3 +10,7 @@ class UserError(Exception):
 
 class Diverged(UserError):
     """The training has run into losses or scores that are not finite."""
+
+
+class DivergedInOneProcess(Diverged):
+    """One process has found out, and the others that train with it do not know."""

@@ -7,16 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from crn.checkpoints.reading import (
-    DECIDED,
-    TrainedModel,
-    load_model,
-    read_checkpoint,
-    refuse_contradictions,
-)
+from crn.checkpoints.reading import TrainedModel, read_checkpoint
 from crn.config import SCORES, Options
 from crn.errors import UserError
-from crn.evaluation.maps import AnomalyMaps, Mask, smoothed, smoothing_matrix
+from crn.evaluation.maps import AnomalyMaps
 from crn.evaluation.metrics import evaluate
 from crn.evaluation.results import (
     METRICS_FILE,
@@ -26,8 +20,8 @@ from crn.evaluation.results import (
     Thresholds,
     write_metrics,
 )
-from crn.evaluation.thresholds import fingerprint, thresholds_from_file, thresholds_from_training
-from crn.methods.scores import Maps, image_scores
+from crn.evaluation.thresholds import thresholds_from_file, thresholds_from_training
+from crn.methods.scores import Maps
 from crn.report.gallery import FILES_FOLDER, files_folder
 from crn.report.inference_page import write_inference_report
 from crn.report.overlays import ColourScale
@@ -38,8 +32,9 @@ from crn.report.tables import SCORES_FILE, metrics_table, write_score_table
 from crn.system.files import claimed
 from crn.system.hardware import pick_device, set_up_cpu
 from crn.system.program import print_result
+from datasets.masks import Masks
 from datasets.memory import normalize, to_device_if_it_fits
-from datasets.reader import Images, read_images, read_mask
+from datasets.reader import Images, read_images
 from datasets.samples import TRAIN, Sample
 
 log = logging.getLogger(__name__)
@@ -59,7 +54,11 @@ def infer(options: Options, samples: Sequence[Sample]) -> int:
             or an output cannot be written.
     """
     folder = options.output.image_output_path
-    table = options.scoring.anomaly_score_file or (folder or Path()) / SCORES_FILE
+    table = options.output.anomaly_score_file or (folder or Path()) / SCORES_FILE
+    if table.name == METRICS_FILE:
+        raise UserError(
+            f"--anomaly-score-file {table}: {METRICS_FILE} is written beside it; give another name"
+        )
     metrics = table.with_name(METRICS_FILE)
     shown = [] if folder is None else [folder / name for name in _SHOWN]
     with claimed(table, metrics, *shown):
@@ -85,36 +84,31 @@ def find_results(
     """
     path = options.run.model_input
     assert path is not None
-    _, config = read_checkpoint(path)
-    refuse_contradictions(options, config, path, DECIDED)
-    options = options.replace(model=config.model, imsize=config.network.imsize)
+    checkpoint = read_checkpoint(path)
+    options = checkpoint.decide(options)
     set_up_cpu()
     device = pick_device(options.run.cpu)
-    model = load_model(path, options.scoring.pairs, device)
+    model = checkpoint.model(options.scoring, device)
     facts = ModelFacts(
-        method=config.model,
+        method=model.config.model,
         checkpoint=str(path),
-        weights=fingerprint(model),
+        weights=model.fingerprint,
         step=model.step,
-        imsize=config.network.imsize,
+        imsize=options.network.imsize,
         pairs=options.scoring.pairs,
     )
     thresholds = None
-    if options.scoring.threshold_from is not None:
+    if options.decision.threshold_from is not None:
         thresholds = thresholds_from_file(options, facts.weights)
-    images = read_images(samples, config.network.imsize, options.data.num_workers)
-    # A mask that cannot be used is found before the work is done.
-    masks = [
-        None if (mask := read_mask(sample, size)) is None else Mask.of(mask)
-        for sample, size in zip(samples, images.sizes, strict=True)
-    ]
+    images = read_images(samples, options.network.imsize, options.data.num_workers)
+    masks = Masks(samples, images.sizes)  # one that cannot be used is found before the work
 
     log.info("scoring %d samples with %s of step %d on %s", len(samples), path, model.step, device)
     scores, maps, reconstructions = _score(options, model, images, device)
     asked = options.scoring.anomaly_score
     if thresholds is None:
         trained = np.array([sample.split == TRAIN for sample in samples])
-        quantile = options.scoring.threshold_quantile
+        quantile = options.decision.threshold_quantile
         thresholds = thresholds_from_training(scores[asked], maps, trained, quantile)
     scored = _scored_images(samples, images.sizes, scores, asked, thresholds)
     metrics = evaluate(options, facts, thresholds, scored, maps, masks)
@@ -137,28 +131,24 @@ def _score(
         UserError: a score is not finite.
     """
     size = model.config.network.imsize
-    matrix = smoothing_matrix(options.scoring.map_smoothing, size).to(device)
     pixels = to_device_if_it_fits(images.pixels, device)
-    plain = torch.empty(len(pixels), size, size)
-    scored = torch.empty_like(plain)
+    anomaly_maps = torch.empty(len(pixels), size, size)
     reconstructions = torch.empty(pixels.shape, dtype=torch.uint8)
     scores: list[Maps] = []
     batch_size = options.optimization.batch_size
     for start in range(0, len(pixels), batch_size):
         batch = slice(start, start + batch_size)
         x = normalize(pixels[batch].to(device, non_blocking=True))
-        reconstruction, maps = model.scorer.score(x)
-        scores.append({name: values.cpu() for name, values in image_scores(maps).items()})
-        asked = maps[options.scoring.anomaly_score]
-        plain[batch] = asked
-        scored[batch] = smoothed(asked, matrix)
-        reconstructions[batch] = to_bytes(reconstruction)
+        scored = model.score(x)
+        scores.append({name: values.cpu() for name, values in scored.scores.items()})
+        anomaly_maps[batch] = scored.maps[options.scoring.anomaly_score]
+        reconstructions[batch] = to_bytes(scored.reconstruction)
     by_name = {name: torch.cat([part[name] for part in scores]).numpy() for name in SCORES}
     if not all(np.isfinite(values).all() for values in by_name.values()):
         raise UserError(
             f"{options.run.model_input}: gives scores that are not finite; the training diverged"
         )
-    return by_name, AnomalyMaps(plain, scored), reconstructions
+    return by_name, AnomalyMaps(anomaly_maps), reconstructions
 
 
 def _scored_images(

@@ -5,7 +5,7 @@ import sys
 import typing
 from dataclasses import field
 from types import NoneType
-from typing import Any
+from typing import Any, ClassVar
 
 from crn.system.text import shown
 
@@ -22,6 +22,7 @@ def option(
     above: float | None = None,
     mode: str | tuple[str, ...] = (),
     model: str | tuple[str, ...] = (),
+    needs: tuple[str, tuple] | None = None,
 ) -> Any:
     """A dataclass field that is also a command-line flag.
 
@@ -34,13 +35,14 @@ def option(
         above: numbers have to be larger than this.
         mode: the values of ``--mode`` with which the flag has an effect, if not with all.
         model: those of ``--model``.
+        needs: the name of another option, and the values of it with which the flag has an effect.
     """
     limits = {"choices": choices, "low": low, "high": high, "above": above}
     only = {
         kind: (names,) if isinstance(names, str) else names
         for kind, names in (("mode", mode), ("model", model))
     }
-    return field(default=default, metadata={"help": help, **only, **limits})
+    return field(default=default, metadata={"help": help, "needs": needs, **only, **limits})
 
 
 def option_names(*groups: type) -> list[str]:
@@ -102,12 +104,32 @@ def counts(option_field: dataclasses.Field, kind: str, run: Any) -> bool:
     return not only or getattr(run, kind) in only
 
 
+def missing_for(option_field: dataclasses.Field, values: dict[str, Any]) -> str | None:
+    """What would have to be typed for the option to have an effect, as "--optimizer sgd".
+
+    Args:
+        option_field: the option.
+        values: those of all options, by name.
+    """
+    if option_field.metadata["needs"] is None:
+        return None
+    name, wanted = option_field.metadata["needs"]
+    if values[name] in wanted:
+        return None
+    return flag(name) if wanted == (True,) else f"{flag(name)} {' or '.join(map(str, wanted))}"
+
+
 class OptionGroup:
     """Base of dataclasses of options: values of the wrong type or out of range are refused.
+
+    Attributes:
+        title: of the group in the help.
 
     Raises:
         ValueError: on construction; one line that names the flag and what it takes.
     """
+
+    title: ClassVar[str]
 
     def __post_init__(self) -> None:
         for option_field in dataclasses.fields(self):

@@ -1,12 +1,9 @@
 """One run of the program: checks that cost little, then training, inference or export."""
 
-import gc
 import logging
 import stat
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from crn.command_line import uses_demo_sample
@@ -14,8 +11,9 @@ from crn.config import Options
 from crn.errors import UserError
 from crn.system.files import require_writable_folder, writing
 from crn.system.processes import Place, choose_seed, end_with_parent, find_place
+from crn.system.startup import without_garbage_collection
 from crn.system.text import printable
-from datasets import LAYOUTS
+from datasets.layouts import LAYOUTS
 from datasets.samples import list_samples
 
 log = logging.getLogger(__name__)
@@ -61,16 +59,6 @@ def run(options: Options) -> int:
         from crn.infer import infer
 
     return infer(options, samples)
-
-
-@contextmanager
-def without_garbage_collection() -> Iterator[None]:
-    """Imports make a million objects that stay: looking for garbage among them takes a second."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def _set_up_logging(options: Options, place: Place) -> None:
@@ -154,7 +142,7 @@ def _check_outputs(options: Options) -> None:
             "scored the next time; give another folder"
         )
     files = {
-        "--anomaly-score-file": options.scoring.anomaly_score_file,
+        "--anomaly-score-file": options.output.anomaly_score_file,
         "--export-path": options.output.export_path,
     }
     folders = {

@@ -2,26 +2,32 @@
 
 import dataclasses
 import logging
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins import environments
 
-from crn.checkpoints.reading import read_training, refuse_contradictions
-from crn.command_line import DEFAULT_IMAGE_INTERVAL, DEMO_LIMITS, refuse_flags_of_others
+from crn.checkpoints.reading import Checkpoint
+from crn.command_line import (
+    DEFAULT_IMAGE_INTERVAL,
+    DEMO_LIMITS,
+    refuse_flags_of_others,
+    warn_of_flags_without_effect,
+)
 from crn.config import GROUPS, Network, Options
 from crn.errors import Diverged, UserError
 from crn.option import has_effect, option_names
 from crn.report.training_page import write_training_report
 from crn.system.files import claimed, set_aside
 from crn.system.hardware import lightning_precision, pick_device, set_up_cpu
-from crn.system.lightning import pl
 from crn.system.processes import Place
 from crn.system.text import printable
 from crn.training.callbacks import (
-    CHECKPOINTS,
     GRID_IMAGES,
     Checkpoints,
     PictureGrids,
@@ -34,10 +40,23 @@ from crn.training.data import InMemoryData
 from crn.training.distributed import UnwrappedDDPStrategy, no_process_left
 from crn.training.metrics_logger import MetricsLogger
 from crn.training.module import TrainingModule
-from datasets.memory import normalize, steps_per_epoch
+from crn.training.resuming import (
+    BEST,
+    LAST,
+    best_state_of,
+    copy_checkpoint,
+    is_ahead,
+    is_same_file,
+    read_training,
+    without_best,
+)
+from datasets.memory import normalize, steps_of_epochs
 from datasets.samples import TEST, TRAIN, Sample
 
 log = logging.getLogger(__name__)
+
+# Where --validation-interval is not given.
+MOST_VALIDATIONS = 20
 
 # The folder of picture grids in --image-output-path.
 GRIDS = "training"
@@ -45,6 +64,7 @@ GRIDS = "training"
 # What has to stay as it was when a training is resumed.
 _FIXED_ON_RESUME = {
     "model",
+    "recipe",
     *option_names(Network),
     "num_competitive_units",
     "optimizer",
@@ -63,7 +83,7 @@ def train(options: Options, samples: Sequence[Sample], place: Place) -> int:
         UserError: an image or the checkpoint cannot be used, or an output cannot be written.
     """
     outputs = (
-        (options.output.checkpoint_path, CHECKPOINTS),
+        (options.output.checkpoint_path, (BEST, LAST)),
         (options.output.image_output_path, (GRIDS,)),
     )
     written = [folder / name for folder, names in outputs if folder for name in names]
@@ -72,48 +92,52 @@ def train(options: Options, samples: Sequence[Sample], place: Place) -> int:
 
 
 def _train(options: Options, samples: Sequence[Sample], place: Place) -> int:
-    _quiet_lightning()
+    quiet_lightning()
     set_up_cpu(options.run.devices)
     device = pick_device(options.run.cpu)
-    options, start = _resume(options)
+    options, resumed = _resume(options)
     _check_processes(options, samples, place)
     data = InMemoryData(samples, options.network.imsize, options.data.num_workers, place)
-    epoch = steps_per_epoch(len(data.train_pixels), options.optimization.batch_size)
-    data.interval = options.output.validation_interval or epoch
-    options = _resolve_length(options, epoch)
+    options = _resolve_length(options, len(data.train_pixels))
     steps = options.optimization.training_steps
+    data.interval = options.output.validation_interval or max(
+        _steps(1, options, data), steps // MOST_VALIDATIONS
+    )
+    start = resumed.progress["step"] if resumed else 0
     if start >= steps:
         log.info("nothing to do: %s has had %d of %d steps", options.run.model_input, start, steps)
         return 0
+    warn_of_flags_without_effect(options)
 
     pl.seed_everything(options.run.seed, verbose=False)
-    model = TrainingModule(options.model_config())
+    model = TrainingModule(options.model_config(), data.fingerprint)
     loggers = _loggers(options) if place.rank == 0 else []
-    checkpoints = _checkpoints(options) if place.rank == 0 else []
+    if resumed:
+        resumed = _with_best_state(resumed, options, data, place)
+    checkpoints = _checkpoints(options, resumed) if place.rank == 0 else []
     stop = StopOnSignal(model.stop, *checkpoints)
     shown = [StepProgress(steps), *_pictures(options, data)] if place.rank == 0 else []
     trainer = pl.Trainer(
         accelerator="cpu" if device.type == "cpu" else "gpu",
-        **_processes(options, device, place),
+        **_processes(options, device, place, resumed),
         precision=lightning_precision(options.run.precision, device),
+        # The module counts its steps itself and says when the last is done.
         max_epochs=-1,
-        # Lightning counts from the resumption.
-        max_steps=(steps - start) * model.optimizer_steps_per_batch,
+        # No folder, where Lightning would look for a checkpoint to go on from, unasked.
+        default_root_dir=os.devnull,
         num_sanity_val_steps=0,
-        deterministic="warn" if "seed" in options.given else None,
         logger=loggers,
         callbacks=[*shown, stop, *checkpoints],
         enable_progress_bar=place.rank == 0,
         enable_checkpointing=False,
         enable_model_summary=False,
-        plugins=[WholeCheckpoints()],
     )
     if place.rank == 0:
-        _describe(options, data, trainer, epoch, start)
-    resumed = options.run.model_input
+        _describe(options, data, trainer, start)
+    path = options.run.model_input
     try:
         with stop, no_process_left(trainer, Stopped, Diverged):
-            trainer.fit(model, datamodule=data, ckpt_path=resumed, weights_only=True)
+            trainer.fit(model, datamodule=data, ckpt_path=path, weights_only=True)
     except Stopped as stopped:
         log.warning("%s: stopped at step %d of %d", stopped, model.step, steps)
         _try_to_write_report(loggers, options)
@@ -135,41 +159,60 @@ def _train(options: Options, samples: Sequence[Sample], place: Place) -> int:
     return 0
 
 
-def _resume(options: Options) -> tuple[Options, int]:
-    """Options in which a checkpoint's stand for those that were not typed, and the first step."""
+def _resume(options: Options) -> tuple[Options, Checkpoint | None]:
+    """Options in which a checkpoint's stand for those that were not typed, and the checkpoint."""
     path = options.run.model_input
     if path is None:
-        return options, 0
-    checkpoint, config = read_training(path)
-    refuse_contradictions(options, config, path, _FIXED_ON_RESUME)
-    trained = {
-        "model": config.model,
-        **vars(config.network),
-        **vars(config.competition),
-        **vars(config.adversarial),
-        **vars(config.optimization),
-        "seed": config.seed,
-        "anomaly_score": config.anomaly_score,
-    }
+        return options, None
+    checkpoint = read_training(path)
+    checkpoint.refuse_contradictions(options, _FIXED_ON_RESUME)
+    trained = checkpoint.config.values()
     # Of the two ways to say how long to train, the one that was typed counts.
     for typed, other in (("epochs", "training_steps"), ("training_steps", "epochs")):
         if typed in options.given:
             trained[other] = getattr(options.optimization, other)
-    # The seed decides the order of images and pairs: another one would not be a continuation.
-    if "seed" in options.given and options.run.seed != config.seed:
-        raise UserError(
-            f"--seed {options.run.seed} contradicts {path}, which was trained with {config.seed}: "
-            "leave the flag out"
-        )
     kept = {name: value for name, value in trained.items() if name not in options.given}
     options = options.replace(**kept)
     refuse_flags_of_others(options, "model")
-    return options, checkpoint["progress"]["step"]
+    return options, checkpoint
 
 
-def _resolve_length(options: Options, epoch: int) -> Options:
-    epochs = options.optimization.epochs
-    steps = options.optimization.training_steps if epochs is None else epochs * epoch
+def _with_best_state(
+    resumed: Checkpoint, options: Options, data: InMemoryData, place: Place
+) -> Checkpoint:
+    """See to it that best.ckpt is of the best validation that the training knows.
+
+    It is copied to a new --checkpoint-path. Where there is none, or where score or images are
+    others from now on, the best validation so far is forgotten.
+    """
+    folder = options.output.checkpoint_path
+    if resumed.progress["max_roc_auc"] < 0:
+        return resumed
+    if resumed.config.scoring != options.scoring:
+        why = "it was of another score"
+    elif resumed.progress["data"] != data.fingerprint:
+        why = "it was of other test images"
+    elif folder is None or is_ahead(folder / BEST, resumed):
+        return resumed
+    elif (best := best_state_of(resumed)) is not None:
+        if place.rank == 0 and not is_same_file(best, folder / BEST):
+            set_aside(folder / BEST)
+            copy_checkpoint(best, folder / BEST)
+        return resumed
+    else:
+        why = f"there is no {BEST} of it beside {resumed.path}"
+    log.info("the best validation so far is forgotten: %s", why)
+    return without_best(resumed)
+
+
+def _steps(epochs: int, options: Options, data: InMemoryData) -> int:
+    return steps_of_epochs(epochs, len(data.train_pixels), options.optimization.batch_size)
+
+
+def _resolve_length(options: Options, images: int) -> Options:
+    epochs, steps = options.optimization.epochs, options.optimization.training_steps
+    if epochs is not None:
+        steps = steps_of_epochs(epochs, images, options.optimization.batch_size)
     if options.run.demo:
         steps = min(steps, DEMO_LIMITS["training_steps"])
     return options.replace(training_steps=steps)
@@ -208,16 +251,22 @@ def _check_processes(options: Options, samples: Sequence[Sample], place: Place) 
         )
 
 
-def _processes(options: Options, device: torch.device, place: Place) -> dict[str, Any]:
-    """Lightning's arguments about the processes that train together."""
+def _processes(
+    options: Options, device: torch.device, place: Place, resumed: Checkpoint | None
+) -> dict[str, Any]:
+    """Lightning's arguments about the processes that train together, and their checkpoints."""
+    checkpoints = WholeCheckpoints(resumed.content if resumed else None)
+    # Lightning would guess both from what a cluster or a launcher has left in the environment.
+    pl.utilities.rank_zero_only.rank = place.rank
     if place.count == 1:
-        return {"devices": 1}
+        return {"devices": 1, "plugins": [checkpoints, environments.LightningEnvironment()]}
     return {
         "devices": options.run.devices,
         "num_nodes": options.run.num_nodes,
         "strategy": UnwrappedDDPStrategy(cluster_environment=place.environment),
         "sync_batchnorm": device.type == "cuda" and options.network.norm == "batch",
         "use_distributed_sampler": False,
+        "plugins": [checkpoints],
     }
 
 
@@ -265,15 +314,16 @@ def run_name(options: Options) -> str:
     return printable("-".join(map(str, parts)))
 
 
-def _checkpoints(options: Options) -> list[Checkpoints]:
+def _checkpoints(options: Options, resumed: Checkpoint | None) -> list[Checkpoints]:
     folder = options.output.checkpoint_path
     if folder is None:
         return []
-    resumed = options.run.model_input
-    for name in CHECKPOINTS:
-        if resumed is None or resumed.resolve().parent != folder.resolve():
-            set_aside(folder / name)
-    return [Checkpoints(folder)]
+    mine = set()
+    if resumed and is_same_file(resumed.path, folder / LAST):
+        mine.add(folder / LAST)
+    if resumed and resumed.progress["best_step"] and not is_ahead(folder / BEST, resumed):
+        mine.add(folder / BEST)
+    return [Checkpoints(folder, mine)]
 
 
 def _pictures(options: Options, data: InMemoryData) -> list[pl.Callback]:
@@ -288,9 +338,7 @@ def _pictures(options: Options, data: InMemoryData) -> list[pl.Callback]:
     return [PictureGrids(folder / GRIDS, images, interval)]
 
 
-def _describe(
-    options: Options, data: InMemoryData, trainer: pl.Trainer, epoch: int, start: int
-) -> None:
+def _describe(options: Options, data: InMemoryData, trainer: pl.Trainer, start: int) -> None:
     for name, group in GROUPS.items():
         values = {
             each.name: getattr(getattr(options, name), each.name)
@@ -305,7 +353,7 @@ def _describe(
     log.info(
         "images: %d to train on (%d steps an epoch), %d to test on (%d of them anomalous)",
         len(data.train_pixels),
-        epoch,
+        _steps(1, options, data),
         len(data.test_pixels),
         data.test_labels.sum(),
     )
@@ -319,7 +367,7 @@ def _describe(
         log.info("resuming %s from step %d", options.run.model_input, start)
 
 
-def _quiet_lightning() -> None:
+def quiet_lightning() -> None:
     """Leave out Lightning's remarks about what this program does on purpose."""
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,24 +1,4 @@
-"""The data sets: a function for each layout on disk, and one reader for all of them."""
+"""The data sets: their layouts on disk, the table of samples, and one reader for all images.
 
-from collections.abc import Callable, Iterable
-from pathlib import Path
-
-from datasets.folder import folder
-from datasets.mvtec import mvtec
-from datasets.panorama import panorama
-from datasets.road_images import road_images
-from datasets.samples import Sample
-
-LAYOUTS: dict[str, Callable[[Path], Iterable[Sample]]] = {
-    "MVTec": mvtec,
-    "Panorama": panorama,
-    "RoadImages": road_images,
-    "Folder": folder,
-}
-
-
-def layout_of(root: Path) -> str:
-    """The layout, of those with labels, that a folder seems to have."""
-    if (root / "train").is_dir():
-        return "MVTec"
-    return "RoadImages" if (root / "good_ones/height_files").is_dir() else "Panorama"
+Of crn it uses crn.system and crn.errors alone.
+"""

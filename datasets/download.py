@@ -1,160 +1,103 @@
 """Fetch the public data sets: ``python -m datasets.download mvtec|roads --root datasets``.
 
-A download that was cut off is continued. What is fetched is compared with its published checksum,
-extracted beside what exists, and its layout is checked. Nothing that exists is overwritten.
+An archive is compared with its published checksum before it gets its name, extracted beside what
+exists, and the layout of the result is checked. Nothing that exists is overwritten.
 """
 
 import argparse
+import io
 import json
+import lzma
+import os
+import shutil
 import sys
+import tarfile
+import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO, Any
+
+from tqdm import tqdm
 
 from crn.errors import UserError
-from crn.system.files import require_writable_folder
+from crn.system.files import claimed, require_writable_folder, writing, written_whole
 from crn.system.program import Parser, program
-from datasets import LAYOUTS
-from datasets.archives import extract
-from datasets.fetch import Interrupted, Source, fetch, open_url, read_chunks
-from datasets.mvtec import CATEGORIES
+from datasets.folders import is_litter
+from datasets.layouts import CATEGORIES, LAYOUTS
 from datasets.samples import TEST, TRAIN, Sample, list_samples
 
 MVTEC_PAGE = "https://www.mvtec.com/company/research/datasets/mvtec-ad"
+MVTEC_URL = (
+    "https://www.mydrive.ch/shares/38536/3830184030e49fe74747669442f0f283/download/"
+    "420938113-1629960298/mvtec_anomaly_detection.tar.xz"
+)
+MVTEC_CHECKSUM = "sha256:cf4313b13603bec67abb49ca959488f7eedce2a9f7795ec54446c649ac98cd3d"
 ROADS_PAGE = "https://doi.org/10.5281/zenodo.7681876"
 ROADS_RECORD = "https://zenodo.org/api/records/7681876"
-
-MVTEC = Source(
-    "https://www.mydrive.ch/shares/38536/3830184030e49fe74747669442f0f283/download/"
-    "420938113-1629960298/mvtec_anomaly_detection.tar.xz",
-    f"the form at {MVTEC_PAGE}",
-    checksum="sha256:cf4313b13603bec67abb49ca959488f7eedce2a9f7795ec54446c649ac98cd3d",
-)
-
-
-@dataclass(frozen=True)
-class _RoadSet:
-    """One of the two data sets of the Zenodo record."""
-
-    archive: str
-    folder: str
-    layout: str
-
-
+# Archive in the record, folder to make, layout.
 _ROAD_SETS = (
-    _RoadSet("roadimages.zip", "roadimages", "RoadImages"),
-    _RoadSet("panorama_images.zip", "panorama", "Panorama"),
+    ("roadimages.zip", "roadimages", "RoadImages"),
+    ("panorama_images.zip", "panorama", "Panorama"),
+)
+_ATTEMPTS = 3
+_TIMEOUT = 60  # seconds without a single byte
+# HTTP statuses of 400 to 499 that pass: timeout, too early, too many requests.
+_PASSING = {408, 425, 429}
+# What archives that are cut off, encrypted or hostile, or none, make the libraries raise.
+_DAMAGE = (
+    *(shutil.ReadError, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error),
+    *(EOFError, ValueError, RuntimeError),
 )
 
+_List = Callable[[Path], list[Sample]]
 
-def download_mvtec(root: Path, source: Source = MVTEC) -> None:
+
+def download_mvtec(root: Path, url: str) -> None:
     """Make ``root/mvtec`` with all categories of MVTec AD, unless it is there.
 
-    An archive that lies in ``root`` already is checked and used instead of a download.
-
     Raises:
-        UserError: the archive cannot be had, is not the published one, or cannot be extracted.
+        UserError: see `_fetch` and `_install`.
     """
     print(f"MVTec AD is licensed CC BY-NC-SA 4.0, not for commercial use: {MVTEC_PAGE}")
-    target = root / "mvtec"
-    if not _is_there(target, list_mvtec):
-        archive = root / "mvtec_anomaly_detection.tar.xz"
-        _install(source, archive, target, CATEGORIES, list_mvtec)
+
+    def list_all(target: Path) -> list[Sample]:
+        return [s for c in CATEGORIES for s in list_samples(LAYOUTS["MVTec"], target / c)]
+
+    target, archive = root / "mvtec", root / "mvtec_anomaly_detection.tar.xz"
+    if not _is_there(target, list_all):
+        _fetch(url, archive, MVTEC_CHECKSUM, f"the form at {MVTEC_PAGE}")
+        _install(archive, target, CATEGORIES, list_all)
 
 
-def download_roads(root: Path, record: str = ROADS_RECORD) -> None:
+def download_roads(root: Path, record: str) -> None:
     """Make ``root/roadimages`` and ``root/panorama``, unless they are there.
 
     Args:
-        root: their folder. An archive that lies there already is checked and used instead of a
-            download.
-        record: address of the Zenodo record, as its API gives it: it lists the files.
+        root: their folder.
+        record: address of the JSON of the Zenodo record, which lists the files.
 
     Raises:
-        UserError: the record or an archive cannot be had, is not the published one, or cannot be
-            extracted.
+        UserError: the record cannot be had or read; or see `_fetch` and `_install`.
     """
     print(f"Panorama and RoadImages, with their licence: {ROADS_PAGE}")
-    sources = None
-    for road_set in _ROAD_SETS:
+    files: dict[str, tuple[str, str]] = {}
+    for name, folder, layout in _ROAD_SETS:
 
-        def list_set(folder: Path, layout: str = road_set.layout) -> list[Sample]:
-            return list_samples(LAYOUTS[layout], folder)
+        def list_set(target: Path, layout: str = layout) -> list[Sample]:
+            return list_samples(LAYOUTS[layout], target)
 
-        target = root / road_set.folder
-        if _is_there(target, list_set):
+        if _is_there(root / folder, list_set):
             continue
-        if sources is None:
-            sources = read_record(record)
-        if road_set.archive not in sources:
-            raise UserError(f"{record}: lists no {road_set.archive}; see {ROADS_PAGE}")
-        source = sources[road_set.archive]
-        _install(source, root / road_set.archive, target, ("good_ones", "bad_ones"), list_set)
+        files = files or _read_record(record)
+        if name not in files:
+            raise UserError(f"{record}: lists no {name}; see {ROADS_PAGE}")
+        _fetch(files[name][0], root / name, files[name][1], ROADS_PAGE)
+        _install(root / name, root / folder, ("good_ones", "bad_ones"), list_set)
 
 
-def list_mvtec(root: Path) -> list[Sample]:
-    """The samples of all categories of MVTec AD.
-
-    Raises:
-        UserError: a category, or a part of one, is missing.
-    """
-    missing = [
-        f"{category}/{part}"
-        for category in CATEGORIES
-        for part in ("train/good", "test/good", "ground_truth")
-        if not (root / category / part).is_dir()
-    ]
-    if missing:
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise UserError(f"{root}: lacks {', '.join(missing[:5])}{more}")
-    return [
-        sample
-        for category in CATEGORIES
-        for sample in list_samples(LAYOUTS["MVTec"], root / category)
-    ]
-
-
-def read_record(url: str) -> dict[str, Source]:
-    """The files of a Zenodo record.
-
-    Args:
-        url: of the record's JSON.
-
-    Returns:
-        Sources by file name.
-
-    Raises:
-        UserError: it cannot be had, or is no such record.
-    """
-    try:
-        with open_url(url, f"see {ROADS_PAGE}") as response:
-            text = b"".join(read_chunks(response))
-    except Interrupted as error:
-        raise UserError(f"{url}: {error}; check the connection and run this again") from None
-    try:
-        return {
-            file["key"]: Source(
-                file["links"]["self"], ROADS_PAGE, int(file["size"]), _known(file.get("checksum"))
-            )
-            for file in json.loads(text)["files"]
-        }
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(
-            f"{url}: not a Zenodo record that lists files, sizes and checksums; see {ROADS_PAGE}"
-        ) from None
-
-
-def _known(checksum: str | None) -> str | None:
-    """A checksum in lower case; ValueError where it is of a kind that is not computed here."""
-    if checksum is None:
-        return None
-    algorithm, _, digits = checksum.lower().partition(":")
-    if algorithm not in ("md5", "sha256") or not digits:
-        raise ValueError(checksum)
-    return f"{algorithm}:{digits}"
-
-
-def _is_there(target: Path, list_set: Callable[[Path], list[Sample]]) -> bool:
+def _is_there(target: Path, list_set: _List) -> bool:
     try:
         samples = list_set(target)
     except UserError:
@@ -163,20 +106,139 @@ def _is_there(target: Path, list_set: Callable[[Path], list[Sample]]) -> bool:
     return True
 
 
-def _install(
-    source: Source,
-    archive: Path,
-    target: Path,
-    wanted: Collection[str],
-    list_set: Callable[[Path], list[Sample]],
-) -> None:
-    """Fetch an archive, extract the folder that holds the wanted ones, and check the result."""
-    print(f"{archive} is used" if archive.exists() else f"downloading {source.url}", flush=True)
-    checksum = fetch(source, archive)
-    verdict = "as published" if source.checksum else "none is published to compare with"
-    print(f"{archive}: {archive.stat().st_size:,} bytes, {checksum} ({verdict})")
-    for path in extract(archive, target, wanted):
-        print(f"{str(path)!r} was there before and is kept as it was")
+def _summary(samples: Sequence[Sample]) -> str:
+    train, test = (sum(s.split == split for s in samples) for split in (TRAIN, TEST))
+    return f"{train:,} samples to train on, {test:,} to test on"
+
+
+def _read_record(url: str) -> dict[str, tuple[str, str]]:
+    """Address and checksum of the files of a Zenodo record, by name."""
+    text = io.BytesIO()
+    _get(url, text, f"see {ROADS_PAGE}")
+    try:
+        files = json.loads(text.getvalue())["files"]
+        record = {f["key"]: (f["links"]["self"], f["checksum"].lower()) for f in files}
+        if not all(checksum.startswith(("md5:", "sha256:")) for _, checksum in record.values()):
+            raise ValueError(record)
+        return record
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(
+            f"{url}: not a Zenodo record that lists files with their checksums; see {ROADS_PAGE}"
+        ) from None
+
+
+def _fetch(url: str, archive: Path, checksum: str, elsewhere: str) -> None:
+    """Make sure that an archive is there, and the one that is published.
+
+    Args:
+        url: its address.
+        archive: what lies there already is checked and used, or refused.
+        checksum: "sha256:..." or "md5:...".
+        elsewhere: where people find it when the address is of no use.
+
+    Raises:
+        UserError: it cannot be had or written, or has another checksum.
+    """
+    if archive.exists():
+        print(f"{archive} is used", flush=True)
+        _verify(archive, checksum, str(archive), "move it away to download it again")
+        return
+    print(f"downloading {url}", flush=True)
+    advice = f"get it from {elsewhere}, save it as {archive} and run this again"
+    with claimed(archive), written_whole(archive) as file:
+        _get(url, file, advice)
+        file.flush()
+        _verify(Path(file.name), checksum, url, f"not kept; {advice}")
+
+
+def _verify(path: Path, checksum: str, name: str, advice: str) -> None:
+    import pooch
+
+    algorithm = checksum.partition(":")[0]
+    found = f"{algorithm}:{pooch.file_hash(str(path), algorithm)}"
+    if found != checksum:
+        raise UserError(f"{name}: has the checksum {found} instead of {checksum}; {advice}")
+    print(f"{name}: {path.stat().st_size:,} bytes, {checksum} as published", flush=True)
+
+
+def _get(url: str, file: IO[bytes], advice: str) -> None:
+    """Write what an address gives to a file.
+
+    Args:
+        url: of http or https.
+        file: seekable.
+        advice: end of the message where there is no such thing.
+
+    Raises:
+        UserError: the address is none, or the server does not give it in several attempts.
+    """
+    import pooch
+    import requests
+
+    def check(response: requests.Response, **_: Any) -> None:
+        status = response.status_code
+        if 400 <= status < 500 and status not in _PASSING:
+            raise UserError(f"{url}: the server answers {status} {response.reason}; {advice}")
+        if status == 200 and response.headers.get("Content-Type", "").startswith("text/html"):
+            raise UserError(f"{url}: the server answers with a web page; {advice}")
+
+    for attempts_left in reversed(range(_ATTEMPTS)):
+        file.seek(0)
+        file.truncate()
+        # The downloader replaces the total; without one it would take the bar for none.
+        with tqdm(desc="download", total=1, unit="B", unit_scale=True, disable=None) as bar:
+            get = pooch.HTTPDownloader(bar, 1 << 18, timeout=_TIMEOUT, hooks={"response": check})
+            try:
+                get(url, file, None)
+                return
+            except ValueError as error:
+                raise UserError(f"{url}: not an address of http or https ({error})") from None
+            except requests.RequestException as error:
+                if not attempts_left:
+                    raise UserError(
+                        f"{url}: cannot be downloaded ({_reason(error)}); check the connection and "
+                        "run this again"
+                    ) from None
+
+
+def _reason(error: BaseException) -> str:
+    """What a chain of errors began with, without the objects that it went through."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _install(archive: Path, target: Path, wanted: Collection[str], list_set: _List) -> None:
+    """Extract the folder of an archive that holds the wanted ones, and check the result.
+
+    Raises:
+        UserError: the archive cannot be extracted, or holds no whole data set.
+    """
+    print(f"extracting {archive}", flush=True)
+    require_writable_folder(target, "--root")
+    with (
+        claimed(target),
+        writing(target),
+        tempfile.TemporaryDirectory(dir=target, prefix=".extracting-") as temporary,
+    ):
+        folder = Path(temporary)
+        for left in target.glob(".extracting-*"):  # by a run that was killed
+            if left != folder:
+                shutil.rmtree(left)
+        try:
+            # Zip files need no filter: of them, nothing is extracted that leads out of the folder.
+            if archive.suffix == ".zip":
+                shutil.unpack_archive(archive, folder)
+            else:
+                shutil.unpack_archive(archive, folder, filter="data")
+        except _DAMAGE as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"{archive}: cannot be extracted ({reason}); replace it") from None
+        found = [path for name in wanted for path in folder.rglob(name) if path.is_dir()]
+        found = [path for path in found if not any(map(is_litter, path.relative_to(folder).parts))]
+        if not found:
+            raise UserError(f"{archive}: holds no folder {' or '.join(wanted)}; replace it")
+        _move(min(found, key=lambda path: len(path.parts)).parent, target)
     try:
         samples = list_set(target)
     except UserError as error:
@@ -184,9 +246,18 @@ def _install(
     print(f"{target}: {_summary(samples)}; {archive} can be removed")
 
 
-def _summary(samples: Sequence[Sample]) -> str:
-    train, test = (sum(s.split == split for s in samples) for split in (TRAIN, TEST))
-    return f"{train:,} samples to train on, {test:,} to test on"
+def _move(source: Path, target: Path) -> None:
+    """Move what is in a folder to another one, and name what stays as it was there."""
+    for item in sorted(source.iterdir()):
+        there = target / item.name
+        if is_litter(item.name):
+            continue
+        if not os.path.lexists(there):
+            item.rename(there)
+        elif item.is_dir() and there.is_dir():
+            _move(item, there)
+        else:
+            print(f"{str(there)!r} was there before and is kept as it was")
 
 
 def _path(text: str) -> Path:
@@ -195,11 +266,19 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
-def _build_parser() -> Parser:
+@program("datasets.download", "interrupted; run it again")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: command line, without the program's name; that of the process by default.
+
+    Returns:
+        Exit status: 0, 2 for bad input or a failed download, 130 after Ctrl-C.
+    """
     parser = Parser(
         prog="python -m datasets.download",
-        description="Fetch, verify and extract a public data set. A download that was cut off is "
-        "continued; nothing that exists is overwritten.",
+        description="Fetch, verify and extract a public data set; nothing is overwritten.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -221,26 +300,14 @@ def _build_parser() -> Parser:
         help="a mirror: the address of the same archive (mvtec), or of the JSON of the Zenodo "
         "record (roads)",
     )
-    return parser
-
-
-@program("datasets.download", "interrupted; run it again to continue")
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        argv: command line, without the program's name; that of the process by default.
-
-    Returns:
-        Exit status: 0, 2 for bad input or a failed download, 130 after Ctrl-C.
-    """
-    args = _build_parser().parse_args(argv)
+    args = parser.parse_args(argv)
+    download, address = {
+        "mvtec": (download_mvtec, MVTEC_URL),
+        "roads": (download_roads, ROADS_RECORD),
+    }[args.name]
     require_writable_folder(args.root, "--root")
     try:
-        if args.name == "mvtec":
-            download_mvtec(args.root, MVTEC if args.url is None else replace(MVTEC, url=args.url))
-        else:
-            download_roads(args.root, ROADS_RECORD if args.url is None else args.url)
+        download(args.root, address if args.url is None else args.url)
     except OSError as error:
         raise UserError(str(error)) from error
     return 0

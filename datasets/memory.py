@@ -82,9 +82,9 @@ def _order(seed: int, epoch: int, count: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 
-def steps_per_epoch(images: int, batch_size: int) -> int:
-    """Training steps until every image has been seen."""
-    return math.ceil(images / min(batch_size, images))
+def steps_of_epochs(epochs: int, images: int, batch_size: int) -> int:
+    """Training steps until every image has come so often; batches run over the end of an epoch."""
+    return math.ceil(epochs * images / min(batch_size, images))
 
 
 @dataclass(frozen=True)

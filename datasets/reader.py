@@ -1,44 +1,56 @@
 """One reader for every image file: from bytes on disk to a tensor of one size.
 
 Values are on the scale of 8-bit images, 0 to 255, whatever the depth of the file, so that splits
-of 8-bit files can be kept as uint8 and all splits are normalised by one formula.
+of 8-bit files can be kept as uint8 and all splits are normalised by one formula. The scale is fixed
+for each kind of file: it depends neither on the image nor on the data set.
 """
 
+import logging
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from crn.errors import UserError
+from datasets.folders import FORMATS
 from datasets.samples import Sample
 
-# Decoders for these only: Pillow would also hand PostScript to Ghostscript, which runs it.
-_FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF")
+log = logging.getLogger(__name__)
+
 # A larger file is refused by its header: decoding it would take gigabytes, also where it has few
 # pixels in very many rows. Four bytes for each pixel are the most that 8 bits need.
 MAX_PIXELS = 128 * 1024 * 1024
 MAX_SIDE = 65_535
 MAX_BYTES = 4 * MAX_PIXELS
-# How to turn a stored image upright, by its EXIF orientation.
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 # Pillow's own guard warns at 89 million pixels; the limit above stands in for it.
 Image.MAX_IMAGE_PIXELS = None
+# Pillow knows gray TIFF files of 16 bits whose white is zero in one of the two byte orders.
+TiffImagePlugin.OPEN_INFO.setdefault((b"MM", 0, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
+# Decoded images that are wanted again in their own size are kept up to so many bytes.
+_KEPT_BYTES = 512 * 1024 * 1024
+# Where the 16-bit images of a data set use less of their range, the user is told.
+_LITTLE_RANGE = 0.25
+# Tags of TIFF files, and their values that matter here.
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+_COMPRESSION = 259
+_BITS, _SAMPLE_FORMAT, _SIGNED_16 = 258, 339, ((16,), (2,))
+# What follows "ftyp" in a HEIC file, which may be called .jpg.
+_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1")
+_ONE_SCALE = "scale all images of the data set alike and save them with 16 bits (docs/datasets.md)"
+
+# An image and the (height, width) of its file.
+_Decoded = tuple[Tensor, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -48,19 +60,33 @@ class Images:
     Attributes:
         pixels: (N, 3, S, S), uint8 or, where a file has more than 8 bits, float32; 0 to 255.
         sizes: (height, width) of every sample's own file.
+        samples: whose images they are.
+        kept: those that were kept in their own size, by their index.
     """
 
     pixels: Tensor
     sizes: list[tuple[int, int]]
+    samples: Sequence[Sample] = ()
+    kept: dict[int, Tensor] | None = None
+
+    def own(self, index: int) -> Tensor:
+        """The image in the size of its file, (3, H, W) uint8; decoded again if it was not kept."""
+        kept = (self.kept or {}).get(index)
+        return read_own_size(self.samples[index]) if kept is None else kept
 
 
-def read_images(samples: Sequence[Sample], size: int, workers: int = 0) -> Images:
+def read_images(
+    samples: Sequence[Sample], size: int, workers: int = 0, keep: bool = False
+) -> Images:
     """Decode and resize the images of all samples.
+
+    A height and an intensity image are stacked as (height, intensity, intensity).
 
     Args:
         samples: at least one.
         size: width and height of the result in pixels.
         workers: threads that decode; the calling thread does it where 0.
+        keep: whether `Images.own` will be asked for them, too.
 
     Raises:
         UserError: a file is no image, damaged, or of a kind that cannot be read.
@@ -72,72 +98,108 @@ def read_images(samples: Sequence[Sample], size: int, workers: int = 0) -> Image
             f"--imsize {size}: {len(samples)} images of that size do not fit into the memory; "
             "give a smaller size"
         ) from error
-    sizes = []
+    sizes: list[tuple[int, int]] = []
+    ranges = _Ranges()
+    kept = _Kept(_KEPT_BYTES if keep else 0)
 
-    def read(sample: Sample) -> tuple[Tensor, tuple[int, int]]:
-        return read_sample(sample, size)
+    def read(index: int) -> _Decoded:
+        layers = _read_layers(samples[index], ranges)
+        own_size = (layers[0].shape[1], layers[0].shape[2])
+        kept.add(index, layers)
+        return _stack([resize(layer, (size, size)) for layer in layers]), own_size
 
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        decoded = pool.map(read, samples) if workers else map(read, samples)
+    for index, (image, own_size) in enumerate(_in_order(read, len(samples), workers)):
+        if image.dtype != pixels.dtype:
+            pixels, image = pixels.float(), image.float()
+        pixels[index] = image
+        sizes.append(own_size)
+    ranges.check()
+    return Images(pixels, sizes, samples, kept.images)
+
+
+def _in_order(read: Callable[[int], _Decoded], count: int, workers: int) -> Iterator[_Decoded]:
+    """All images, read by threads if there are any; the first error ends all."""
+    if not workers:
+        yield from map(read, range(count))
+        return
+    with ThreadPoolExecutor(workers) as pool:
         try:
-            for index, (image, own_size) in enumerate(decoded):
-                if image.dtype != pixels.dtype:
-                    pixels, image = pixels.float(), image.float()
-                pixels[index] = image
-                sizes.append(own_size)
-        except UserError:
+            yield from pool.map(read, range(count))
+        except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return Images(pixels, sizes)
 
 
-def read_sample(sample: Sample, size: int) -> tuple[Tensor, tuple[int, int]]:
-    """The image of one sample and the size of its file.
+class _Kept:
+    """Images in their own size, up to a number of bytes."""
 
-    A height and an intensity image are stacked as (height, intensity, intensity).
+    def __init__(self, room: int) -> None:
+        self.images: dict[int, Tensor] = {}
+        self._room = room
+        self._lock = threading.Lock()
 
-    Returns:
-        pixels (3, S, S), uint8 or float32, and the (height, width) of the first file.
+    def add(self, index: int, layers: list[Tensor]) -> None:
+        needs = 3 * layers[0].shape[1] * layers[0].shape[2]
+        with self._lock:
+            if needs > self._room:
+                return
+            self._room -= needs
+        self.images[index] = _at_own_size(layers)
 
-    Raises:
-        UserError: see `read_images`.
-    """
-    layers = _read_layers(sample)
-    return _stack([resize(layer, (size, size)) for layer in layers]), tuple(layers[0].shape[1:])
+
+class _Ranges:
+    """The ranges that the 16-bit files of a data set use, of each layer and kind of number."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[int, str], tuple[int, int, Path]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, layer: int, array: np.ndarray, path: Path) -> None:
+        low, high = int(array.min()), int(array.max())
+        with self._lock:
+            before = self._found.get((layer, array.dtype.kind), (low, high, path))
+            found = (min(low, before[0]), max(high, before[1]), min(path, before[2]))
+            self._found[layer, array.dtype.kind] = found
+
+    def check(self) -> None:
+        """Say where little of the range is used.
+
+        Raises:
+            UserError: some images have a sign and others none, so that they have two scales.
+        """
+        for (layer, kind), (low, high, path) in sorted(self._found.items()):
+            if kind == "i" and (layer, "u") in self._found:
+                raise UserError(
+                    f"{path}: has signed numbers of 16 bits, and {self._found[layer, 'u'][2]} "
+                    "unsigned ones: save all of them alike"
+                )
+            share = (high - low) / 65_535
+            if share < _LITTLE_RANGE:
+                log.warning(
+                    "16-bit images such as %s use %.2g %% of the range (%d to %d), so that "
+                    "differences are small: %s",
+                    *(path, 100 * share, low, high, _ONE_SCALE),
+                )
 
 
 def read_own_size(sample: Sample) -> Tensor:
-    """As `read_sample`, (3, H, W), in the size of the sample's first file."""
-    layers = _read_layers(sample)
-    size = tuple(layers[0].shape[1:])
-    return _stack([la if la.shape[1:] == size else resize(la, size) for la in layers])
+    """The image of one sample in the size of its first file, (3, H, W) uint8."""
+    return _at_own_size(_read_layers(sample))
 
 
-def read_mask(sample: Sample, size: tuple[int, int]) -> np.ndarray | None:
-    """The mask of one sample (H, W) bool, true where its image is anomalous; None without a mask.
-
-    Args:
-        size: (height, width) of the sample's image.
-
-    Raises:
-        UserError: the file cannot be read, or has another size than the image.
-    """
-    if sample.mask is None:
-        return None
-    mask = read_file(sample.mask, channels=1)[0].numpy() > 0
-    if mask.shape != size:
-        raise UserError(
-            f"{sample.mask}: has {mask.shape[1]}x{mask.shape[0]} pixels, but {sample.files[0]} has "
-            f"{size[1]}x{size[0]}; give both one size"
-        )
-    return mask
+def _at_own_size(layers: list[Tensor]) -> Tensor:
+    size = (layers[0].shape[1], layers[0].shape[2])
+    same = [layer if layer.shape[1:] == size else resize(layer, size) for layer in layers]
+    return _stack(same).round().byte()
 
 
-def _read_layers(sample: Sample) -> list[Tensor]:
+def _read_layers(sample: Sample, ranges: _Ranges | None = None) -> list[Tensor]:
     """A colour image (3, H, W), or the height and the intensity (1, H, W) of a road tile."""
-    if len(sample.files) == 1:
-        return [read_file(sample.files[0], channels=3)]
-    return [read_file(file, channels=1) for file in sample.files]
+    channels = 3 if len(sample.files) == 1 else 1
+    return [
+        read_file(file, channels, None if ranges is None else partial(ranges.add, layer))
+        for layer, file in enumerate(sample.files)
+    ]
 
 
 def _stack(layers: list[Tensor]) -> Tensor:
@@ -150,13 +212,16 @@ def _stack(layers: list[Tensor]) -> Tensor:
     return torch.cat([height, intensity, intensity])
 
 
-def read_file(path: Path, channels: int) -> Tensor:
+def read_file(
+    path: Path, channels: int, tell: Callable[[np.ndarray, Path], None] | None = None
+) -> Tensor:
     """Decode one file, the first of its frames, turned upright as its EXIF orientation says.
 
     Args:
         path: an image of 8 bits (colour, gray, palette; transparency is dropped) or of 16 bits
-            (gray).
+            (gray): unsigned ones 0 to 65,535, and signed ones -32,768 to 32,767, become 0 to 255.
         channels: 3 for colour, 1 for luminance.
+        tell: is called with the numbers of a file of 16 bits.
 
     Returns:
         (channels, H, W): uint8 for 8-bit files, float32 for 16-bit files; 0 to 255.
@@ -164,82 +229,103 @@ def read_file(path: Path, channels: int) -> Tensor:
     Raises:
         UserError: the file is no image, damaged, too large, or of a kind that cannot be read.
     """
+    array = decoded(path, partial(_pixels, mode="RGB" if channels == 3 else "L"))
+    if array.dtype == np.uint8:
+        return torch.from_numpy(array).view(*array.shape[:2], channels).permute(2, 0, 1)
+    if tell is not None:
+        tell(array, path)
+    values = array.astype(np.float32)
+    if array.dtype == np.int16:
+        values += 32_768
+    return torch.from_numpy(values / 257)[None].expand(channels, -1, -1)
+
+
+def decoded(path: Path, take: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+    """What is taken of an image once it is decoded and turned upright.
+
+    Raises:
+        UserError: see `read_file`.
+    """
     try:
-        array = _decode(path, "RGB" if channels == 3 else "L")
+        # From an open file: Pillow would map an uncompressed TIFF into memory and turn it wrongly.
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_BYTES:
+                raise UserError(
+                    f"{path}: {size:,} bytes are too many (at most {MAX_BYTES:,} are read); make "
+                    "the image smaller"
+                )
+            # Other decoders are not tried: Pillow would hand PostScript to Ghostscript to run it.
+            with Image.open(file, formats=_known_formats()) as image:
+                if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
+                    raise UserError(
+                        f"{path}: {image.width}x{image.height} pixels are too many (at most "
+                        f"{MAX_PIXELS:,} are read, and {MAX_SIDE:,} on a side); make the image "
+                        "smaller"
+                    )
+                image.load()
+                # EXIF data that cannot be read say nothing about the pixels, which are whole; what
+                # cannot be written anew is only found after they have been turned in place.
+                with suppress(Exception):
+                    ImageOps.exif_transpose(image, in_place=True)
+                return take(image)
     except UserError:
         raise
     except UnidentifiedImageError as error:
-        raise UserError(
-            f"{path}: not an image that can be read ({', '.join(_FORMATS)}); move it out of the "
-            "data set"
-        ) from error
+        raise UserError(f"{path}: {_what_it_is(path)}") from error
+    except _Unfit as error:
+        raise UserError(f"{path}: {error}") from None
     except Exception as error:
         # Decoders raise whatever a damaged file makes them stumble over.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}: cannot be read ({reason}); replace or remove it") from error
-    if array.dtype != np.uint8:
-        return _from_16_bits(path, array).expand(channels, -1, -1)
-    return torch.from_numpy(array).view(*array.shape[:2], channels).permute(2, 0, 1)
 
 
-def _decode(path: Path, mode: str) -> np.ndarray:
-    """The pixels (H, W) or (H, W, 3) in Pillow's mode, or gray in more than 8 bits.
-
-    Raises:
-        UserError: the file is too large, or of floating point numbers.
-        Exception: whatever Pillow raises.
-    """
-    # From an open file: Pillow would map an uncompressed TIFF into memory and turn it wrongly.
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > MAX_BYTES:
-            raise UserError(
-                f"{path}: {size:,} bytes are too many (at most {MAX_BYTES:,} are read); make the "
-                "image smaller"
-            )
-        with Image.open(file, formats=_known_formats()) as image:
-            if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
-                raise UserError(
-                    f"{path}: {image.width}x{image.height} pixels are too many (at most "
-                    f"{MAX_PIXELS:,} are read, and {MAX_SIDE:,} on a side); make the image smaller"
-                )
-            image.load()
-            upright = _upright(image)
-            if upright.mode == "F":
-                raise UserError(
-                    f"{path}: floating point images have no fixed range; save it with 8 or 16 bits"
-                )
-            if upright.mode.startswith("I"):
-                return np.array(upright)
-            # It is dropped; where palette images have it, Pillow would warn.
-            upright.info.pop("transparency", None)
-            return np.array(upright.convert(mode))
+class _Unfit(Exception):
+    """The image is whole, but of a kind that cannot be used; the message says why."""
 
 
 @cache
 def _known_formats() -> list[str]:
-    """Those of `_FORMATS` that this Pillow has."""
+    """Those of `FORMATS` that this Pillow has."""
     Image.init()
-    return [name for name in _FORMATS if name in Image.OPEN]
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Turn a decoded image as its EXIF orientation says, if it has one.
-
-    Pillow's own function would also write the rest of the EXIF data anew, and stumble over it.
-    """
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # noqa: BLE001  (as in `read_file`)
-        # The pixels are whole: EXIF data that cannot be read says nothing about them.
-        return image
-    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+def _what_it_is(path: Path) -> str:
+    """What to say of a file that no decoder knows."""
+    with path.open("rb") as file:
+        start = file.read(12)
+    if start[4:8] == b"ftyp" and start[8:] in _HEIC_BRANDS:
+        return "HEIC images cannot be read; convert it to PNG or JPEG, or move it out"
+    return f"not an image that can be read ({', '.join(FORMATS)}); move it out of the data set"
 
 
-def _from_16_bits(path: Path, array: np.ndarray) -> Tensor:
-    if array.min() < 0 or array.max() > 65535:
-        raise UserError(f"{path}: has more than 16 bits; save it with 8 or 16 bits")
-    return torch.from_numpy(array.astype(np.float32) / 257)[None]
+def _pixels(image: Image.Image, mode: str) -> np.ndarray:
+    """(H, W) or (H, W, 3) uint8 in Pillow's mode, or gray as uint16 or int16."""
+    if image.mode == "F":
+        raise _Unfit(f"floating point images have no fixed range; {_ONE_SCALE}")
+    if image.mode.startswith("I"):
+        return _of_16_bits(image)
+    # It is dropped; where palette images have it, Pillow would warn.
+    image.info.pop("transparency", None)
+    return np.array(image.convert(mode))
+
+
+def _of_16_bits(image: Image.Image) -> np.ndarray:
+    """Gray as uint16, or int16 where a TIFF file says that its 16 bits have a sign."""
+    array = np.array(image)
+    tags: Any = getattr(image, "tag_v2", {})
+    if (tags.get(_BITS), tags.get(_SAMPLE_FORMAT)) == _SIGNED_16:
+        if tags.prefix == b"MM" and tags.get(_COMPRESSION, 1) != 1:
+            # Pillow 13 swaps the two bytes of each number.
+            raise _Unfit("has signed numbers, compressed and big-endian; save it uncompressed")
+        return array.astype(np.int16)
+    if array.min() < 0 or array.max() > 65_535:
+        raise _Unfit(f"has more than 16 bits; {_ONE_SCALE}")
+    array = array.astype(np.uint16)
+    # Pillow inverts these at 8 bits only.
+    return 65_535 - array if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else array
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,24 +1,21 @@
 """The table of samples: what there is on disk, before any image is decoded."""
 
+import logging
 import os
-import stat
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from crn.errors import UserError
-from crn.system.text import shown
+from crn.system.text import counted
+from datasets.folders import is_image, is_litter, normal_form
+
+log = logging.getLogger(__name__)
 
 TRAIN, TEST = "train", "test"
 NORMAL, ANOMALOUS = 0, 1
 
-# Files that operating systems leave beside images.
-_LITTER = {"thumbs.db", "desktop.ini"}
-# Unicode's categories of what would break the lines of tables, or cannot be written to them:
-# control characters, surrogates (bytes that are not UTF-8), separators of lines and paragraphs.
-_NOT_TEXT = {"Cc", "Cs", "Zl", "Zp"}
 _TRAIN_PERCENT = 70
 
 
@@ -46,82 +43,6 @@ class Sample:
         if self.label == ANOMALOUS:
             return self.key.rpartition("/")[0]
         return None if self.label is None else "good"
-
-
-def subfolder(parent: Path, name: str) -> Path:
-    """The folder ``parent/name``.
-
-    Raises:
-        UserError: there is no such folder.
-    """
-    folder = parent / name
-    if not os.path.isdir(folder):
-        raise UserError(f"{folder}: no such folder; {parent} has to contain {name}/")
-    return folder
-
-
-def image_files(folder: Path) -> list[Path]:
-    """The files in a folder, sorted by name, without what operating systems leave there.
-
-    Folders in it are left out.
-
-    Raises:
-        UserError: something in it cannot be read or named, or there are no files.
-    """
-    files = [path for path, mode in _contents(folder) if stat.S_ISREG(mode)]
-    if not files:
-        raise UserError(f"{folder}: contains no images")
-    return files
-
-
-def entries(folder: Path) -> list[Path]:
-    """Files and folders in a folder, sorted by name, without what operating systems leave there.
-
-    Raises:
-        UserError: something in it cannot be read or named.
-    """
-    return [path for path, _ in _contents(folder)]
-
-
-def subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder, sorted by name, without hidden ones.
-
-    Raises:
-        UserError: something in it cannot be read or named.
-    """
-    return [path for path, mode in _contents(folder) if stat.S_ISDIR(mode)]
-
-
-def _contents(folder: Path) -> list[tuple[Path, int]]:
-    """Files and folders with their modes.
-
-    What is neither is refused, not left out: a broken link is an image that is missing, and
-    reading a pipe would never end.
-    """
-    try:
-        names = sorted(os.listdir(folder))
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
-    contents = []
-    for name in names:
-        if name.startswith(".") or name.lower() in _LITTER:
-            continue
-        if any(unicodedata.category(c) in _NOT_TEXT for c in name):
-            raise UserError(
-                f"{folder}: the name {shown(name)} has control characters or is not UTF-8; "
-                "rename it"
-            )
-        path = folder / name
-        try:
-            mode = path.stat().st_mode
-        except OSError as error:
-            raise UserError(
-                f"{path}: cannot be read ({error.strerror}); mend or remove it"
-            ) from None
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            raise UserError(f"{path}: neither a file nor a folder; remove it")
-        contents.append((path, mode))
-    return contents
 
 
 def split_good_and_bad(
@@ -170,8 +91,15 @@ def list_samples(layout: Callable[[Path], Iterable[Sample]], root: Path) -> list
     if not os.path.isdir(root):
         raise UserError(f"{root}: not a folder; give the data set's folder with --dataset-path")
     samples = list(layout(root))
-    if samples and all(sample.label is None for sample in samples):
-        return samples
+    if not samples:
+        raise UserError(f"{root}: contains no images")
+    if any(sample.label is not None for sample in samples):
+        _require_both_classes(samples, root)
+    _say_what_is_left_out(samples, root)
+    return samples
+
+
+def _require_both_classes(samples: Sequence[Sample], root: Path) -> None:
     present = Counter((sample.split, sample.label) for sample in samples)
     for split, label, words in (
         (TRAIN, NORMAL, "normal images to train on"),
@@ -180,4 +108,39 @@ def list_samples(layout: Callable[[Path], Iterable[Sample]], root: Path) -> list
     ):
         if not present[split, label]:
             raise UserError(f"{root}: contains no {words}")
-    return samples
+
+
+def _say_what_is_left_out(samples: Sequence[Sample], root: Path) -> None:
+    """Tell of images where the layout has none, and of other files beside the images."""
+    used = {file for sample in samples for file in (*sample.files, sample.mask) if file}
+    places = {file.parent for file in used}
+    images: Counter[str] = Counter()
+    others: list[Path] = []
+    visited = set()
+    for place, folders, names in os.walk(root, followlinks=True):
+        if (real := os.path.realpath(place)) in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        # In the order of the layouts, which of two links to one folder follow the first as well.
+        folders[:] = sorted((f for f in folders if not is_litter(f)), key=normal_form)
+        for path in (Path(place, name) for name in names if not is_litter(name)):
+            if is_image(path.name) and path not in used:
+                images[os.path.relpath(place, root)] += 1
+            elif not is_image(path.name) and path.parent in places:
+                others.append(path)
+    if images:
+        where = ", ".join(f"{count} in {place}" for place, count in sorted(images.items())[:3])
+        more = ", ..." if len(images) > 3 else ""
+        log.warning(
+            "left out %s where this layout has none: %s%s (see docs/datasets.md)",
+            counted(images.total(), "image"),
+            where,
+            more,
+        )
+    if others:
+        log.warning(
+            "left out %s without the ending of an image, such as %s",
+            counted(len(others), "file"),
+            min(others),
+        )

@@ -15,6 +15,8 @@ import pytest
 from PIL import Image
 
 if TYPE_CHECKING:
+    import torch
+
     from crn.evaluation.results import InferenceResults
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -84,6 +86,16 @@ def write_road_images(root: Path) -> Path:
     return root
 
 
+def smooth_images(count: int, size: int, seed: int) -> "torch.Tensor":
+    """Gradients in random directions and colours, (N, 3, S, S) in [-1, 1]."""
+    import torch
+
+    random = torch.Generator().manual_seed(seed)
+    ramp = torch.linspace(-1, 1, size)
+    slopes = torch.rand(2, count, 3, 1, 1, generator=random) - 0.5
+    return slopes[0] * ramp + slopes[1] * ramp[:, None]
+
+
 @pytest.fixture
 def mvtec_category(tmp_path: Path) -> Path:
     """A category that the test may change: 6 training images; 3 good, 3 crack, 3 hole to test."""
@@ -118,6 +130,20 @@ def read_only_panorama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def read_only_road_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As `road_images`, for tests that only read it."""
     return write_road_images(tmp_path_factory.mktemp("read_only") / "roads")
+
+
+@pytest.fixture(scope="session")
+def easy_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Smooth photographs; the bad ones have a bright square."""
+    root = tmp_path_factory.mktemp("easy")
+    images = ((smooth_images(60, 16, seed=1) + 1) * 127.5).byte().permute(0, 2, 3, 1).numpy()
+    for index, pixels in enumerate(images):
+        if index >= 45:
+            pixels[5:10, 4:9] = 255 - pixels[5:10, 4:9]
+            pixels[6:9, 5:8] = (250, 20, 250)
+        folder = "bad_ones" if index >= 45 else "good_ones"
+        write_image(root / folder / f"p{index:02d}.png", pixels)
+    return root
 
 
 @pytest.fixture(scope="session")
@@ -205,6 +231,46 @@ def run_train(run_python) -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
+# As on Lustre without the mount option: neither kind of lock is there.
+_NO_LOCKS = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <string.h>
+int flock(int file, int operation) { errno = ENOSYS; return -1; }
+static int call(const char *name, int file, int command, void *argument) {
+    int (*real)(int, int, ...) = (int (*)(int, int, ...))dlsym(RTLD_NEXT, name);
+    if (command == F_SETLK || command == F_SETLKW || command == F_OFD_SETLK) {
+        errno = ENOSYS;
+        return -1;
+    }
+    return real(file, command, argument);
+}
+#define FORWARD(name) int name(int file, int command, ...) { \\
+    va_list rest; va_start(rest, command); void *argument = va_arg(rest, void *); va_end(rest); \\
+    return call(#name, file, command, argument); }
+FORWARD(fcntl)
+FORWARD(fcntl64)
+"""
+
+
+@pytest.fixture(scope="session")
+def without_locks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment in which programs find no locks on any file system."""
+    compiler = shutil.which("cc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("needs a C compiler, and LD_PRELOAD")
+    folder = tmp_path_factory.mktemp("without_locks")
+    (folder / "locks.c").write_text(_NO_LOCKS)
+    library = folder / "locks.so"
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-o", library, folder / "locks.c", "-ldl"], check=True
+    )
+    return {"LD_PRELOAD": str(library)}
+
+
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """One headless Chromium for all tests."""
@@ -278,15 +344,6 @@ def run_main(
                 handler.close()
             root.handlers[:] = handlers
             root.setLevel(level)
-            _allow_nondeterminism()
         return Finished(status, *capsys.readouterr())
 
     return run
-
-
-def _allow_nondeterminism() -> None:
-    """Undo what --seed sets for the whole process."""
-    if "torch" in sys.modules:
-        import torch
-
-        torch.use_deterministic_algorithms(False)

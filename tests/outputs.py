@@ -10,7 +10,7 @@ from PIL import Image
 from test_runs import read_table
 from victims import Victim, run_and_measure
 
-from crn.checkpoints.reading import read_training
+from crn.training.resuming import read_training
 
 # Of a run, in bytes; the libraries alone take 0.5 GB.
 MOST_MEMORY = 1_500_000_000

@@ -91,7 +91,7 @@ def results_of(
         thresholds = Thresholds(threshold, threshold, 0.99, "6 normal training images")
     model = ModelFacts("crn", str(chosen.run.model_input), "0123456789abcdef", 20000, 128, "best")
     values = torch.linspace(0, 1, len(images)).view(-1, 1, 1)  # the range of the colours
-    maps, masks = AnomalyMaps(values, values), [None] * len(images)
+    maps, masks = AnomalyMaps(values), [None] * len(images)
     metrics = evaluate(chosen, model, thresholds, images, maps, masks)
     return InferenceResults(chosen, images, metrics)
 

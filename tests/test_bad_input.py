@@ -175,8 +175,8 @@ def image_of(panorama: Path) -> Callable[[str], Path]:
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_text_among_images(run_main, panorama: Path, image_of, split: str) -> None:
-    file = image_of(split).with_name("LICENSE")
+def test_text_called_an_image(run_main, panorama: Path, image_of, split: str) -> None:
+    file = image_of(split)
     file.write_text("These are images.\n")
     refuse(run_main(*photographs(panorama), *SMALL), file, "not an image")
 

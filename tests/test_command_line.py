@@ -1,5 +1,6 @@
 """The command line: every promised option, its default, how it is typed, and what it costs."""
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -8,101 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import REPOSITORY
 
 from crn.command_line import parse_options, uses_demo_sample
-from crn.config import ModelConfig, Options
+from crn.config import GROUPS, ModelConfig, Options, Run
 from crn.errors import UserError
+from crn.option import flag, has_effect, is_list, value_type
 
 DATA = ("--dataset", "MVTec", "--dataset-path", "somewhere")
-
-UNSAID = object()  # the program may choose this default
-
-# Flag, its default, and what can be typed instead with the value that comes of it.
-OPTIONS: list[tuple[str, Any, str, Any]] = [
-    ("--model", "crn", "crn", "crn"),
-    ("--training-steps", 20000, "7", 7),
-    ("--epochs", None, "3", 3),
-    ("--batch-size", 64, "16", 16),
-    ("--num-competitive-units", 12, "5", 5),
-    ("--num-workers", 0, "4", 4),
-    ("--imsize", 128, "64", 64),
-    ("--max-network-depth", 8, "5", 5),
-    ("--improved", True, "0", False),
-    ("--use-dropout", False, "1", True),
-    ("--norm", "batch", "instance", "instance"),
-    ("--reconstruction-weight", 0.5, "0.25", 0.25),
-    ("--feedback-weight", 1.0, "2", 2.0),
-    ("--discrimination-weight", 2.0, "1.5", 1.5),
-    ("--optimizer", "adam", "rmsprop", "rmsprop"),
-    ("--lr", 1e-4, "3e-5", 3e-5),
-    ("--lr-scheduler", "", "cosine", "cosine"),
-    ("--lr-factor", 0.1, "0.5", 0.5),
-    ("--lr-steps", [30, 60, 90], "50", [50]),
-    ("--momentum", 0.9, "0.8", 0.8),
-    ("--checkpoint-path", None, "checkpoints", "checkpoints"),
-    ("--image-output-path", None, "pictures", "pictures"),
-    ("--anomaly-score", "residual", "discrimination", "discrimination"),
-    ("--log-dir", "logged_metrics", "logs", "logs"),
-    ("--log-file", None, "log.txt", "log.txt"),
-    ("--log-level", UNSAID, "debug", "debug"),
-    ("--wandb", False, "1", True),
-    ("--experiment", None, "sweep", "sweep"),
-    ("--auto-set-name", False, "1", True),
-    ("--seed", None, "41020", 41020),
-    ("--demo", False, "1", True),
-    ("--cpu", False, "1", True),
-    ("--devices", 1, "2", 2),
-    ("--num-nodes", 1, "3", 3),
-]
-# These need another one beside them.
-DEPENDENT_OPTIONS = ("--image-output-interval", "--save-maps")
-INFERENCE_OPTIONS: list[tuple[str, Any, str, Any]] = [
-    ("--anomaly-score-file", None, "scores.csv", "scores.csv"),
-    ("--pairs", "best", "all", "all"),
-    ("--threshold-quantile", 0.99, "0.5", 0.5),
-    ("--threshold-from", None, "metrics.json", "metrics.json"),
-    ("--map-smoothing", 1.8, "0", 0.0),
-]
-NEEDED_OPTIONS = ("--mode", "--dataset", "--dataset-path", "--model-input")
-
-# Those of the above whose help states the default.
-STATED_DEFAULTS = {
-    "--mode": "train",
-    "--model": "crn",
-    "--training-steps": "20000",
-    "--batch-size": "64",
-    "--num-competitive-units": "12",
-    "--num-workers": "0",
-    "--imsize": "128",
-    "--max-network-depth": "8",
-    "--improved": "1",
-    "--use-dropout": "0",
-    "--norm": "batch",
-    "--reconstruction-weight": "0.5",
-    "--feedback-weight": "1.0",
-    "--discrimination-weight": "2.0",
-    "--optimizer": "adam",
-    "--lr": "0.0001",
-    "--lr-factor": "0.1",
-    "--lr-steps": "30 60 90",
-    "--momentum": "0.9",
-    "--anomaly-score": "residual",
-    "--pairs": "best",
-    "--threshold-quantile": "0.99",
-    "--map-smoothing": "1.8",
-    "--log-dir": "logged_metrics",
-    "--devices": "1",
-    "--num-nodes": "1",
-}
-
-CHOICES = {
-    "--model": ("crn",),
-    "--dataset": ("MVTec", "Panorama", "RoadImages"),
-    "--norm": ("batch", "instance", "none"),
-    "--optimizer": ("adam", "adamw", "radam", "nadam", "rmsprop", "sgd"),
-    "--lr-scheduler": ("step", "exponential", "cosine", ""),
-    "--anomaly-score": ("reconstruction", "residual", "discrimination"),
-}
 
 
 def parse(*words: str) -> dict[str, Any]:
@@ -134,45 +48,67 @@ def parse_inference(checkpoint_file: Path):
 # --- every option ---
 
 
+def typed(option_field: dataclasses.Field) -> tuple[str, Any]:
+    """A word that can be typed for an option, and the value that it stands for."""
+    limits, kind = option_field.metadata, value_type(option_field)
+    if limits["choices"]:
+        value = [choice for choice in limits["choices"] if choice != option_field.default][-1]
+        return str(value), value
+    if kind is bool:
+        return str(int(not option_field.default)), not option_field.default
+    if is_list(option_field):
+        return "[20, 50]", (20, 50)
+    if kind in (int, float):
+        value = kind(1) if option_field.default != 1 else kind(limits["high"] or 2)
+        return str(value), value
+    return "some_name", kind("some_name")
+
+
 @pytest.mark.parametrize(
-    ("flag", "default"),
-    [(flag, default) for flag, default, *_ in OPTIONS + INFERENCE_OPTIONS if default is not UNSAID],
+    ("mode", "model"), [("train", "crn"), ("train", "dagan"), ("inference", "crn")]
 )
-def test_default(flag: str, default: Any) -> None:
-    value = parse()[name_of(flag)]
-    assert value == default
-    assert type(value) is type(default)
-
-
-def test_training_is_the_default_mode() -> None:
-    assert parse()["mode"] == "train"
-
-
-@pytest.mark.parametrize(("flag", "_default", "word", "expected"), OPTIONS)
-def test_typed_value(
-    flag: str, _default: Any, word: str, expected: Any, monkeypatch: pytest.MonkeyPatch
+def test_every_option_can_be_typed(
+    mode: str, model: str, checkpoint_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    for words in ((flag, word), (f"{flag}={word}",)):
-        value = parse(*words)[name_of(flag)]
-        assert value == expected
-        assert type(value) is type(expected)
+    run = Run(mode=mode, model=model)
+    # These contradict others, or say what the run is.
+    left_out = {"mode", "model", "model_input", "demo", "epochs", "threshold_from", "dataset"}
+    expected, words = {}, ["--mode", mode, "--dataset", "MVTec"]
+    if mode == "train":
+        words += ["--model", model]
+    else:
+        words += ["--model-input", str(checkpoint_file)]
+    for group in GROUPS.values():
+        for each in dataclasses.fields(group):
+            if each.name not in left_out and has_effect(each, run):
+                word, expected[each.name] = typed(each)
+                words.append(f"{flag(each.name)}={word}")
+    values = parse_options(words).values()
+    assert {name: values[name] for name in expected} == expected
+    assert len(expected) > 20
+    assert any(value != option_default(name) for name, value in expected.items())
 
 
-@pytest.mark.parametrize(("flag", "_default", "word", "expected"), INFERENCE_OPTIONS)
-def test_typed_value_in_inference(
-    flag: str, _default: Any, word: str, expected: Any, parse_inference
-) -> None:
-    assert parse_inference(flag, word)[name_of(flag)] == expected
+def option_default(name: str) -> Any:
+    fields = [each for group in GROUPS.values() for each in dataclasses.fields(group)]
+    return next(each.default for each in fields if each.name == name)
 
 
-def test_image_output_interval() -> None:
-    values = parse("--image-output-path", "pictures", "--image-output-interval", "25")
-    assert values["image_output_interval"] == 25
+def test_the_defaults_are_those_of_the_paper() -> None:
+    values = parse()
+    expected = {
+        "mode": "train", "model": "crn", "training_steps": 20_000, "batch_size": 64,
+        "num_competitive_units": 12, "imsize": 128, "reconstruction_weight": 0.5,
+        "feedback_weight": 1.0, "discrimination_weight": 2.0, "optimizer": "adam", "lr": 1e-4,
+        "anomaly_score": "residual", "pairs": "best", "norm": "batch", "improved": True,
+    }  # fmt: skip
+    assert {name: values[name] for name in expected} == expected
 
 
-def test_save_maps(parse_inference) -> None:
-    assert parse_inference("--image-output-path", "pictures", "--save-maps")["save_maps"] is True
+def test_other_choices_are_refused() -> None:
+    with pytest.raises(UserError, match=r"--norm .*nonsense"):
+        parse("--norm", "nonsense")
 
 
 def test_a_folder_without_labels_is_for_inference(parse_inference) -> None:
@@ -184,16 +120,31 @@ def test_model_input_is_for_training_too(checkpoint_file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flag", "choice"), [(flag, choice) for flag, choices in CHOICES.items() for choice in choices]
+    ("words", "message"),
+    [
+        (("--experiment", "roads"), "--experiment has no effect without --wandb"),
+        (("--momentum", 0.5), "--momentum has no effect without --optimizer sgd or rmsprop"),
+        (("--lr-steps", 50), "--lr-steps has no effect without --lr-scheduler step"),
+        (
+            ("--lr-factor", 0.5, "--lr-scheduler", "cosine"),
+            "--lr-factor has no effect without --lr-scheduler step or exponential",
+        ),
+        (("--momentum", 0.5, "--optimizer", "sgd"), None),
+        (("--lr-steps", 50, "--lr-factor", 0.5, "--lr-scheduler", "step"), None),
+    ],
 )
-def test_choice(flag: str, choice: str) -> None:
-    assert parse(flag, choice)[name_of(flag)] == choice
-
-
-@pytest.mark.parametrize("flag", CHOICES)
-def test_other_choices_are_refused(flag: str) -> None:
-    with pytest.raises(UserError, match=f"{flag} .*nonsense"):
-        parse(flag, "nonsense")
+def test_flags_without_effect_are_told(
+    run_main, read_only_panorama: Path, words: tuple, message: str | None
+) -> None:
+    """Sweep agents type all of them, so the training goes on."""
+    result = run_main(
+        "--cpu", "--imsize", 8, "--max-network-depth", 1, "--num-competitive-units", 1,
+        "--training-steps", 1, "--dataset", "Panorama", "--dataset-path", read_only_panorama,
+        *words,
+    )  # fmt: skip
+    assert result.status == 0
+    told = [line for line in result.err.splitlines() if "no effect" in line]
+    assert told == ([message] if message else [])
 
 
 @pytest.mark.parametrize("score", ["residual", "discrimination"])
@@ -353,18 +304,25 @@ def test_help_names_every_flag_with_its_default_and_loads_nothing_heavy(
     result = run_train("--help", cwd=tmp_path, COLUMNS="1000", PYTHONPROFILEIMPORTTIME="1")
     assert result.returncode == 0
     entries = dict(re.findall(r"^  (--[a-z-]+)(.*(?:\n {3,}.*)*)", result.stdout, re.MULTILINE))
-    promised = [flag for flag, *_ in OPTIONS + INFERENCE_OPTIONS]
-    assert {*promised, *DEPENDENT_OPTIONS, *NEEDED_OPTIONS} <= entries.keys()
-    stated = {
-        flag: match[1]
-        for flag, entry in entries.items()
-        if (match := re.search(r"\(default: (.*?)\)", entry)) and flag in STATED_DEFAULTS
-    }
-    assert stated == STATED_DEFAULTS
+    for group in GROUPS.values():
+        assert f"\n{group.title}:\n" in result.stdout
+        for each in dataclasses.fields(group):
+            entry = entries[flag(each.name)]
+            if isinstance(each.default, float | str) and each.default:
+                assert f"(default: {each.default})" in entry
+    assert "(default: 30 60 90)" in entries["--lr-steps"]
+    assert "(default: 1)" in entries["--improved"]
     modules = imported_modules(result.stderr)
     assert {"argparse", "crn"} <= modules
     assert not {"torch", "pytorch_lightning", "torchvision", "sklearn", "wandb"} & modules
     assert list(tmp_path.iterdir()) == []
+
+
+def test_help_without_docstrings(run_python, tmp_path: Path) -> None:
+    result = run_python("-OO", REPOSITORY / "train.py", "--help", cwd=tmp_path)
+    assert result.returncode == 0
+    assert "\nwhat to do:\n" in result.stdout
+    assert "(mode" not in result.stdout
 
 
 def test_only_decoding_loads_torch(run_python, read_only_road_images: Path, tmp_path: Path) -> None:
@@ -372,14 +330,14 @@ def test_only_decoding_loads_torch(run_python, read_only_road_images: Path, tmp_
 import sys
 import crn.command_line, crn.config, crn.errors, crn.system.files, crn.run
 assert "torch" not in sys.modules, "imports"
-from datasets import LAYOUTS
+from datasets.layouts import LAYOUTS
 from datasets.samples import list_samples
 from pathlib import Path
 samples = list_samples(LAYOUTS["RoadImages"], Path({str(read_only_road_images)!r}))
 assert "torch" not in sys.modules, "listing"
-from datasets.reader import read_sample
+from datasets.reader import read_images
 assert "torch" in sys.modules, "decoding"
-print(len(samples), tuple(read_sample(samples[0], 8)[0].shape))
+print(len(samples), tuple(read_images(samples[:1], 8).pixels[0].shape))
 """
     result = run_python("-c", code, cwd=tmp_path)
     assert result.stderr == ""
@@ -447,6 +405,7 @@ def test_missing_parts_are_refused(plain_values: dict[str, Any], name: str) -> N
         ("optimization", "lr_steps", ["50"]),
         ("optimization", "training_steps", 0),
         ("optimization", "batch_size", 2.5),
+        ("scoring", "anomaly_score", "unheard of"),
     ],
 )
 def test_values_out_of_range_are_refused(
@@ -460,7 +419,7 @@ def test_values_out_of_range_are_refused(
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("seed", -1), ("seed", "5"), ("model", "unheard of"), ("anomaly_score", "unheard of")],
+    [("seed", -1), ("seed", "5"), ("model", "unheard of"), ("recipe", "unheard of")],
 )
 def test_other_values_out_of_range_are_refused(
     plain_values: dict[str, Any], name: str, value: Any

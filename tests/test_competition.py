@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import conv2d, conv_transpose2d, interpolate
 
-from crn.config import Adversarial, Competition, ModelConfig, Network, Optimization
+from crn.config import Adversarial, Competition, ModelConfig, Network, Optimization, Scoring
+from crn.methods.competition import DECAY, CompetitiveReconstructionNetworks
 from crn.methods.convolution import (
     HalvingConv,
     NearestConv,
@@ -14,8 +15,7 @@ from crn.methods.convolution import (
     halve_by_product,
     upsample_by_product,
 )
-from crn.methods.encoder_decoder import EncoderDecoder
-from crn.methods.standing import DECAY, Standing
+from crn.methods.encoder_decoder import RECONSTRUCTIONS, EncoderDecoder
 from crn.training.module import TrainingModule
 
 
@@ -27,8 +27,8 @@ def make_model(units: int = 2, **network) -> TrainingModule:
         competition=Competition(num_competitive_units=units),
         adversarial=Adversarial(),
         optimization=Optimization(),
+        scoring=Scoring(),
         seed=3,
-        anomaly_score="residual",
     )
     return TrainingModule(config).double()
 
@@ -56,13 +56,13 @@ def naive_gradients(model, x, i, j):
 def test_four_forwards_have_the_gradients_of_eight(norm, improved, units):
     model = make_model(units, norm=norm, improved=improved)
     i, j = 0, units - 1
-    players, units = (0, 1)[:units], model.method.units
+    trained, units = (0, 1)[:units], model.method.units
     x = torch.rand(4, 3, 16, 16, dtype=torch.double) * 2 - 1
 
     expected = naive_gradients(model, x, i, j)
 
     model.zero_grad()
-    total, _ = model.method.play(x, players)
+    total, _ = model.method.training_losses(x, trained)
     total.backward()
     actual = [p.grad for p in (*units[i].parameters(), *units[j].parameters())]
     for mine, naive in zip(actual, expected, strict=True):
@@ -75,13 +75,13 @@ def test_a_step_takes_four_forward_passes():
     calls = []
     for index, unit in enumerate(model.method.units):
         unit.register_forward_hook(lambda *_, index=index: calls.append(index))
-    model.method.play(torch.rand(2, 3, 16, 16, dtype=torch.double), (0, 2))
+    model.method.training_losses(torch.rand(2, 3, 16, 16, dtype=torch.double), (0, 2))
     assert sorted(calls) == [0, 0, 2, 2]
 
 
 def test_units_that_do_not_play_get_no_gradient():
     model = make_model(3)
-    total, _ = model.method.play(torch.rand(2, 3, 16, 16, dtype=torch.double), (0, 2))
+    total, _ = model.method.training_losses(torch.rand(2, 3, 16, 16, dtype=torch.double), (0, 2))
     total.backward()
     assert all(p.grad is None for p in model.method.units[1].parameters())
 
@@ -91,13 +91,13 @@ def test_pairs_are_uniform_and_depend_on_seed_and_step_alone():
     pairs = []
     for step in range(3000):
         model.step = step
-        pairs.append(model.players)
+        pairs.append(model.trained)
     counts = {pair: pairs.count(pair) for pair in set(pairs)}
     assert set(counts) == {(i, j) for i in range(3) for j in range(3) if i != j}
     assert min(counts.values()) > 420  # 500 expected, deviation 20
     model.step = 77
     torch.rand(5)
-    assert model.players == pairs[77]
+    assert model.trained == pairs[77]
 
 
 def assert_same_function(layer, x, mine, plain):
@@ -197,22 +197,62 @@ def test_bias_only_where_no_norm_with_a_shift_follows():
 
 def test_dropout_only_on_wide_inner_levels():
     unit = EncoderDecoder(Network(imsize=128, use_dropout=True))
-    has = [any(isinstance(m, torch.nn.Dropout) for m in up) for up in unit.up]
+    has = [any(isinstance(m, torch.nn.Dropout) for m in up.modules()) for up in unit.up]
     assert has == [False, False, False, False, True, True, False]
 
 
-def test_standing_is_a_corrected_moving_average():
-    standing = Standing(3)
-    for reconstruction, discrimination in ((0.5, 0.9), (0.3, 1.1)):
-        standing.update(0, torch.tensor(reconstruction), torch.tensor(discrimination))
-    standing.update(2, torch.tensor(0.45), torch.tensor(1.9))
-    # unit 0: (0.5 * 0.9 + 0.3) / 1.9 = 0.39474 and (0.4 * 0.9 + 0.8) / 1.9; unit 2: 0.45 and 1.45
-    average = standing._average(standing.reconstruction_loss, torch.inf)
-    expected = (0.5 * DECAY + 0.3) / (1 + DECAY)
-    assert average[0].item() == pytest.approx(expected, rel=1e-5)
-    assert average[2].item() == pytest.approx(0.45, rel=1e-5)
-    assert standing.best_generator() == 0
-    assert standing.best_discriminator() == 2  # never unit 1, which has not played
+def method_that_remembers(units: int, *steps: tuple) -> CompetitiveReconstructionNetworks:
+    """A method after steps of (trained, |x - r| of each, |r - f| of each)."""
+    method = make_model(units, imsize=8).method
+    for trained, reconstruction, feedback in steps:
+        losses = {"reconstruction": reconstruction, "feedback": feedback}
+        method.remember(trained, {name: torch.tensor(values) for name, values in losses.items()})
+    return method
+
+
+def test_a_discriminator_is_credited_with_what_it_made_of_the_other_unit():
+    method = method_that_remembers(3, ((2, 0), (0.5, 0.3), (1.2, 0.4)))
+    average = 1 - DECAY
+    expected = torch.tensor([0.3 * average, 0, 0.5 * average], dtype=torch.double)
+    torch.testing.assert_close(method.reconstruction_loss, expected)
+    # Unit 0 has distorted the reconstruction of unit 2 by 1.2, unit 2 that of unit 0 by 0.4.
+    expected = torch.tensor([(1.2 - 0.3) * average, 0, (0.4 - 0.5) * average], dtype=torch.double)
+    torch.testing.assert_close(method.discrimination_margin, expected)
+
+
+def test_averages_are_corrected_for_their_start():
+    # Unit 0 reconstructs by 0.5 and then 0.3: (0.5 * 0.9 + 0.3) / 1.9 = 0.395; unit 1 once by 0.4.
+    method = method_that_remembers(
+        3, ((0, 2), (0.5, 0.9), (0.0, 0.0)), ((0, 1), (0.3, 0.4), (0.0, 0.0))
+    )
+    assert method.best_pair()[0] == 0
+
+
+def test_the_best_discriminator_is_another_unit_than_the_best_generator():
+    steps = (((0, 1), (0.1, 0.5), (0.2, 1.9)), ((1, 2), (0.5, 0.6), (0.7, 0.3)))
+    method = method_that_remembers(4, *steps)
+    # Margins: unit 0 has 1.9 - 0.1, unit 2 has 0.7 - 0.6, unit 1 less than 0.
+    assert method.best_pair() == (0, 2)
+    assert method.state() == {"units/best_generator": 0, "units/best_discriminator": 2}
+    assert method.pairs("best") == [(0, 2)]
+
+
+def test_units_that_were_never_trained_do_not_score_and_a_single_one_plays_itself():
+    assert method_that_remembers(3, ((1, 2), (0.5, 0.6), (1.0, 0.1))).best_pair() == (1, 2)
+    assert method_that_remembers(1, ((0,), (0.5,), (1.0,))).best_pair() == (0, 0)
+
+
+def test_the_best_generator_reconstructs_and_the_best_discriminator_answers():
+    method = method_that_remembers(3, ((2, 1), (0.1, 0.5), (0.2, 0.9)))
+    assert method.best_pair() == (2, 1)
+    method.eval()
+    x = torch.rand(2, 3, 8, 8, dtype=torch.double) * 2 - 1
+    r = method.units[2](x)
+    f = method.units[1](r, RECONSTRUCTIONS)
+    reconstruction, maps = method.anomaly_maps(x, method.pairs("best"))
+    torch.testing.assert_close(reconstruction, r)
+    torch.testing.assert_close(maps["residual"], (x - f).abs().mean(1))
+    torch.testing.assert_close(maps["discrimination"], -(r - f).abs().mean(1))
 
 
 def test_hyperparameters_are_saved_as_plain_values():

@@ -9,10 +9,10 @@ import pytest
 from test_runs import read_table
 from victims import Ended, Victim, run_program
 
-from crn.checkpoints.reading import read_training
 from crn.errors import UserError
 from crn.system import files
 from crn.system.files import claimed, set_aside, written_whole
+from crn.training.resuming import read_training
 
 SMALL = (
     "--cpu", "--imsize", 8, "--max-network-depth", 2, "--num-competitive-units", 2,
@@ -82,7 +82,7 @@ def test_a_run_keeps_its_outputs_for_itself(read_only_road_images, trained, tmp_
     first.send(signal.SIGTERM)
     ended = first.end()
     assert ended.status == 128 + signal.SIGTERM, ended.err
-    step = read_training(tmp_path / "kept/last.ckpt")[0]["progress"]["step"]
+    step = read_training(tmp_path / "kept/last.ckpt").progress["step"]
     assert f"saved kept/last.ckpt at step {step}\n" in ended.err
     assert {path.name for path in (tmp_path / "kept").iterdir()} <= {"best.ckpt", "last.ckpt"}
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {
@@ -213,19 +213,49 @@ def test_a_claim_removes_what_killed_runs_left(tmp_path):
         }  # fmt: skip
 
 
-@pytest.mark.parametrize("is_windows", [True, False])
-def test_without_locks_nothing_is_claimed_or_removed(tmp_path, monkeypatch, is_windows):
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_without_locks_nothing_is_claimed_or_removed(tmp_path, monkeypatch, number):
     def no_locks(*_) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
+        raise OSError(number, "No locks available")
 
-    if is_windows:
-        monkeypatch.setattr(files, "fcntl", None)
-    else:
-        monkeypatch.setattr(fcntl, "flock", no_locks)
+    monkeypatch.setattr(fcntl, "flock", no_locks)
     unfinished = tmp_path / ".last.ckpt.0123abcd.tmp"
     unfinished.touch()
     with claimed(tmp_path / "last.ckpt"), claimed(tmp_path / "last.ckpt"):
         assert unfinished.exists()
+    assert contents(tmp_path) == {Path(unfinished.name)}
+
+
+def test_a_lock_that_cannot_be_made_is_no_file_system_without_locks(tmp_path, monkeypatch):
+    def full(*_) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(fcntl, "flock", full)
+    with pytest.raises(UserError, match=r"cannot be written .*; free some space"):  # noqa: SIM117
+        with claimed(tmp_path / "last.ckpt"):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("words", "mention"),
+    [
+        (("--anomaly-score-file", "metrics.json"), "metrics.json is written beside it"),
+        (("--anomaly-score-file", "pictures/diff/a.csv"), "diff/a.csv: this run writes"),
+        (("--anomaly-score-file", "pictures/report.html"), "report.html: this run writes"),
+    ],
+)
+def test_a_run_does_not_take_itself_for_another(
+    run_main, trained, read_only_road_images, tmp_path, words, mention
+):
+    finished = run_main(
+        "--mode", "inference", "--dataset", "RoadImages", "--dataset-path", read_only_road_images,
+        "--cpu", "--model-input", trained, "--image-output-path", "pictures", *words,
+    )  # fmt: skip
+    assert finished.status == 2
+    assert mention in finished.err
+    assert "another run" not in finished.err
+    assert finished.err.count("\n") == 1
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_a_lock_that_is_removed_just_before_it_is_taken(tmp_path, monkeypatch):

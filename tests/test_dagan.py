@@ -8,10 +8,10 @@ import pytest
 import torch
 from test_runs import assert_same_states, read_table
 
-from crn.config import Adversarial, Competition, ModelConfig, Network, Optimization
+from crn.config import Adversarial, Competition, ModelConfig, Network, Optimization, Scoring
 from crn.methods import make_method
 from crn.methods.encoder_decoder import EncoderDecoder
-from crn.methods.scores import image_scores, score_autoencoders
+from crn.methods.scores import maps_of_autoencoders
 
 WEIGHTS = Adversarial(2.0, 30.0, 3.0)
 SMALL = ("--model", "dagan", "--demo", "--cpu", "--max-network-depth", 2, "--seed", 3)
@@ -25,7 +25,7 @@ def mean_square(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def test_one_pass_has_the_gradients_of_one_for_each_network(norm: str) -> None:
     torch.manual_seed(0)
     network = Network(imsize=16, norm=norm)
-    config = ModelConfig("dagan", network, Competition(), WEIGHTS, Optimization(), 1, "residual")
+    config = ModelConfig("dagan", network, Competition(), WEIGHTS, Optimization(), Scoring(), 1)
     method = make_method(config).double()
     generator, discriminator = method.generator, method.discriminator
     x = torch.rand(4, 3, 16, 16, dtype=torch.double) * 2 - 1
@@ -40,12 +40,12 @@ def test_one_pass_has_the_gradients_of_one_for_each_network(norm: str) -> None:
     l_d = 3.0 * l_real - 2.0 * l_fake
     expected += torch.autograd.grad(l_d, tuple(discriminator.parameters()))
 
-    total, terms = method.play(x, method.draw(1, 0))
+    total, losses = method.training_losses(x, method.trained_in(1, 0))
     total.backward()
     assert any(gradient.abs().max() > 1e-3 for gradient in expected)
     for parameter, naive in zip(method.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, naive, rtol=1e-9, atol=1e-12)
-    losses = method.losses(terms)
+    losses = method.logged(losses)
     assert losses["losses/generator"].item() == pytest.approx(l_g.item())
     assert losses["losses/discriminator"].item() == pytest.approx(l_d.item())
     assert losses["losses/reconstruction"].item() == pytest.approx(l_con.item())
@@ -77,13 +77,12 @@ def test_scores_by_hand() -> None:
         given.append(images)
         return torch.full_like(images, -0.4)
 
-    reconstruction, maps = score_autoencoders(x, lambda _: r, discriminator)
+    reconstruction, maps = maps_of_autoencoders(x, lambda _: r, discriminator)
     assert reconstruction is r
     assert given == [x]  # D is judged by real images, not by the generator's
     torch.testing.assert_close(maps["reconstruction"], torch.tensor([[[0.1, 0.2]]]))
     torch.testing.assert_close(maps["discrimination"], torch.tensor([[[0.4, 0.4]]]))
     torch.testing.assert_close(maps["residual"], torch.tensor([[[0.25, 0.3]]]))
-    torch.testing.assert_close(image_scores(maps)["residual"], torch.tensor([0.275]))
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
 """Data sets: the table of samples, the decoded images, and the batches made from them."""
 
+import os
 import shutil
 import struct
+import unicodedata
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -14,13 +16,23 @@ from PIL import Image, features
 from torch.nn.functional import interpolate
 
 from crn.errors import UserError
-from datasets import LAYOUTS
-from datasets.memory import EvaluationBatches, TrainingBatches, normalize, steps_per_epoch
-from datasets.reader import read_file, read_images, read_sample, resize
+from datasets import reader
+from datasets.layouts import LAYOUTS
+from datasets.memory import EvaluationBatches, TrainingBatches, normalize, steps_of_epochs
+from datasets.reader import read_file, read_images, resize
 from datasets.samples import ANOMALOUS, NORMAL, TEST, TRAIN, Sample, list_samples
 
 CPU = torch.device("cpu")
-LITTER = (".DS_Store", "Thumbs.db", "desktop.ini", "._000.png")
+DEFLATE = 8  # of TIFF files
+GRAY = np.zeros((4, 4), np.uint8)
+# What systems and programs leave; it is not read, so it may as well be images by name.
+LITTER = (
+    *(".DS_Store", "Thumbs.db", "ehthumbs.db", "desktop.ini", "Picasa.ini", "Icon\r", "._000.png"),
+    *("000.png:Zone.Identifier", "@eaDir/000.png/SYNOPHOTO_THUMB_M.png", "@eaDir/000.png"),
+    *("__MACOSX/._000.png", "__MACOSX/000.png", "$RECYCLE.BIN/$R000.png", "lost+found/000.png"),
+    *(".thumbnails/000.png", ".ipynb_checkpoints/000.png", "System Volume Information/000.png"),
+    *("#recycle/000.png", "@Recycle/000.png"),
+)
 
 
 def samples_of(layout: str, root: Path) -> list[Sample]:
@@ -157,23 +169,186 @@ def test_keys_are_unique_and_files_are_there(
 
 @pytest.mark.parametrize(
     ("layout", "fixture"),
-    [("MVTec", "mvtec_category"), ("Panorama", "panorama"), ("RoadImages", "road_images")],
+    [
+        ("MVTec", "mvtec_category"),
+        ("Panorama", "panorama"),
+        ("RoadImages", "road_images"),
+        ("Folder", "panorama"),
+    ],
 )
 def test_litter_of_operating_systems_is_ignored(
-    layout: str, fixture: str, request: pytest.FixtureRequest
+    layout: str,
+    fixture: str,
+    request: pytest.FixtureRequest,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     root = request.getfixturevalue(fixture)
     before = samples_of(layout, root)
     for folder in [root, *(path for path in root.rglob("*") if path.is_dir())]:
         for name in LITTER:
-            (folder / name).write_bytes(b"litter")
+            if not (folder / name).is_dir():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(b"litter")
     assert samples_of(layout, root) == before
+    assert caplog.messages == []
 
 
-def test_hidden_folders_are_no_defects(mvtec_category: Path) -> None:
-    before = samples_of("MVTec", mvtec_category)
-    (mvtec_category / "test/.ipynb_checkpoints").mkdir()
-    assert samples_of("MVTec", mvtec_category) == before
+@pytest.mark.parametrize(
+    ("layout", "fixture", "place"),
+    [
+        ("MVTec", "mvtec_category", "train/good/batch2"),
+        ("MVTec", "mvtec_category", "test/hole/more/and more"),
+        ("MVTec", "mvtec_category", "test"),
+        ("MVTec", "mvtec_category", "ground_truth/hole"),
+        ("Panorama", "panorama", "good_ones/2024"),
+        ("Panorama", "panorama", "."),
+        ("RoadImages", "road_images", "bad_ones/height_files/old"),
+        ("RoadImages", "road_images", "good_ones"),
+        ("Folder", "road_images", "bad_ones/height_files/old"),
+    ],
+)
+def test_images_elsewhere_are_counted(
+    layout: str,
+    fixture: str,
+    place: str,
+    request: pytest.FixtureRequest,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    root = request.getfixturevalue(fixture)
+    before = samples_of(layout, root)
+    for name in ("x.png", "y.JPG"):
+        (root / place).mkdir(parents=True, exist_ok=True)
+        (root / place / name).write_bytes(b"an image")
+    assert samples_of(layout, root) == before
+    (message,) = caplog.messages
+    assert message.startswith(f"left out 2 images where this layout has none: 2 in {place} (")
+
+
+def test_images_in_linked_folders_are_counted(
+    mvtec_category: Path, panorama: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (mvtec_category / "train/good/more").symlink_to(panorama / "good_ones")
+    (mvtec_category / "train/good/round").symlink_to(".")
+    assert len(samples_of("MVTec", mvtec_category)) == 15
+    assert "left out 6 images" in caplog.text
+    assert "6 in train/good/more" in caplog.text
+
+
+def test_a_folder_whose_images_all_lie_in_subfolders_is_refused(mvtec_category: Path) -> None:
+    good = mvtec_category / "train/good"
+    good.rename(mvtec_category / "batch1")
+    good.mkdir()
+    (mvtec_category / "batch1").rename(good / "batch1")
+    with pytest.raises(UserError, match=r"train/good: .*only folders, such as batch1: move"):
+        samples_of("MVTec", mvtec_category)
+
+
+OTHERS = (
+    *("a.txt", "p0.tfw", "p0.png.aux.xml", "a.h5", "a.mpg", "a.psd", "a.ico", "a.eps", "a.fits"),
+    *("README", "a.pdf", "a.svg", "a.csv", "a.npy", "a.cr2", "two\nlines.txt", "tile_0.jgw"),
+)
+
+
+@pytest.mark.parametrize(
+    ("layout", "fixture", "place"),
+    [
+        ("MVTec", "mvtec_category", "train/good"),
+        ("MVTec", "mvtec_category", "test/hole"),
+        ("MVTec", "mvtec_category", "ground_truth/hole"),
+        ("Panorama", "panorama", "bad_ones"),
+        ("RoadImages", "road_images", "good_ones/height_files"),
+        ("Folder", "panorama", "bad_ones"),
+    ],
+)
+def test_what_is_no_image_is_left_out_and_counted(
+    layout: str,
+    fixture: str,
+    place: str,
+    request: pytest.FixtureRequest,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    root = request.getfixturevalue(fixture)
+    before = samples_of(layout, root)
+    for name in OTHERS:
+        (root / place / name).write_bytes(b"no image")
+    (root / place / "nowhere.txt").symlink_to("nothing")
+    os.mkfifo(root / place / "pipe.fifo")
+    assert samples_of(layout, root) == before
+    count = len(OTHERS) + 2
+    example = root / place / "README"
+    assert caplog.messages == [
+        f"left out {count} files without the ending of an image, such as {example}"
+    ]
+
+
+def test_only_other_files_where_images_belong(panorama: Path) -> None:
+    for file in (panorama / "bad_ones").iterdir():
+        file.rename(file.with_suffix(".raw"))
+    with pytest.raises(UserError, match=r"bad_ones: .*only files such as p0\.raw; PNG, JPEG"):
+        samples_of("Panorama", panorama)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("a.heic", "HEIC"), ("A.HEIF", "HEIC"), ("a.jxl", "JPEG XL")]
+)
+@pytest.mark.parametrize("layout", ["Panorama", "Folder"])
+def test_photographs_that_cannot_be_read(panorama: Path, layout: str, name: str, kind: str) -> None:
+    (panorama / "good_ones" / name).write_bytes(b"a photograph")
+    with pytest.raises(UserError, match=rf"{name}: {kind} images cannot be read; convert"):
+        samples_of(layout, panorama)
+
+
+FORMS = ("NFC", "NFD")
+
+
+@pytest.mark.parametrize(("images", "masks"), [FORMS, FORMS[::-1]])
+def test_names_pair_however_unicode_spells_them(
+    mvtec_category: Path, road_images: Path, images: str, masks: str
+) -> None:
+    def spelt(form: str, name: str) -> str:
+        return unicodedata.normalize(form, name)
+
+    for part, ending, form in (("test", ".png", images), ("ground_truth", "_mask.png", masks)):
+        folder = mvtec_category / part / "hole"
+        for index in range(3):
+            name = spelt(form, f"größe {index}{ending}")
+            (folder / f"{index:03d}{ending}").rename(folder / name)
+        folder.rename(folder.with_name(spelt(form, "Löcher")))
+    samples = samples_of("MVTec", mvtec_category)
+    holes = [s for s in samples if s.key.startswith("L")]
+    assert [s.key for s in holes] == [spelt(images, f"Löcher/größe {i}.png") for i in range(3)]
+    assert all(s.mask and s.mask.is_file() for s in holes)
+
+    for part, form in (("height_files", images), ("intensity_files", masks)):
+        file = road_images / "bad_ones" / part / "tile_1.png"
+        file.rename(file.with_name(spelt(form, "Straße é.png")))
+    assert len(samples_of("RoadImages", road_images)) == 9
+
+
+def test_the_split_does_not_depend_on_how_unicode_spells_names(tmp_path: Path) -> None:
+    names = ("e.png", "é.png", "f.png", "z.png")
+    keys = []
+    for form in FORMS:
+        for name in names:
+            write_image(tmp_path / form / "good_ones" / unicodedata.normalize(form, name), GRAY)
+            write_image(tmp_path / form / "bad_ones" / name, GRAY)
+        found = samples_of("Panorama", tmp_path / form)
+        keys.append([unicodedata.normalize("NFC", sample.key) for sample in found])
+    assert keys[0] == keys[1]
+
+
+def test_masks_may_have_any_format_that_is_read(mvtec_category: Path) -> None:
+    for mask in list((mvtec_category / "ground_truth").rglob("*.png")):
+        save_as_tiff(mask)
+        mask.unlink()
+    samples = samples_of("MVTec", mvtec_category)
+    assert {s.mask.suffix for s in samples if s.label == ANOMALOUS} == {".tif"}
+
+
+def test_a_missing_mask_is_named(mvtec_category: Path) -> None:
+    (mvtec_category / "ground_truth/hole/001_mask.png").unlink()
+    with pytest.raises(UserError, match=r"hole/001_mask\.png: no such file; .*test/hole/001\.png"):
+        samples_of("MVTec", mvtec_category)
 
 
 @pytest.mark.parametrize(
@@ -198,6 +373,11 @@ def test_real_data_sets(
 
 
 # --- one file ---
+
+
+def read_sample(sample: Sample, size: int) -> tuple[torch.Tensor, tuple[int, int]]:
+    images = read_images([sample], size)
+    return images.pixels[0], images.sizes[0]
 
 
 def test_gray_becomes_three_equal_channels(tmp_path: Path) -> None:
@@ -352,6 +532,27 @@ def test_photographs_are_turned_upright(tmp_path: Path) -> None:
     assert image[0, :, :3].max() < 100
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize(
+    ("exif", "turned"),
+    [
+        (b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12", False),
+        # Orientation 6, and an entry of 4 GB.
+        (
+            b"Exif\0\0II*\0\x08\0\0\0\x02\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"
+            b"\x0f\x01\x02\0\xff\xff\xff\xff\x10\0\0\0\0\0\0\0",
+            True,
+        ),
+        (b"", False),
+    ],
+)
+def test_broken_exif_data_do_no_harm(tmp_path: Path, exif: bytes, turned: bool) -> None:
+    Image.fromarray(texture(0, 16, 32, 3)).save(tmp_path / "a.jpg", exif=exif)
+    assert read_file(tmp_path / "a.jpg", channels=3).shape == (
+        (3, 32, 16) if turned else (3, 16, 32)
+    )
+
+
 @pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
 def test_a_damaged_avif_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "a.avif"
@@ -364,16 +565,71 @@ def test_a_damaged_avif_file_is_refused(tmp_path: Path) -> None:
         read_file(file, channels=3)
 
 
+def write_tiff(path: Path, array: np.ndarray, **tags: int) -> None:
+    """A gray TIFF file of one strip; Pillow writes no signed, and no inverted, 16 bits."""
+    order = ">" if array.dtype.byteorder == ">" else "<"
+    data = array.tobytes()
+    if tags.get("compression") == DEFLATE:
+        data = zlib.compress(data)
+    height, width = array.shape
+    kinds = {"u": 1, "i": 2, "f": 3}
+    entries = {
+        256: width, 257: height, 258: array.dtype.itemsize * 8, 259: 1, 262: 1, 273: 8, 277: 1,
+        278: height, 279: len(data), 339: kinds[array.dtype.kind],
+        **{{"photometric": 262, "compression": 259}[name]: value for name, value in tags.items()},
+    }  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(b"MM\0*" if order == ">" else b"II*\0")
+        file.write(struct.pack(f"{order}I", 8 + len(data)) + data)
+        file.write(struct.pack(f"{order}H", len(entries)))
+        for tag, value in sorted(entries.items()):
+            file.write(struct.pack(f"{order}HHII", tag, 4, 1, value))
+        file.write(struct.pack(f"{order}I", 0))
+
+
+@pytest.mark.parametrize("compression", [1, DEFLATE])
+@pytest.mark.parametrize("dtype", ["<i2", ">i2"])
+def test_signed_16_bits_are_shifted(tmp_path: Path, dtype: str, compression: int) -> None:
+    heights = np.array([[-32768, -257, 0, 257 * 5, 32767]], dtype)
+    write_tiff(tmp_path / "a.tif", heights, compression=compression)
+    if (dtype, compression) == (">i2", DEFLATE):
+        with pytest.raises(UserError, match=r"a\.tif: has signed numbers, .* save it uncompressed"):
+            read_file(tmp_path / "a.tif", channels=1)
+        return
+    image = read_file(tmp_path / "a.tif", channels=1)
+    assert image.dtype == torch.float32
+    middle = 32768 / 257
+    assert image.flatten().tolist() == pytest.approx([0, middle - 1, middle, middle + 5, 255])
+
+
+@pytest.mark.parametrize("compression", [1, DEFLATE])
+@pytest.mark.parametrize(("dtype", "most"), [("u1", 255), ("<u2", 65535), (">u2", 65535)])
+def test_white_is_zero_at_any_depth(
+    tmp_path: Path, dtype: str, most: int, compression: int
+) -> None:
+    values = np.array([[0, most // 5, most]], dtype)
+    write_tiff(tmp_path / "a.tif", values, photometric=0, compression=compression)
+    assert read_file(tmp_path / "a.tif", channels=1).flatten().tolist() == [255, 204, 0]
+
+
 def test_floating_point_images_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "a.tif")
-    with pytest.raises(UserError, match=r"a\.tif.*floating point"):
+    with pytest.raises(UserError, match=r"a\.tif.*floating point.*scale all images .* alike"):
         read_file(tmp_path / "a.tif", channels=1)
 
 
-def test_more_than_16_bits_are_refused(tmp_path: Path) -> None:
-    Image.fromarray(np.array([[0, 65536]], np.int32)).save(tmp_path / "a.tif")
+@pytest.mark.parametrize("value", [65536, -1])
+def test_more_than_16_bits_are_refused(tmp_path: Path, value: int) -> None:
+    Image.fromarray(np.array([[0, value]], np.int32)).save(tmp_path / "a.tif")
     with pytest.raises(UserError, match=r"a\.tif.*more than 16 bits"):
         read_file(tmp_path / "a.tif", channels=1)
+
+
+def test_heic_by_another_name(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    with pytest.raises(UserError, match=r"a\.jpg: HEIC images cannot be read; convert it"):
+        read_file(tmp_path / "a.jpg", channels=3)
 
 
 # --- many files ---
@@ -466,6 +722,60 @@ def test_values_stay_on_the_8_bit_scale(read_only_road_images: Path) -> None:
     assert images.pixels.min() >= 0
     assert 200 < images.pixels.max() <= 255
     assert torch.equal(images.pixels[:, 1], images.pixels[:, 2])
+
+
+def tiles(folder: Path, *heights: np.ndarray) -> list[Sample]:
+    samples = []
+    for index, height in enumerate(heights):
+        files = (folder / f"h{index}.tif", folder / f"i{index}.png")
+        write_tiff(files[0], height)
+        write_image(files[1], texture(index, *height.shape))
+        samples.append(Sample(f"x/{index}.tif", files, TRAIN, NORMAL))
+    return samples
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype", "words"),
+    [
+        (0, 4095, "u2", r"use 6.2 % of the range (0 to 4095)"),
+        (0, 16383, "u2", r"use 25 % of the range (0 to 16383)"),
+        (20_000, 20_500, "u2", r"use 0.76 % of the range (20000 to 20500)"),
+        (-120, 85, "i2", r"use 0.31 % of the range (-120 to 85)"),
+        (0, 20_000, "u2", ""),
+        (-9000, 9000, "i2", ""),
+    ],
+)
+def test_little_of_the_range_is_said_once_of_all(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, low: int, high: int, dtype: str, words: str
+) -> None:
+    # No image has both ends.
+    read_images(tiles(tmp_path, *(np.full((4, 4), value, dtype) for value in (low, high))), 8)
+    assert len(caplog.messages) == bool(words)
+    assert words in caplog.text
+
+
+def test_signed_and_unsigned_do_not_mix(tmp_path: Path) -> None:
+    samples = tiles(tmp_path, np.zeros((4, 4), "u2"), np.zeros((4, 4), "i2"))
+    with pytest.raises(UserError, match=r"h1\.tif: has signed .* and .*h0\.tif unsigned ones"):
+        read_images(samples, 8)
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_images_are_decoded_once_where_there_is_room(
+    read_only_road_images: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    samples = samples_of("RoadImages", read_only_road_images)
+    again = [reader.read_own_size(sample) for sample in samples]
+    monkeypatch.setattr(reader, "_KEPT_BYTES", 3 * 24 * 28 * 4)
+    images = read_images(samples, 8, workers, keep=True)
+    assert len(images.kept) == 4
+    monkeypatch.setattr(reader, "_KEPT_BYTES", 10**9)
+    kept = read_images(samples, 8, workers, keep=True)
+    for index, image in enumerate(again):
+        assert torch.equal(images.own(index), image)
+        assert (image.dtype, image.shape) == (torch.uint8, (3, 28, 24))
+    monkeypatch.setattr(reader, "decoded", None)
+    assert all(torch.equal(kept.own(index), image) for index, image in enumerate(again))
 
 
 @pytest.mark.parametrize(("height", "width"), [(40, 24), (7, 90), (5, 5)])
@@ -567,11 +877,19 @@ def test_every_iteration_asks_for_the_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "batch_size", "expected"),
-    [(10, 5, 2), (10, 4, 3), (10, 64, 1), (1, 1, 1), (64, 64, 1), (65, 64, 2)],
+    ("epochs", "images", "batch_size", "expected"),
+    [
+        (1, 10, 5, 2),
+        (1, 10, 4, 3),
+        (1, 10, 64, 1),
+        (1, 1, 1, 1),
+        (10, 42, 32, 14),
+        (10, 213, 64, 34),
+    ],
 )
-def test_steps_per_epoch(images: int, batch_size: int, expected: int) -> None:
-    assert steps_per_epoch(images, batch_size) == expected
+def test_steps_of_epochs(epochs: int, images: int, batch_size: int, expected: int) -> None:
+    """As many as it takes for every image to come so often; not whole batches in every epoch."""
+    assert steps_of_epochs(epochs, images, batch_size) == expected
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])

@@ -10,13 +10,13 @@ import torch
 from test_runs import assert_same_states, read_table, states
 
 from crn import train as training
-from crn.checkpoints.reading import read_training
-from crn.config import Adversarial, Competition, ModelConfig, Network, Optimization
+from crn.config import Adversarial, Competition, ModelConfig, Network, Optimization, Scoring
 from crn.errors import Diverged, UserError
 from crn.methods.competition import CompetitiveReconstructionNetworks
-from crn.system.finite import is_finite
+from crn.system.hardware import is_finite
 from crn.training import callbacks
 from crn.training.module import TrainingModule
+from crn.training.resuming import read_training
 
 SPOILT = 5
 
@@ -42,7 +42,7 @@ def every_step(monkeypatch) -> None:
 
 
 def step_of(path: Path) -> int:
-    return read_training(path)[0]["progress"]["step"]
+    return read_training(path).progress["step"]
 
 
 def assert_diverged(finished, step: int, what: str) -> None:
@@ -55,15 +55,15 @@ def assert_diverged(finished, step: int, what: str) -> None:
 
 
 def spoil_losses(monkeypatch) -> None:
-    play = CompetitiveReconstructionNetworks.play
-    played = []
+    real = CompetitiveReconstructionNetworks.training_losses
+    calls = []
 
     def spoilt(self, *arguments):
-        total, terms = play(self, *arguments)
-        played.append(total)
-        return (total * torch.nan if len(played) == SPOILT + 1 else total), terms
+        total, losses = real(self, *arguments)
+        calls.append(total)
+        return (total * torch.nan if len(calls) == SPOILT + 1 else total), losses
 
-    monkeypatch.setattr(CompetitiveReconstructionNetworks, "play", spoilt)
+    monkeypatch.setattr(CompetitiveReconstructionNetworks, "training_losses", spoilt)
 
 
 def test_losses(train, monkeypatch, tmp_path):
@@ -178,8 +178,8 @@ def test_a_real_divergence_leaves_no_bad_checkpoint(train, tmp_path):
 def test_the_units_that_diverged_are_named():
     """On a GPU it is seen some steps later, when other units play."""
     network, optimization = Network(imsize=8), Optimization()
-    config = ModelConfig("crn", network, Competition(4), Adversarial(), optimization, 1, "residual")
+    config = ModelConfig("crn", network, Competition(4), Adversarial(), optimization, Scoring(), 1)
     model = TrainingModule(config)
-    model.method.standing.reconstruction_loss[2] = torch.nan
+    model.method.reconstruction_loss[2] = torch.nan
     with pytest.raises(Diverged, match="the losses of units 2 are not finite"):
-        model._refuse_divergence(torch.tensor(torch.inf), (0, 1), [])
+        model._refuse_divergence(torch.tensor(torch.inf), (0, 1), lambda: None)

@@ -6,7 +6,7 @@ import pytest
 from conftest import texture, write_image
 
 from crn.errors import UserError
-from datasets import LAYOUTS
+from datasets.layouts import LAYOUTS
 from datasets.reader import read_images
 from datasets.samples import TEST, Sample, list_samples
 
@@ -41,7 +41,7 @@ def test_images_of_any_depth_with_their_path_as_the_key(photographs: Path) -> No
 def test_what_is_left_out_is_named(photographs: Path, caplog: pytest.LogCaptureFixture) -> None:
     listed(photographs)
     assert caplog.messages == [
-        f"left out 2 files that are no images, such as {photographs / '2024/b.xmp'}"
+        f"left out 2 files without the ending of an image, such as {photographs / '2024/b.xmp'}"
     ]
 
 

@@ -17,10 +17,10 @@ from reports import results_of, write_report
 from test_runs import assert_same_states, read_table
 from victims import Ended, Victim, run_program
 
-from crn.checkpoints.reading import read_training
 from crn.errors import UserError
 from crn.report.pictures import write_picture
 from crn.system.files import append_whole, written_whole
+from crn.training.resuming import read_training
 
 SMALL = (
     "--cpu", "--imsize", 32, "--max-network-depth", 2, "--num-competitive-units", 2,
@@ -178,7 +178,7 @@ def test_a_training_goes_on_when_there_is_space_again(read_only_road_images, sma
     assert_whole(small_disk)
     last = small_disk / "kept/last.ckpt"
     # The best of step 3 has taken the space.
-    assert read_training(last)[0]["progress"]["step"] == 2
+    assert read_training(last).progress["step"] == 2
     subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
     ended = training(small_disk, read_only_road_images, *words, "--model-input", "kept/last.ckpt")
     assert ended.status == 0, ended.err

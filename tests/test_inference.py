@@ -17,17 +17,18 @@ from conftest import REPOSITORY, texture, write_image
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from crn.checkpoints.reading import METHOD, load_model, write_checkpoint
+from crn.checkpoints.reading import METHOD, load_model
+from crn.checkpoints.writing import write_checkpoint
 from crn.command_line import parse_options
 from crn.config import SCORES
 from crn.evaluation.maps import AnomalyMaps
 from crn.evaluation.results import Thresholds, read_metrics
-from crn.evaluation.thresholds import fingerprint, thresholds_from_training
+from crn.evaluation.thresholds import thresholds_from_training
 from crn.infer import find_results
 from crn.methods import make_method
 from crn.report import result_pictures
 from crn.report.result_pictures import map_names, picture_names
-from datasets import LAYOUTS
+from datasets.layouts import LAYOUTS
 from datasets.reader import Images
 from datasets.samples import list_samples
 
@@ -39,7 +40,7 @@ def write_model(path: Path, seed: int, units: int = 2) -> Path:
     words += ["--num-competitive-units", str(units), "--max-network-depth", "2"]
     config = parse_options(words).model_config()
     state = {METHOD + name: value for name, value in make_method(config).state_dict().items()}
-    progress = {"step": 7, "max_roc_auc": 0.5, "training_seconds": 1.0}
+    progress = {"step": 7, "training_seconds": 1.0, "max_roc_auc": 0.5, "best_step": 7, "data": "x"}
     content = {"state_dict": state, "hyper_parameters": config.as_plain_values()}
     write_checkpoint({**content, "progress": progress}, path)
     return path
@@ -161,12 +162,12 @@ def test_thresholds_are_quantiles_of_the_training_images_and_their_pixels() -> N
     smooth = torch.rand(6, 8, 8, generator=torch.Generator().manual_seed(3))
     scores = np.array([0.1, 0.2, 0.3, 0.4, 5, 6])
     trained = np.array([True, True, True, True, False, False])
-    thresholds = thresholds_from_training(scores, AnomalyMaps(smooth * 9, smooth), trained, 0.9)
+    thresholds = thresholds_from_training(scores, AnomalyMaps(smooth), trained, 0.9)
     assert thresholds.image == pytest.approx(0.37)
     assert thresholds.pixel == pytest.approx(np.quantile(smooth[:4], 0.9), abs=0.02)
     assert (smooth[:4] > thresholds.pixel).float().mean() == pytest.approx(0.1, abs=0.005)
     assert (thresholds.quantile, thresholds.source) == (0.9, "4 normal training images")
-    none = thresholds_from_training(scores, AnomalyMaps(smooth, smooth), trained & False, 0.9)
+    none = thresholds_from_training(scores, AnomalyMaps(smooth), trained & False, 0.9)
     assert none == Thresholds()
 
 
@@ -353,7 +354,7 @@ def test_panels(model: Path, mvtec_category: Path) -> None:
     ("sides", "threads"), [((10, 20), 16), ((6000, 4000), 5), ((11_000, 12_000), 1)]
 )
 def test_large_images_are_drawn_by_fewer_threads(monkeypatch, sides, threads: int) -> None:
-    monkeypatch.setattr(result_pictures, "available_cores", lambda: 16)
+    monkeypatch.setattr(result_pictures, "cpu_count", lambda: 16)
     images = Images(torch.zeros(2, 3, 8, 8), [(1, 1), sides])
     pictures = result_pictures.ResultPictures([], images, None, None, [], None)
     assert pictures.threads == threads
@@ -524,7 +525,7 @@ def test_models_are_told_apart(model: Path, tmp_path: Path) -> None:
     same, other = tmp_path / "same.ckpt", write_model(tmp_path / "other.ckpt", seed=2)
     shutil.copy(model, same)
     prints = [
-        fingerprint(load_model(path, pairs, cpu))
+        load_model(path, cpu, pairs=pairs).fingerprint
         for path, pairs in ((model, "best"), (same, "best"), (other, "best"), (model, "all"))
     ]
     assert prints[0] == prints[1]
@@ -561,7 +562,7 @@ def test_a_folder_without_labels_cannot_be_trained_on(run_main, photographs: Pat
     assert finished.status == 2
     assert finished.err == (
         "train.py: error: --dataset Folder has no labels, so it works with --mode inference only: "
-        "train on MVTec, Panorama or RoadImages\n"
+        "train on one of MVTec, Panorama, RoadImages\n"
     )
 
 

@@ -26,7 +26,8 @@ from test_inference import write_model
 from test_runs import assert_same_states, read_table
 from victims import Victim, run_program
 
-from crn.checkpoints.reading import read_training, write_checkpoint
+from crn.checkpoints.reading import read_checkpoint
+from crn.checkpoints.writing import write_checkpoint
 from crn.report.pages import write_page
 from crn.system.files import claimed, set_aside
 from crn.training.metrics_logger import MetricsLogger
@@ -167,7 +168,7 @@ def doing_what(err: str) -> str:
 
 
 def step_of(checkpoint: Path) -> int:
-    return read_training(checkpoint)[0]["progress"]["step"]
+    return read_checkpoint(checkpoint).progress["step"]
 
 
 def check_what_is_left(folder: Path) -> None:

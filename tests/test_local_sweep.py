@@ -23,8 +23,8 @@ from conftest import REPOSITORY, Finished
 
 from crn.command_line import parse_options
 from crn.errors import UserError
-from crn.experiments.jobs.process import last_logged
-from crn.experiments.jobs.workers import locked
+from crn.experiments.jobs import Outcome, last_row, turn
+from crn.experiments.sweep import study
 from crn.experiments.sweep.file import read_sweep
 from crn.experiments.sweep.parameters import Choice, Range
 from crn.experiments.sweep.study import Study
@@ -212,7 +212,7 @@ def test_two_calls_at_once_share_a_grid(tmp_path: Path, start) -> None:
     assert sum(finished) == 6
 
 
-def test_goes_on_after_kill_9(tmp_path: Path, start, sweep) -> None:
+def test_goes_on_after_kill_9(tmp_path: Path, start, sweep, monkeypatch) -> None:
     write_sweep(tmp_path, {"x": {"values": [1, 2, 3]}, "k": {"values": [1, 2]}})
     folder = tmp_path / "sweeps/tiny"
     assert sweep("tiny.yml", "--count", 2).status == 0
@@ -222,17 +222,65 @@ def test_goes_on_after_kill_9(tmp_path: Path, start, sweep) -> None:
     wait_for(lambda: all((run / "ready").exists() for run in left))
     killed.kill()
     killed.wait()
-
-    # The programs of the one that died go on. They are stopped, and then done again.
-    again = start("tiny.yml", "--workers", 2)
-    wait_for(lambda: all((run / "saved").exists() for run in left))
     (tmp_path / "hold").unlink()
-    _, err = again.communicate(timeout=20)
-    assert again.returncode == 0, err
+
+    # Nobody would learn what comes of the programs that it has started: they are done again.
+    monkeypatch.setattr(study, "GRACE_PERIOD", 1)
+    finished = sweep("tiny.yml", "--workers", 2)
+    assert finished.status == 0, finished.err
     rows = results(folder)
     assert points(rows, "x", "k") == product([1, 2, 3], [1, 2])
     assert states(rows) == {"complete": 6, "interrupted": 2}
     assert [row["state"] for row in rows[2:4]] == ["interrupted"] * 2
+
+
+def open_study(path: Path) -> Study:
+    return Study(read_sweep(path), path.parent)
+
+
+def test_a_run_is_given_up_after_a_grace_period(tmp_path: Path, monkeypatch) -> None:
+    path = write_sweep(tmp_path, {"x": {"values": [1]}})
+    mine = open_study(path)
+    job = mine.claim()
+    assert job is not None
+    other = open_study(path)
+    assert other.claim() is None
+    assert not other.is_over()
+    # It is over for whoever has waited for so long and seen signs of life.
+    monkeypatch.setattr(study, "GRACE_PERIOD", 0.0)
+    assert other.is_over()
+
+    monkeypatch.setattr(study, "GRACE_PERIOD", 1)
+    impatient = open_study(path)
+    wait_for(lambda: impatient.claim() is not None)
+    # The one that was held up comes too late.
+    mine.ended(job, Outcome(1.0, 0.5))
+    assert [result.state for result in mine.results()] == ["interrupted", "running"]
+
+
+def test_a_run_that_was_just_claimed_when_its_process_died(tmp_path: Path, monkeypatch) -> None:
+    path = write_sweep(tmp_path, {"x": {"values": [1]}})
+
+    def die(*_) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as dying:
+        dying.setattr(Study, "beat", die)
+        with pytest.raises(SystemExit):
+            open_study(path).claim()
+    again = open_study(path)
+    assert again.claim() is not None
+    assert [result.state for result in again.results()] == ["interrupted", "running"]
+
+
+def test_a_file_system_without_locks(tmp_path: Path, run_python, without_locks) -> None:
+    write_sweep(tmp_path, {"x": {"values": [1, 2, 3]}})
+    finished = run_python(
+        REPOSITORY / "sweep.py", "tiny.yml", "--workers", "2", cwd=tmp_path, **without_locks
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert points(results(tmp_path / "sweeps/tiny"), "x") == product([1, 2, 3])
 
 
 def test_ctrl_c_stops_the_programs_and_says_how_to_go_on(tmp_path: Path, start, sweep) -> None:
@@ -320,11 +368,11 @@ def suggestions(path: Path, folder: str, counts: tuple[int, ...], seed: int) -> 
     tried = []
     for count in counts:
         path.with_name(folder).mkdir(exist_ok=True)
-        with locked(path.with_name(folder)):
-            study = Study(read_sweep(path), path.with_name(folder), [], seed)
-            while (trial := study.claim(count)) is not None:
-                tried.append(trial.params)
-                study.completed(trial, 0.0, trial.params["x"])
+        with turn(path.with_name(folder)):
+            opened = Study(read_sweep(path), path.with_name(folder), count=count, seed=seed)
+            while (job := opened.claim()) is not None:
+                tried.append(job.key.params)
+                opened.ended(job, Outcome(0.0, job.key.params["x"]))
     return tried
 
 
@@ -583,12 +631,14 @@ def test_a_folder_with_an_odd_name(tmp_path: Path, sweep) -> None:
 
 
 def test_the_newest_metrics_count(tmp_path: Path) -> None:
-    assert last_logged(tmp_path, "a") is None
+    with pytest.raises(LookupError):
+        last_row(tmp_path, "a")
     for version, text in enumerate(("a,b\n1,\n2,\n", "a,b\n3,\n,4\n")):
         file = tmp_path / f"version_{version}/metrics.csv"
         file.parent.mkdir()
         file.write_text(text)
         os.utime(file, (version, version))
-    assert last_logged(tmp_path, "a") == 3
-    assert last_logged(tmp_path, "b") == 4
-    assert last_logged(tmp_path, "c") is None
+    assert last_row(tmp_path, "a") == {"a": "3", "b": ""}
+    assert last_row(tmp_path, "b") == {"a": "", "b": "4"}
+    with pytest.raises(LookupError):
+        last_row(tmp_path, "c")

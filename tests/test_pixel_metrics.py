@@ -11,8 +11,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from crn.evaluation.pixel_metrics import BINS, PixelCounts
 from crn.evaluation.results import PixelMetrics
-from datasets import LAYOUTS
-from datasets.reader import read_file, read_mask
+from datasets.layouts import LAYOUTS
+from datasets.masks import read_mask
+from datasets.reader import read_file
 from datasets.samples import TRAIN, list_samples
 
 Pixels = Sequence[tuple[np.ndarray, np.ndarray]]

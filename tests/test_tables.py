@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 import torch
-from benchmark import main
 from conftest import REPOSITORY, Finished, write_mvtec_category
 from PIL import Image
 
-from crn.experiments.tables.grid import DataSet, Grid, Result, Run
+from crn.experiments.tables.pages import write_results
 from crn.experiments.tables.summary import Method, summarize
-from crn.experiments.tables.tables import write_results
+from crn.experiments.tables.trainings import DataSet, Grid, Result, Run
 from crn.experiments.tables.trivial import TRIVIAL, trivial_scores
+from tables import main
 
 # For train.py, so that a training takes no time.
 TINY = ("--", "--demo", "--cpu", "--imsize", 8, "--max-network-depth", 1)
@@ -28,10 +28,10 @@ TRIVIAL_AUROCS = {"brightness": 0.5, "contrast": 0.6, "gradient energy": 0.4, "m
 
 
 @pytest.fixture
-def benchmark(
+def make_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Finished]:
-    """Run tables.py in this process and in ``tmp_path``: ``benchmark("--table", "mvtec")``."""
+    """Run tables.py in this process and in ``tmp_path``: ``make_tables("--table", "mvtec")``."""
     monkeypatch.chdir(tmp_path)
 
     def run(*words: Any) -> Finished:
@@ -78,15 +78,15 @@ def table(folder: Path) -> list[dict[str, str]]:
 # --- with real trainings ---
 
 
-def test_a_table_with_a_category_that_is_missing(benchmark, tmp_path: Path) -> None:
+def test_a_table_with_a_category_that_is_missing(make_tables, tmp_path: Path) -> None:
     write_mvtec_category(tmp_path / "mvtec/widget")
     words = (
         "--table", "mvtec", "--root", "mvtec", "--categories", "widget", "nothing", "--seeds", 7,
         "--units", 2, "--workers", 2, *TINY, "--training-steps", 3,
     )  # fmt: skip
-    finished = benchmark(*words)
+    finished = make_tables(*words)
     assert finished.status == 1  # something has failed
-    folder = tmp_path / "benchmark_results/mvtec"
+    folder = tmp_path / "table_results/mvtec"
     rows = table(folder)
     trained = {(row["dataset"], row["method"]): row for row in rows if row["seed"]}
     assert set(trained) == {(c, m) for c in ("widget", "nothing") for m in ("crn", "dagan")}
@@ -116,15 +116,17 @@ def test_a_table_with_a_category_that_is_missing(benchmark, tmp_path: Path) -> N
 
     # Nothing is done twice, and what failed is tried again when that is asked for.
     before = {path: path.stat().st_mtime_ns for path in folder.glob("runs/widget*/**/*")}
-    assert benchmark(*words).status == 1
+    assert make_tables(*words).status == 1
     write_mvtec_category(tmp_path / "mvtec/nothing")
-    retried = benchmark(*words[: words.index("--")], "--retry-failed", *words[words.index("--") :])
+    retried = make_tables(
+        *words[: words.index("--")], "--retry-failed", *words[words.index("--") :]
+    )
     assert retried.status == 0, retried.err
     assert all(path.stat().st_mtime_ns == then for path, then in before.items())
     assert all(row["state"] == "complete" for row in table(folder))
 
 
-def test_it_goes_on_where_it_was(start, benchmark, tmp_path: Path) -> None:
+def test_it_goes_on_where_it_was(start, make_tables, tmp_path: Path) -> None:
     """After a signal from its checkpoint, and after kill -9 with what its trainings have done."""
     write_mvtec_category(tmp_path / "widget")
     words = (
@@ -132,7 +134,7 @@ def test_it_goes_on_where_it_was(start, benchmark, tmp_path: Path) -> None:
         "--imsize", 8, "--max-network-depth", 1, "--batch-size", 2, "--training-steps", 500,
         "--validation-interval", 100,
     )  # fmt: skip
-    run = tmp_path / "benchmark_results/units/runs/widget-crn-2-units-seed-3"
+    run = tmp_path / "table_results/units/runs/widget-crn-2-units-seed-3"
     process = start(*words)
     wait_for((run / "logged_metrics/version_0/metrics.csv").exists)
     process.send_signal(signal.SIGTERM)
@@ -146,20 +148,33 @@ def test_it_goes_on_where_it_was(start, benchmark, tmp_path: Path) -> None:
     wait_for((run / "logged_metrics/version_1/metrics.csv").exists)
     process.kill()
     process.wait()
-    finished = benchmark(*words)
+    finished = make_tables(*words)
     assert finished.status == 0, finished.err
-    (row, *_) = table(tmp_path / "benchmark_results/units")
+    (row, *_) = table(tmp_path / "table_results/units")
     assert (row["state"], row["steps"]) == ("complete", "500")
     assert not (run / "checkpoints").exists()
     assert len(list(run.glob("logged_metrics/*/metrics.csv"))) == 2
-    with Image.open(tmp_path / "benchmark_results/units/units.png") as plot:
+    with Image.open(tmp_path / "table_results/units/units.png") as plot:
         assert plot.size == (960, 630)
 
     end = words.index("--")
-    undisturbed = benchmark(*words[:end], "--folder", "other", *words[end:])
+    undisturbed = make_tables(*words[:end], "--folder", "other", *words[end:])
     assert undisturbed.status == 0, undisturbed.err
     (other, *_) = table(tmp_path / "other")
     assert (other["last_auroc"], other["best_auroc"]) == (row["last_auroc"], row["best_auroc"])
+
+
+def test_without_locks_and_with_an_output_in_ascii(
+    run_python, without_locks, tmp_path: Path
+) -> None:
+    write_mvtec_category(tmp_path / "widget")
+    finished = run_python(
+        REPOSITORY / "tables.py", "--table", "units", "--root", "widget", "--seeds", 3, "--units",
+        2, *TINY, "--training-steps", 1, cwd=tmp_path, PYTHONIOENCODING="ascii", **without_locks,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    assert "mean \\xb1 standard deviation" in finished.stdout
+    assert table(tmp_path / "table_results/units")[0]["state"] == "complete"
 
 
 # --- tables from results that are made up ---
@@ -260,7 +275,7 @@ def test_trivial_baselines_by_hand() -> None:
     torch.testing.assert_close(trivial_scores(noise, noise[:1])["gradient energy"][0], expected)
 
 
-def test_trivial_baselines_on_real_images(benchmark, shared_data: Path, tmp_path: Path) -> None:
+def test_trivial_baselines_on_real_images(make_tables, shared_data: Path, tmp_path: Path) -> None:
     """The distance to the mean image is known to reach 0.73 on MVTec's transistors at 64 pixels."""
     from crn.command_line import parse_options
     from crn.experiments.tables.trivial import trivial_aurocs
@@ -297,35 +312,35 @@ def test_trivial_baselines_on_real_images(benchmark, shared_data: Path, tmp_path
         ),
     ],
 )
-def test_bad_input(benchmark, tmp_path: Path, words: tuple[str, ...], mention: str) -> None:
+def test_bad_input(make_tables, tmp_path: Path, words: tuple[str, ...], mention: str) -> None:
     (tmp_path / "data").mkdir()
-    finished = benchmark(*words)
+    finished = make_tables(*words)
     assert finished.status == 2
     assert mention in finished.err
     assert len(finished.err.splitlines()) == 1
-    assert not (tmp_path / "benchmark_results/panorama/runs").exists()
+    assert not (tmp_path / "table_results/panorama/runs").exists()
 
 
-def test_the_folder_of_another_table(benchmark, tmp_path: Path) -> None:
+def test_the_folder_of_another_table(make_tables, tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     words = ("--table", "panorama", "--seeds", "1", "--models", "dagan", "--folder", "results")
-    assert benchmark(*words, "--root", "one", *TINY).status == 1  # trained, and failed
-    other = benchmark(*words, "--root", "two", *TINY)
+    assert make_tables(*words, "--root", "one", *TINY).status == 1  # trained, and failed
+    other = make_tables(*words, "--root", "two", *TINY)
     assert other.status == 2
     assert "the trainings in it have other --root" in other.err
-    other = benchmark(*words, "--root", "one", *TINY, "--lr", "0.1")
+    other = make_tables(*words, "--root", "one", *TINY, "--lr", "0.1")
     assert "have other flags after --" in other.err
     (damaged,) = (tmp_path / "results/runs").glob("*/result.json")
     damaged.write_text("{")
     assert (
         f"{damaged.relative_to(tmp_path)}: is damaged"
-        in benchmark(*words, "--root", "one", *TINY).err
+        in make_tables(*words, "--root", "one", *TINY).err
     )
 
 
-def test_the_plot_needs_matplotlib(benchmark, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plot_needs_matplotlib(make_tables, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    finished = benchmark("--table", "units")
+    finished = make_tables("--table", "units")
     assert finished.status == 2
     assert "pip install -r requirements-benchmark.txt" in finished.err

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole, read without running what is in them, and resumed from.
+"""Checkpoints: written whole, and read as data, never as code.
 
 It may use methods/ and system/, and the configuration.
 """

@@ -1,149 +1,265 @@
-"""Checkpoints: written whole or not at all, and read as data, never as code."""
+"""Reading checkpoints, as data and never as code, and the models in them."""
 
+import hashlib
+import logging
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+import pickle
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import Parameter
 
-from crn.checkpoints.writing import read_plain
-from crn.config import MANY, Adversarial, Competition, ModelConfig, Network, Optimization, Options
+from crn.checkpoints.writing import FORMAT
+from crn.config import MANY, SCORES, ModelConfig, Network, Options, Scoring
 from crn.errors import UserError
-from crn.methods import Method, Scorer, make_method
+from crn.methods import Method, Pair, Scored, make_method
 from crn.option import flag, option_names
-from crn.system.files import written_whole
-from crn.system.finite import is_finite
+from crn.system.hardware import is_finite
 from crn.system.text import shortened
-from crn.training.optimizers import make_optimizer
 
-# Options that a checkpoint decides where it is used; the batch size is also that of scoring.
-DECIDED = {
-    "model",
-    *option_names(Network, Competition, Adversarial, Optimization),
-} - {"batch_size"}
+log = logging.getLogger(__name__)
 
 # What names of weights start with, by the attribute of `crn.training.module.TrainingModule`.
 METHOD = "method."
 
-# Parts of a checkpoint and their types: what scoring needs, and what training needs besides.
+# Parts of a checkpoint and their types.
 _PARTS = {"state_dict": dict, "hyper_parameters": dict, "progress": dict}
-_TRAINING_PARTS = {"optimizer_states": list, "random_state": dict}
-_PROGRESS = {"step": int, "max_roc_auc": float, "training_seconds": float}
+_PROGRESS = {
+    "step": int,
+    "training_seconds": float,
+    "max_roc_auc": float,
+    "best_step": int,
+    "data": str,
+}
 
 
-def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
-    """Save so that under ``path`` there is either the whole new checkpoint or what was there.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint of this program; its weights stay on disk until they are used.
 
-    Raises:
-        UserError: the system refuses to write it.
+    Attributes:
+        path: the file.
+        content: what is in it; of the weights nothing is known yet.
+        config: what the model was trained with.
     """
-    with written_whole(path) as file:
-        try:
-            torch.save(checkpoint, file)
-        except RuntimeError as error:
-            # After a full disk or a signal torch fails to end its archive, and shows that instead.
-            raise (error.__context__ or error) from None
+
+    path: Path
+    content: dict[str, Any]
+    config: ModelConfig
+
+    @property
+    def progress(self) -> dict[str, Any]:
+        """How far the training was, and what its best validation."""
+        return self.content["progress"]
+
+    def decide(self, options: Options) -> Options:
+        """Options in which those of the trained model stand, as far as scoring needs them.
+
+        Raises:
+            UserError: a flag that was typed contradicts the model.
+        """
+        self.refuse_contradictions(options, ModelConfig.option_names())
+        trained = self.config.values()
+        decided = {"model", "recipe", *option_names(Network, Scoring)}
+        return options.replace(**{n: trained[n] for n in decided if n not in options.given})
+
+    def refuse_contradictions(self, options: Options, names: Iterable[str]) -> None:
+        """Refuse flags that were typed and differ from what the model was trained with.
+
+        Args:
+            options: of the run.
+            names: the options that have to agree.
+
+        Raises:
+            UserError: the first flag that does not.
+        """
+        trained, asked = self.config.values(), options.values()
+        for name in names:
+            if name in options.given and asked[name] != trained[name]:
+                raise UserError(
+                    f"{flag(name)} {_words(asked[name])} contradicts {self.path}, which was "
+                    f"trained with {shortened(_words(trained[name]))}: leave the flag out"
+                )
+
+    def model(self, scoring: Scoring, device: torch.device) -> "TrainedModel":
+        """The networks that score; no others are read from the disk.
+
+        Args:
+            scoring: how they score.
+            device: where they go.
+
+        Raises:
+            UserError: the weights do not fit or are not finite, or the statistics of normal images
+                that ``scoring`` needs are not in the checkpoint.
+        """
+        config = replace(self.config, scoring=scoring)
+        method = empty_method(config)
+        state = below(self.content["state_dict"], METHOD)
+        networks = method.networks
+
+        def load(module: nn.Module, mine: dict[str, Any], expected: dict[str, Tensor]) -> None:
+            check_state(self.path, mine, expected)
+            module.load_state_dict(mine, strict=False, assign=True)
+
+        # What the method remembers beside its networks decides which of them score.
+        prefixes = tuple(f"{name}." for name in networks)
+        load(method, *(_without(each, prefixes) for each in (state, method.state_dict())))
+        if scoring.maps == "standardised":
+            self._check_statistics(scoring, int(method.map_scorer.step))
+        pairs = method.pairs(scoring.pairs)
+        parts = {name: networks[name] for name in method.scoring_networks(pairs)}
+        for name, network in parts.items():
+            load(network, below(state, f"{name}."), network.state_dict())
+        parts |= {"contrast": method.contrast, "map_scorer": method.map_scorer}
+        for part in parts.values():
+            part.to(device).eval().requires_grad_(False)
+        score = partial(method.score, pairs=pairs)
+        return TrainedModel(config, self.progress["step"], parts, tuple(pairs), score)
+
+    def _check_statistics(self, scoring: Scoring, step: int) -> None:
+        if step < 0:
+            raise UserError(
+                f"--maps standardised: {self.path} holds no statistics of normal images; train "
+                "with --maps standardised"
+            )
+        trained, asked = self.config.scoring, scoring
+        for name in ("pairs", "map_smoothing"):
+            theirs, mine = getattr(trained, name), getattr(asked, name)
+            if theirs != mine:
+                raise UserError(
+                    f"{flag(name)} {mine}: the statistics of normal images in {self.path} are with "
+                    f"{theirs}; leave the flag out, or give --maps plain"
+                )
+        if step != self.progress["step"]:
+            log.warning(
+                "%s: its statistics of normal images are of step %d, of the last validation",
+                self.path,
+                step,
+            )
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, Any], ModelConfig]:
-    """Read a checkpoint of this program on the CPU; weights stay on disk until they are used.
+@dataclass(frozen=True)
+class TrainedModel:
+    """What scoring needs of a checkpoint.
 
-    Of the weights nothing is known yet.
+    Attributes:
+        config: what the model was trained with, and how it scores.
+        step: training steps it had.
+        parts: the networks that score, in eval mode, and what is before and behind them, by names.
+        pairs: (generator, discriminator) indices that are averaged over.
+        score: from images (B, 3, S, S) in [-1, 1] to what the networks make of them.
+    """
 
-    Returns:
-        The checkpoint, and the configuration in it.
+    config: ModelConfig
+    step: int
+    parts: dict[str, nn.Module]
+    pairs: tuple[Pair, ...]
+    score: Callable[[Tensor], Scored]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 characters that differ between any two models whose scores do not compare."""
+        how = replace(self.config.scoring, anomaly_score=SCORES[0])  # all scores are of one model
+        kind = (self.config.model, self.config.network, how, self.pairs)
+        digest = hashlib.sha256(repr(kind).encode())
+        for name in sorted(self.parts):
+            for tensor in self.parts[name].state_dict().values():
+                flat = tensor.detach().cpu().contiguous().numpy().reshape(-1)
+                digest.update(memoryview(flat).cast("B"))
+        return digest.hexdigest()[:16]
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint of this program on the CPU.
 
     Raises:
         UserError: the file is no checkpoint, is damaged, or is of another program or version.
     """
-    checkpoint = read_plain(path)
-    if not _has(checkpoint, _PARTS) or not _has(checkpoint["progress"], _PROGRESS):
+    content = _read_plain(path)
+    if not has(content, _PARTS):
         raise UserError(f"{path}: not a checkpoint of this program")
-    progress = checkpoint["progress"]
+    version = content.get("format", 1)
+    if version != FORMAT:
+        which = "an older" if version in range(FORMAT) else "a newer"
+        raise UserError(
+            f"{path}: is of {which} version of this program, whose networks are not those of this "
+            "one: train again, or use that version"
+        )
+    progress = content["progress"]
+    if not has(progress, _PROGRESS):
+        raise UserError(f"{path}: not a checkpoint of this program")
     if not (
         0 <= progress["step"] <= MANY
+        and 0 <= progress["best_step"] <= progress["step"]
         and -1 <= progress["max_roc_auc"] <= 1
         and 0 <= progress["training_seconds"] < math.inf
     ):
         raise UserError(f"{path}: its progress is out of range; it is damaged")
     try:
-        config = ModelConfig.from_plain_values(checkpoint["hyper_parameters"])
+        config = ModelConfig.from_plain_values(content["hyper_parameters"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{path}: its options are not those of this version of the program "
             f"({shortened(str(error))})"
         ) from None
-    return checkpoint, config
+    return Checkpoint(path, content, config)
 
 
-def refuse_contradictions(
-    options: Options, config: ModelConfig, path: Path, names: Iterable[str]
-) -> None:
-    """Refuse flags that were typed and differ from what the checkpoint was trained with.
-
-    Args:
-        names: the options that have to agree.
+def load_model(path: Path, device: torch.device, **scoring: Any) -> TrainedModel:
+    """The networks of a checkpoint that score, as trained or with other options of `Scoring`.
 
     Raises:
-        UserError: the first flag that does not.
+        UserError: see `read_checkpoint` and `Checkpoint.model`.
     """
-    trained = {
-        "model": config.model,
-        **vars(config.network),
-        **vars(config.competition),
-        **vars(config.adversarial),
-        **vars(config.optimization),
-    }
-    asked = options.flat()
-    for name in names:
-        if name in options.given and asked[name] != trained[name]:
-            raise UserError(
-                f"{flag(name)} {asked[name]} contradicts {path}, which was trained with "
-                f"{shortened(str(trained[name]))}: leave the flag out"
-            )
+    checkpoint = read_checkpoint(path)
+    return checkpoint.model(replace(checkpoint.config.scoring, **scoring), device)
 
 
-def read_training(path: Path) -> tuple[dict[str, Any], ModelConfig]:
-    """As `read_checkpoint`, for one that training is to go on from.
-
-    Returns:
-        Of the checkpoint what training goes on from, all of it checked, and the configuration.
+def _read_plain(path: Path) -> Any:
+    """What `torch.save` has written, without running code; tensors stay on disk until used.
 
     Raises:
-        UserError: see `read_checkpoint`; or what training needs is missing or does not fit.
+        UserError: the file is none, is damaged, or holds more than numbers, text and tensors.
     """
-    checkpoint, config = read_checkpoint(path)
-    if not _has(checkpoint, _TRAINING_PARTS):
-        raise UserError(f"{path}: holds no training state, so training cannot go on from it")
-    method = _empty_method(config)
-    state = _below(checkpoint["state_dict"], METHOD)
-    _check_state(path, state, method.state_dict())
-    if len(state) != len(checkpoint["state_dict"]):
-        raise UserError(f"{path}: holds weights of nothing that it should have; it is damaged")
-    _check_random_state(path, checkpoint["random_state"])
-    return {
-        "progress": checkpoint["progress"],
-        "random_state": checkpoint["random_state"],
-        "state_dict": checkpoint["state_dict"],
-        "optimizer_states": _optimizer_states(path, checkpoint["optimizer_states"], config, method),
-    }, config
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # torch compresses nothing: what would unpack to more than the file's size is no
+            # checkpoint, and might fill the memory.
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > path.stat().st_size:
+            raise pickle.UnpicklingError
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path}: refused, since it is no checkpoint or holds more than numbers and text; "
+            "give one that this program wrote"
+        ) from error
+    except Exception as error:
+        # Readers raise whatever a damaged file makes them stumble over.
+        raise UserError(f"{path}: not a checkpoint, or a damaged one") from error
 
 
-def _has(part: Any, types: dict[str, type]) -> bool:
-    return isinstance(part, dict) and all(type(part.get(k)) is t for k, t in types.items())
+def has(part: Any, types: dict[str, type]) -> bool:
+    """Whether something is a dictionary with values of these types."""
+    if not isinstance(part, dict):
+        return False
+    values = [(part.get(name), kind) for name, kind in types.items()]
+    return all(isinstance(v, t) and not isinstance(v, bool) for v, t in values)
 
 
-def _empty_method(config: ModelConfig) -> Method:
+def empty_method(config: ModelConfig) -> Method:
     """The method without memory for its weights."""
     with torch.device("meta"):
         return make_method(config)
 
 
-def _below(state: dict[Any, Any], prefix: str) -> dict[str, Any]:
+def below(state: dict[Any, Any], prefix: str) -> dict[str, Any]:
+    """The values whose names start with a prefix, without it."""
     return {
         key.removeprefix(prefix): value
         for key, value in state.items()
@@ -155,15 +271,20 @@ def _without(state: dict[str, Any], prefixes: tuple[str, ...]) -> dict[str, Any]
     return {key: value for key, value in state.items() if not key.startswith(prefixes)}
 
 
-def _fits(value: Any, shape: torch.Size, dtype: torch.dtype) -> bool:
+def fits(value: Any, shape: torch.Size, dtype: torch.dtype) -> bool:
+    """Whether something is a tensor of this shape and type."""
     return isinstance(value, Tensor) and (value.shape, value.dtype) == (shape, dtype)
 
 
-def _check_state(path: Path, state: dict[str, Any], expected: dict[str, Tensor]) -> None:
-    """Refuse tensors that are not those expected or are not finite."""
+def check_state(path: Path, state: dict[str, Any], expected: dict[str, Tensor]) -> None:
+    """Refuse tensors that are not those expected or are not finite.
+
+    Raises:
+        UserError: there is one.
+    """
     wrong = sorted(
         expected.keys() ^ state.keys()
-        or {n for n, like in expected.items() if not _fits(state[n], like.shape, like.dtype)}
+        or {n for n, like in expected.items() if not fits(state[n], like.shape, like.dtype)}
     )
     if wrong:
         raise UserError(
@@ -173,118 +294,6 @@ def _check_state(path: Path, state: dict[str, Any], expected: dict[str, Tensor])
         raise UserError(f"{path}: holds weights that are not finite; the training diverged")
 
 
-def _check_random_state(path: Path, state: dict[str, Any]) -> None:
-    """Refuse what random generators do not take."""
-    generators = [(torch.Generator(), state.get("cpu"))]
-    cuda = state.get("cuda")
-    if isinstance(cuda, list) and len(cuda) == torch.cuda.device_count():
-        generators += [(torch.Generator(f"cuda:{i}"), each) for i, each in enumerate(cuda)]
-    try:
-        if not isinstance(cuda, list):
-            raise TypeError
-        for generator, theirs in generators:
-            generator.set_state(theirs)
-    except (RuntimeError, TypeError) as error:
-        raise UserError(f"{path}: its random state is damaged") from error
-
-
-def _optimizer_states(
-    path: Path, states: list[Any], config: ModelConfig, method: Method
-) -> list[dict[str, Any]]:
-    """The optimizers' states, with the settings that follow from the configuration.
-
-    Raises:
-        UserError: they are not those of the networks' optimizers.
-    """
-    networks = list(method.networks.values())
-    if len(states) != len(networks):
-        raise UserError(f"{path}: its optimizer states do not fit its options; it is damaged")
-    return [
-        _optimizer_state(path, state, config, [p.shape for p in network.parameters()])
-        for state, network in zip(states, networks, strict=True)
-    ]
-
-
-def _optimizer_state(
-    path: Path, state: Any, config: ModelConfig, shapes: list[torch.Size]
-) -> dict[str, Any]:
-    example = _example_of_optimizer(config, len(shapes))
-
-    def fits(value: Any, like: Tensor | None, shape: torch.Size) -> bool:
-        if like is None:
-            return value is None
-        # One figure for the whole parameter, or one for each of its numbers.
-        fits = _fits(value, shape if like.ndim else like.shape, like.dtype)
-        return fits and is_finite(value)
-
-    if not (
-        _has(state, {"state": dict})
-        and state["state"].keys() <= example["state"].keys()
-        and all(
-            isinstance(buffers, dict)
-            and buffers.keys() == example["state"][index].keys()
-            and all(
-                fits(buffers[name], like, shapes[index])
-                for name, like in example["state"][index].items()
-            )
-            for index, buffers in state["state"].items()
-        )
-    ):
-        raise UserError(f"{path}: its optimizer states do not fit its options; it is damaged")
-    return {"state": state["state"], "param_groups": example["param_groups"]}
-
-
-def _example_of_optimizer(config: ModelConfig, parameters: int) -> dict[str, Any]:
-    """The state of an optimizer of so many small parameters, after a step."""
-    small = [Parameter(torch.zeros(1)) for _ in range(parameters)]
-    for parameter in small:
-        parameter.grad = torch.zeros(1)
-    optimizer = make_optimizer(config.optimization, small)
-    optimizer.step()
-    return optimizer.state_dict()
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """What scoring needs of a checkpoint.
-
-    Attributes:
-        config: what the model was trained with.
-        step: training steps it had.
-        networks: those that score, by their names, in eval mode.
-        scorer: how they score.
-    """
-
-    config: ModelConfig
-    step: int
-    networks: dict[str, nn.Module]
-    scorer: Scorer
-
-
-def load_model(path: Path, pairs: str, device: torch.device) -> TrainedModel:
-    """Read the networks that score; no others are read from the disk.
-
-    Args:
-        pairs: "best" or "all".
-
-    Raises:
-        UserError: see `read_checkpoint`; or the weights do not fit or are not finite.
-    """
-    checkpoint, config = read_checkpoint(path)
-    method = _empty_method(config)
-    state = _below(checkpoint["state_dict"], METHOD)
-    networks = method.networks
-
-    def load(module: nn.Module, mine: dict[str, Any], expected: dict[str, Tensor]) -> None:
-        _check_state(path, mine, expected)
-        module.load_state_dict(mine, strict=False, assign=True)
-
-    # What the method remembers beside its networks decides which of them score.
-    prefixes = tuple(f"{name}." for name in networks)
-    load(method, *(_without(each, prefixes) for each in (state, method.state_dict())))
-    scorer = method.scorer(pairs)
-    used = {name: networks[name] for name in scorer.networks}
-    for name, network in used.items():
-        load(network, _below(state, f"{name}."), network.state_dict())
-        network.to(device).eval().requires_grad_(False)
-    return TrainedModel(config, checkpoint["progress"]["step"], used, scorer)
+def _words(value: Any) -> str:
+    """A value of an option, as it is typed."""
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

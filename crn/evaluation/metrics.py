@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from crn.config import SCORES, Options
-from crn.evaluation.maps import AnomalyMaps, Mask, at_size, sigma_in_pixels
+from crn.evaluation.maps import AnomalyMaps, at_size
 from crn.evaluation.pixel_metrics import PixelCounts
 from crn.evaluation.results import (
     Bootstrap,
@@ -24,6 +24,7 @@ from crn.evaluation.results import (
     ScoreMetrics,
     Thresholds,
 )
+from crn.methods.smoothing import sigma_in_pixels
 from datasets.samples import ANOMALOUS, NORMAL, TEST
 
 BOOTSTRAP_RESAMPLES = 1000
@@ -139,7 +140,7 @@ def evaluate(
     thresholds: Thresholds,
     images: Sequence[ScoredImage],
     maps: AnomalyMaps,
-    masks: Sequence[Mask | None],
+    masks: Sequence[np.ndarray | None],
 ) -> Metrics:
     """All metrics of a run.
 
@@ -149,11 +150,12 @@ def evaluate(
         thresholds: of the score that was asked for.
         images, maps, masks: in one order.
     """
-    score, smoothing = options.scoring.anomaly_score, options.scoring.map_smoothing
+    scoring = options.scoring
     test = [image for image in images if image.split == TEST]
     labels = [image.label for image in test]
     labelled = None not in labels
-    pixels = _pixel_metrics(images, maps, masks) if any(masks) else {}
+    count = sum(mask is not None for mask in masks)
+    pixels = _pixel_metrics(images, maps, masks) if count else {}
     return Metrics(
         model,
         DatasetFacts(
@@ -164,15 +166,21 @@ def evaluate(
             normal=labels.count(NORMAL),
             anomalous=labels.count(ANOMALOUS),
             unlabelled=labels.count(None),
-            masks=sum(mask is not None for mask in masks),
+            masks=count,
         ),
-        score,
+        scoring.anomaly_score,
         thresholds,
-        MapFacts(smoothing, sigma_in_pixels(smoothing, model.imsize), *maps.range),
+        MapFacts(
+            scoring.maps,
+            scoring.pooling,
+            scoring.map_smoothing,
+            sigma_in_pixels(scoring.map_smoothing, model.imsize),
+            *maps.range,
+        ),
         scores={name: _score_metrics(test, name) for name in SCORES} if labelled else None,
         decisions=None if thresholds.image is None else confusion(_decisions(test), labels),
         pixels=pixels.get(None),
-        kinds=_kinds(test, score, pixels) if labelled else None,
+        kinds=_kinds(test, scoring.anomaly_score, pixels) if labelled else None,
         bootstrap=Bootstrap(BOOTSTRAP_RESAMPLES, BOOTSTRAP_SEED),
     )
 
@@ -212,7 +220,7 @@ def _kinds(
 
 
 def _pixel_metrics(
-    images: Sequence[ScoredImage], maps: AnomalyMaps, masks: Sequence[Mask | None]
+    images: Sequence[ScoredImage], maps: AnomalyMaps, masks: Sequence[np.ndarray | None]
 ) -> dict[str | None, PixelMetrics | None]:
     """Pixel metrics of each kind of defect, and of all test images under None.
 
@@ -223,13 +231,14 @@ def _pixel_metrics(
     def counts(label: int, kind: str | None) -> PixelCounts:
         result = PixelCounts(*maps.range)
         for image, scored, mask in rows:
-            if (image.label, image.kind) == (label, kind) and (mask or label == NORMAL):
-                result.add(at_size(scored, image.size), None if mask is None else mask.pixels)
+            if (image.label, image.kind) == (label, kind) and (mask is not None or label == NORMAL):
+                result.add(at_size(scored, image.size), mask)
         return result
 
     normal = counts(NORMAL, "good")
     every, result = normal, {}
-    for kind in sorted({i.kind for i, _, mask in rows if i.label == ANOMALOUS and mask and i.kind}):
+    found = {i.kind for i, _, m in rows if i.label == ANOMALOUS and m is not None and i.kind}
+    for kind in sorted(found):
         mine = counts(ANOMALOUS, kind)
         result[kind] = (normal + mine).metrics()
         every = every + mine

@@ -1,13 +1,10 @@
 """Where normal ends: thresholds from normal training images, or from an earlier inference."""
 
-import hashlib
 import math
 from dataclasses import replace
 
 import numpy as np
-from torch import Tensor
 
-from crn.checkpoints.reading import TrainedModel
 from crn.config import Options
 from crn.errors import UserError
 from crn.evaluation.maps import AnomalyMaps
@@ -45,13 +42,13 @@ def thresholds_from_file(options: Options, weights: str) -> Thresholds:
     """Thresholds from ``--threshold-from``, the metrics.json of an earlier inference.
 
     Args:
-        weights: `fingerprint` of the model at hand.
+        weights: the fingerprint of the model at hand.
 
     Raises:
         UserError: the file is none, holds no thresholds, or is of another model, another score or
             other maps.
     """
-    path = options.scoring.threshold_from
+    path = options.decision.threshold_from
     assert path is not None
     try:
         earlier = read_metrics(path)
@@ -64,6 +61,8 @@ def thresholds_from_file(options: Options, weights: str) -> Thresholds:
         raise UserError(f"--threshold-from {path}: is no metrics.json of an inference") from None
     same = {
         "--anomaly-score": (earlier.anomaly_score, options.scoring.anomaly_score),
+        "--maps": (earlier.maps.kind, options.scoring.maps),
+        "--pooling": (earlier.maps.pooling, options.scoring.pooling),
         "--map-smoothing": (earlier.maps.smoothing, options.scoring.map_smoothing),
         "--pairs": (earlier.model.pairs, options.scoring.pairs),
     }
@@ -85,17 +84,3 @@ def thresholds_from_file(options: Options, weights: str) -> Thresholds:
             "with normal training images"
         )
     return replace(earlier.threshold, source=str(path))
-
-
-def fingerprint(model: TrainedModel) -> str:
-    """16 characters that differ between any two models whose scores do not compare."""
-    kind = (model.config.model, model.config.network, model.scorer.pairs)
-    digest = hashlib.sha256(repr(kind).encode())
-    for name in sorted(model.networks):
-        for tensor in model.networks[name].state_dict().values():
-            digest.update(_bytes(tensor))
-    return digest.hexdigest()[:16]
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.detach().cpu().contiguous().numpy().reshape(-1)).cast("B")

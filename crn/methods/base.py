@@ -1,77 +1,112 @@
-"""What all methods have in common: networks that play against each other, and score images."""
+"""What all methods have in common: networks that are trained together and score images."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from crn.config import ModelConfig
+from crn.methods.anomaly_maps import AnomalyMapScorer
+from crn.methods.contrast import LocalContrast
 from crn.methods.scores import Maps
 
-# The losses of a step by their name, each a tensor of any shape.
-Terms = dict[str, Tensor]
+# The losses of a training step by their names, detached; each a tensor of any shape.
+Losses = dict[str, Tensor]
+
+
+# A generator's index and a discriminator's.
+Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Scorer:
-    """The networks of a method that score images, and how.
+class Scored:
+    """Images and what networks make of them.
 
     Attributes:
-        networks: their names in the method.
-        pairs: (generator, discriminator) indices that are averaged over.
-        score: from images (B, 3, S, S) in [-1, 1] to reconstructions of them and, for each of
-            `SCORES`, anomaly maps (B, S, S).
+        reconstruction: (B, 3, S, S) in [-1, 1].
+        maps: for each of `SCORES` the anomaly maps (B, S, S) that score.
+        scores: for each of `SCORES` the anomaly scores (B,).
     """
 
-    networks: tuple[str, ...]
-    pairs: tuple[tuple[int, int], ...]
-    score: Callable[[Tensor], tuple[Tensor, Maps]]
+    reconstruction: Tensor
+    maps: Maps
+    scores: Maps
 
 
 class Method(nn.Module, ABC):
     """Networks that are trained together, each with an optimizer of its own.
 
     Whatever the method has to remember beside them is a buffer, so that checkpoints carry it.
+
+    Attributes:
+        contrast: what the networks see of images.
+        map_scorer: what becomes of their anomaly maps.
     """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.contrast = LocalContrast(config.network)
+        self.map_scorer = AnomalyMapScorer(config)
 
     @property
     @abstractmethod
     def networks(self) -> dict[str, nn.Module]:
         """The networks by their names, which are also those of their places in the module."""
 
-    @abstractmethod
-    def draw(self, seed: int, step: int) -> tuple[int, ...]:
-        """Which networks play in a training step: indices, a function of seed and step."""
+    def trained_in(self, seed: int, step: int) -> tuple[int, ...]:  # noqa: ARG002
+        """The indices of the networks that a training step updates, a function of seed and step."""
+        return tuple(range(len(self.networks)))
 
     @abstractmethod
-    def play(self, x: Tensor, players: Sequence[int]) -> tuple[Tensor, Terms]:
-        """Let networks play with one batch.
+    def training_losses(self, x: Tensor, trained: Sequence[int]) -> tuple[Tensor, Losses]:
+        """Compute what a training step minimises.
 
         Args:
-            x: images, (B, 3, S, S) in [-1, 1].
-            players: the networks that `draw` has given.
+            x: images as `contrast` gives them, (B, 3, S, S) in [-1, 1].
+            trained: the networks that `trained_in` has given.
 
         Returns:
-            A scalar whose gradients are, in every network that plays, those of what it minimises;
-            and the terms of the losses.
+            A scalar whose gradients are, in every network that is trained, those of what it
+            minimises; and the losses that it is made of.
         """
 
-    @abstractmethod
-    def losses(self, terms: Terms) -> Terms:
-        """What is logged of a step, as scalars."""
+    def logged(self, losses: Losses) -> Losses:
+        """What is logged of a training step, as scalars."""
+        return {f"losses/{name}": loss.mean() for name, loss in losses.items()}
 
-    @abstractmethod
-    def record(self, players: Sequence[int], terms: Terms) -> None:
-        """Remember how a step went; nothing is copied to the host."""
+    def remember(self, trained: Sequence[int], losses: Losses) -> None:
+        """Keep what the method has to know of a step; nothing is copied to the host."""
 
-    @abstractmethod
-    def suspects(self, players: Sequence[int]) -> str:
-        """Whose losses are not finite, in words; ``players`` are those of the latest step."""
-
-    @abstractmethod
-    def figures(self) -> dict[str, float]:
+    def state(self) -> dict[str, float]:
         """What is logged of the method at a validation."""
+        return {}
+
+    def not_finite(self, trained: Sequence[int]) -> str:  # noqa: ARG002
+        """Whose losses are not finite, in words; ``trained`` are those of the latest step."""
+        return " and ".join(self.networks)
 
     @abstractmethod
-    def scorer(self, pairs: str) -> Scorer:
-        """How to score: with the best networks ("best") or the mean over all pairs ("all")."""
+    def pairs(self, which: str) -> list[Pair]:
+        """The pairs that score: the best one ("best"), or all of them ("all")."""
+
+    def scoring_networks(self, pairs: Sequence[Pair]) -> list[str]:  # noqa: ARG002
+        """The names of the networks that pairs are made of."""
+        return list(self.networks)
+
+    @abstractmethod
+    def anomaly_maps(self, x: Tensor, pairs: Sequence[Pair]) -> tuple[Tensor, Maps]:
+        """Reconstructions and anomaly maps, as the networks make them.
+
+        Args:
+            x: images as `contrast` gives them, (B, 3, S, S) in [-1, 1].
+            pairs: what is averaged over.
+
+        Returns:
+            (B, 3, S, S), and for each of `SCORES` (B, S, S), higher where more anomalous.
+        """
+
+    def score(self, x: Tensor, pairs: Sequence[Pair]) -> Scored:
+        """Score images (B, 3, S, S) in [-1, 1] by pairs of networks."""
+        z, maps = self.anomaly_maps(self.contrast(x), pairs)
+        return Scored(self.contrast.as_images(z, x), *self.map_scorer(maps))

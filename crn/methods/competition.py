@@ -2,104 +2,155 @@
 
 import random
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import l1_loss
 
 from crn.config import ModelConfig
-from crn.methods.base import Method, Scorer, Terms
-from crn.methods.encoder_decoder import EncoderDecoder
-from crn.methods.objective import discriminator_loss, generator_loss, generator_losses
-from crn.methods.scores import ordered_pairs, score_pairs
-from crn.methods.standing import Standing
+from crn.methods.base import Losses, Method, Pair
+from crn.methods.encoder_decoder import RECONSTRUCTIONS, EncoderDecoder
+from crn.methods.scores import Maps, maps_of_pairs, ordered_pairs
+
+# Of the moving averages that choose the best units. A unit is trained in two of N steps; ten of
+# them average out the noise of single batches.
+DECAY = 0.9
+# lambda of the balance: how fast k follows the game.
+BALANCE_RATE = 0.01
 
 
 class CompetitiveReconstructionNetworks(Method):
     """A pool of N units that train all against all: each is generator and discriminator.
 
     Attributes:
-        units: the networks.
-        standing: their running figures, which choose the best generator and discriminator.
+        units: the networks U_1 to U_N.
+        reconstruction_loss: (N,), the moving average of |x - r| of each unit as generator.
+        discrimination_margin: (N,), that of |r - f| of its answer to the other unit's
+            reconstruction, less |x - r| of its own.
+        times_trained: (N,), in how many steps, to correct the averages for their start at 0.
+        k: (N,), with --balance, the weight of each unit's discrimination.
     """
 
+    reconstruction_loss: Tensor
+    discrimination_margin: Tensor
+    times_trained: Tensor
+    k: Tensor
+
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.weights = config.competition
         count = config.competition.num_competitive_units
         self.units = nn.ModuleList(EncoderDecoder(config.network) for _ in range(count))
-        self.standing = Standing(count)
+        for name in ("reconstruction_loss", "discrimination_margin", "times_trained", "k"):
+            self.register_buffer(name, torch.zeros(count))
 
     @property
     def networks(self) -> dict[str, nn.Module]:
         """All units."""
         return {_name(index): unit for index, unit in enumerate(self.units)}
 
-    def draw(self, seed: int, step: int) -> tuple[int, ...]:
-        """Two different units, or the only one, which then plays itself."""
+    def trained_in(self, seed: int, step: int) -> tuple[int, ...]:
+        """Two different units, or the only one, which then plays against itself."""
         if len(self.units) == 1:
             return (0,)
         draw = random.Random(f"pair {seed} {step}")
         return tuple(draw.sample(range(len(self.units)), 2))
 
-    def play(self, x: Tensor, players: Sequence[int]) -> tuple[Tensor, Terms]:
+    def training_losses(self, x: Tensor, trained: Sequence[int]) -> tuple[Tensor, Losses]:
         """Let two units play both roles against each other, with four forward passes.
 
+        Unit g as generator, d as discriminator, |.| the mean absolute difference, sg() without
+        gradient (section 3.2)::
+
+            L_gen(g)  = w_rec |x - r| + w_fb |r - sg(f)|    r = U_g(x)
+            L_disc(d) = - w_disc |sg(r) - f|                f = U_d(sg(r))
+
+        With --balance gamma the state of the game sets w_disc, as in BEGAN (Berthelot et al. 2017):
+        it is k_d, which grows while unit d distorts less than gamma times what it errs itself.
+
         Returns:
-            As `Method.play`; the terms "reconstruction" |x - r| and "feedback" |r - f| are (P,),
-            of each of the P players as generator.
+            As `Method.training_losses`; the losses "reconstruction" |x - r| and "feedback"
+            |r - f| are (P,), of each of the P units as generator.
         """
-        r = {unit: self.units[unit](x) for unit in players}
-        losses = []
-        for generator, discriminator in zip(players, reversed(players), strict=True):
-            f = self.units[discriminator](r[generator].detach())
-            losses.append(generator_losses(x, r[generator], f))
-        total = torch.stack([each.total(self.weights) for each in losses]).sum()
-        return total, {
-            name: torch.stack([getattr(each, name).detach() for each in losses])
-            for name in ("reconstruction", "feedback")
+        w = self.weights
+        r = {unit: self.units[unit](x) for unit in trained}
+        total = x.new_zeros(())
+        losses: dict[str, list[Tensor]] = {"reconstruction": [], "feedback": []}
+        for g, d in zip(trained, reversed(trained), strict=True):
+            f = self.units[d](r[g].detach(), RECONSTRUCTIONS)
+            reconstruction = l1_loss(r[g], x)
+            feedback = l1_loss(r[g], f.detach())
+            discrimination = l1_loss(f, r[g].detach())
+            total = total + w.reconstruction_weight * reconstruction
+            total = total + w.feedback_weight * feedback
+            total = total - (self.k[d] if w.balance else w.discrimination_weight) * discrimination
+            losses["reconstruction"].append(reconstruction.detach())
+            losses["feedback"].append(feedback.detach())
+        return total, {name: torch.stack(values) for name, values in losses.items()}
+
+    def logged(self, losses: Losses) -> Losses:
+        """The means over the units of each loss, and of what the two roles minimise."""
+        w, logged = self.weights, super().logged(losses)
+        reconstruction, feedback = logged["losses/reconstruction"], logged["losses/feedback"]
+        discrimination_weight = self.k.mean() if w.balance else w.discrimination_weight
+        if w.balance:
+            logged["balance/k"] = discrimination_weight
+        return logged | {
+            "losses/generator": w.reconstruction_weight * reconstruction
+            + w.feedback_weight * feedback,
+            "losses/discriminator": -discrimination_weight * feedback,
         }
 
-    def losses(self, terms: Terms) -> Terms:
-        """The means over the players of each term and of what the two roles minimise."""
-        reconstruction, feedback = terms["reconstruction"].mean(), terms["feedback"].mean()
-        return {
-            "losses/reconstruction": reconstruction,
-            "losses/feedback": feedback,
-            "losses/generator": generator_loss(reconstruction, feedback, self.weights),
-            "losses/discriminator": discriminator_loss(feedback, self.weights),
-        }
+    @torch.no_grad()
+    def remember(self, trained: Sequence[int], losses: Losses) -> None:
+        """Update the moving averages of the units of a step."""
+        own = losses["reconstruction"].to(self.reconstruction_loss)
+        # What a unit has distorted is the reconstruction of the other one.
+        distorted = losses["feedback"].to(own).flip(0)
+        margin = distorted - own
+        step = BALANCE_RATE * (self.weights.balance * own - distorted)
+        for place, unit in enumerate(trained):
+            self.reconstruction_loss[unit].lerp_(own[place], 1 - DECAY)
+            self.discrimination_margin[unit].lerp_(margin[place], 1 - DECAY)
+            self.times_trained[unit] += 1
+            self.k[unit].add_(step[place]).clamp_(0, 1)
 
-    def record(self, players: Sequence[int], terms: Terms) -> None:
-        """Update the standing of the players."""
-        # What a unit was given to spoil is the reconstruction of its partner, the other player.
-        discrimination = terms["feedback"].flip(0)
-        for place, unit in enumerate(players):
-            self.standing.update(unit, terms["reconstruction"][place], discrimination[place])
+    def best_pair(self) -> tuple[int, int]:
+        """Indices of the best generator and the best discriminator.
 
-    def suspects(self, players: Sequence[int]) -> str:
-        """The units in whose standing something is not finite, else the players."""
-        spoilt = (~self.standing.reconstruction_loss.isfinite()).nonzero().flatten().tolist()
-        return "units " + " and ".join(map(str, spoilt or sorted(players)))
+        The best generator is the unit with the lowest |x - r|; the best discriminator is, of the
+        *other* units, the one with the highest margin, since U_i(U_i(x)) is never trained. Units
+        that have not been trained come last; a single unit is both (section 3.3).
+        """
+        corrected = 1 - DECAY**self.times_trained
+        trained = self.times_trained > 0
+        loss = torch.where(trained, self.reconstruction_loss / corrected, torch.inf).tolist()
+        margin = torch.where(trained, self.discrimination_margin / corrected, -torch.inf).tolist()
+        generator = min(range(len(loss)), key=loss.__getitem__)
+        others = [unit for unit in range(len(margin)) if unit != generator] or [generator]
+        return generator, max(others, key=margin.__getitem__)
 
-    def figures(self) -> dict[str, float]:
+    def state(self) -> dict[str, float]:
         """The units that score."""
         generator, discriminator = self.best_pair()
         return {"units/best_generator": generator, "units/best_discriminator": discriminator}
 
-    def best_pair(self) -> tuple[int, int]:
-        """Indices of the best generator and the best discriminator."""
-        return self.standing.best_generator(), self.standing.best_discriminator()
+    def not_finite(self, trained: Sequence[int]) -> str:
+        """The units whose moving averages are not finite, else those of the step."""
+        spoilt = (~self.reconstruction_loss.isfinite()).nonzero().flatten().tolist()
+        return "units " + " and ".join(map(str, spoilt or sorted(trained)))
 
-    def scorer(self, pairs: str) -> Scorer:
+    def pairs(self, which: str) -> list[Pair]:
         """The best pair, or all ordered pairs of different units."""
-        chosen = ordered_pairs(len(self.units)) if pairs == "all" else [self.best_pair()]
-        units = {index: self.units[index] for index in sorted({i for pair in chosen for i in pair})}
-        return Scorer(
-            tuple(map(_name, units)),
-            tuple(chosen),
-            partial(score_pairs, units=units, pairs=chosen),
-        )
+        return ordered_pairs(len(self.units)) if which == "all" else [self.best_pair()]
+
+    def scoring_networks(self, pairs: Sequence[Pair]) -> list[str]:
+        """The units in the pairs."""
+        return [_name(index) for index in sorted({index for pair in pairs for index in pair})]
+
+    def anomaly_maps(self, x: Tensor, pairs: Sequence[Pair]) -> tuple[Tensor, Maps]:
+        """The means over pairs; see `maps_of_pairs`."""
+        return maps_of_pairs(x, self.units, pairs)
 
 
 def _name(unit: int) -> str:

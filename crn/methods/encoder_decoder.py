@@ -9,14 +9,18 @@ from torch.nn.functional import leaky_relu, relu
 from crn.config import Network
 from crn.methods.convolution import HalvingConv, NearestConv
 
-_FIRST_WIDTH = 64
-_LARGEST_WIDTH = 512
+# Levels have at most so many times the channels of the first one.
+_WIDEST = 8
+
+# What a network is given. Batch norm keeps running statistics of each, since the two differ by
+# design: adversaries are trained to tell them apart.
+IMAGES, RECONSTRUCTIONS = "images", "reconstructions"
 
 
 class EncoderDecoder(nn.Module):
     """Encoder-decoder with skip connections (Ronneberger et al. 2015, Isola et al. 2017).
 
-    With d = min(log2(imsize), max_network_depth) levels of w_k = min(64 * 2^k, 512) channels::
+    With d = min(log2(imsize), max_network_depth) levels of w_k = width * min(2^k, 8) channels::
 
         x        (B, 3, S, S)
         level 0  (B, w_0, S/2, S/2)                 S/2   (B, 3, S, S), tanh
@@ -24,86 +28,102 @@ class EncoderDecoder(nn.Module):
 
     and the input of every up_k but the innermost is concatenated with the activated output of the
     encoder at its size, unless ``skips`` is false.
+
+    In training, batch norm normalises by the batch; in evaluation by running statistics, of which
+    there is a set for `IMAGES` and one for `RECONSTRUCTIONS`. Instance norm normalises every image
+    by its own statistics in both: then evaluation computes what was trained, for both roles.
     """
 
     def __init__(self, network: Network, skips: bool = True) -> None:
         super().__init__()
         depth = min(int(math.log2(network.imsize)), network.max_network_depth)
-        widths = [min(_FIRST_WIDTH * 2**level, _LARGEST_WIDTH) for level in range(depth)]
+        widths = [network.width * min(2**level, _WIDEST) for level in range(depth)]
         innermost = depth - 1
         self._skips = skips
         self.down = nn.ModuleList()
         self.up = nn.ModuleList()
         for level, width in enumerate(widths):
             above = widths[level - 1] if level else 3
-            self.down.append(_down(above, width, network.norm if 0 < level < innermost else "none"))
+            norm = network.norm if 0 < level < innermost else "none"
+            self.down.append(_Level(HalvingConv(above, width, bias=norm != "batch"), norm, width))
+            norm = network.norm if level else "none"
             skip = width if skips and level < innermost else 0
-            is_wide_inner = 0 < level < innermost and above == _LARGEST_WIDTH
+            is_wide_inner = 0 < level < innermost and above == network.width * _WIDEST
             self.up.append(
-                _up(
-                    width + skip,
+                _Level(
+                    _upsample(width + skip, above, norm != "batch", network.improved),
+                    norm,
                     above,
-                    norm=network.norm if level else "none",
-                    improved=network.improved,
                     dropout=network.use_dropout and is_wide_inner,
                 )
             )
-        self.apply(_initialize)
+        for each in (*self.down, *self.up):
+            each.initialize()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, given: str = IMAGES) -> Tensor:
         """Reconstruct images.
 
         Args:
             x: (B, 3, S, S) in [-1, 1].
+            given: whether they are `IMAGES` or another network's `RECONSTRUCTIONS`.
 
         Returns:
             (B, 3, S, S) in [-1, 1].
         """
-        h = self.down[0](x.contiguous(memory_format=torch.channels_last))
+        h = self.down[0](x.contiguous(memory_format=torch.channels_last), given)
         skips = []
         for down in self.down[1:]:
             h = leaky_relu(h, 0.2)
             skips.append(h)
-            h = down(h)
-        h = self.up[-1](relu(h))
+            h = down(h, given)
+        h = self.up[-1](relu(h), given)
         for up in reversed(self.up[:-1]):
             h = relu(h)
             if self._skips:
                 # Rectified apart, so that backward hands on whole tensors and not slices of one.
                 h = torch.cat([relu(skips.pop()), h], dim=1)
-            h = up(h)
+            h = up(h, given)
         return torch.tanh(h)
 
 
-def _norm(kind: str, channels: int) -> list[nn.Module]:
-    if kind == "batch":
-        return [nn.BatchNorm2d(channels)]
-    if kind == "instance":
-        return [nn.InstanceNorm2d(channels, track_running_stats=True)]
-    return []
+class _Level(nn.Module):
+    """A convolution, and the norm and the dropout that follow it.
+
+    Attributes:
+        norms: the norm of each kind of input; those of batch norm share weights and shifts.
+    """
+
+    def __init__(
+        self, convolution: nn.Module, norm: str, channels: int, dropout: bool = False
+    ) -> None:
+        super().__init__()
+        self.convolution = convolution
+        # Batch norm has a shift of its own; beside it a bias of the convolution would do nothing.
+        if norm == "batch":
+            norms = [nn.BatchNorm2d(channels), nn.BatchNorm2d(channels)]
+            norms[1].weight, norms[1].bias = norms[0].weight, norms[0].bias
+        elif norm == "instance":
+            norms = [nn.InstanceNorm2d(channels)] * 2
+        else:
+            norms = [nn.Identity()] * 2
+        self.norms = nn.ModuleDict(dict(zip((IMAGES, RECONSTRUCTIONS), norms, strict=True)))
+        self.dropout = nn.Dropout(0.5) if dropout else nn.Identity()
+
+    def forward(self, h: Tensor, given: str) -> Tensor:
+        return self.dropout(self.norms[given](self.convolution(h)))
+
+    def initialize(self) -> None:
+        """Draw the weights that are not drawn yet."""
+        if isinstance(self.convolution, nn.ConvTranspose2d):
+            nn.init.kaiming_normal_(self.convolution.weight, mode="fan_out")
+            if self.convolution.bias is not None:
+                nn.init.zeros_(self.convolution.bias)
+        if isinstance(self.norms[IMAGES], nn.BatchNorm2d):
+            nn.init.normal_(self.norms[IMAGES].weight, 1.0, 0.02)
 
 
-def _down(channels: int, width: int, norm: str) -> nn.Sequential:
-    """Halve height and width."""
-    # Batch norm has a shift of its own; beside it a bias would do nothing.
-    return nn.Sequential(HalvingConv(channels, width, bias=norm != "batch"), *_norm(norm, width))
-
-
-def _up(channels: int, width: int, *, norm: str, improved: bool, dropout: bool) -> nn.Sequential:
+def _upsample(channels: int, width: int, bias: bool, improved: bool) -> nn.Module:
     """Double height and width."""
-    bias = norm != "batch"
-    upsample = (
-        NearestConv(channels, width, bias)
-        if improved
-        else nn.ConvTranspose2d(channels, width, 4, stride=2, padding=1, bias=bias)
-    )
-    return nn.Sequential(upsample, *_norm(norm, width), *([nn.Dropout(0.5)] if dropout else []))
-
-
-def _initialize(module: nn.Module) -> None:
-    if isinstance(module, nn.ConvTranspose2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.BatchNorm2d):
-        nn.init.normal_(module.weight, 1.0, 0.02)
+    if improved:
+        return NearestConv(channels, width, bias)
+    return nn.ConvTranspose2d(channels, width, 4, stride=2, padding=1, bias=bias)

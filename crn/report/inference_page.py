@@ -13,7 +13,7 @@ from crn.report.curves import histogram, precision_recall, roc
 from crn.report.gallery import Panels, gallery_data
 from crn.report.overlays import ColourScale, legend
 from crn.report.pages import REPORT_FILE, decimal, typed_settings, write_page
-from crn.system.words import counted
+from crn.system.text import counted
 from datasets.samples import ANOMALOUS, NORMAL, TEST
 
 log = logging.getLogger(__name__)

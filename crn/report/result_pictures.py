@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from joblib import cpu_count
 from PIL import Image
 from torch import Tensor
 
-from crn.evaluation.maps import AnomalyMaps, Mask, at_size
+from crn.evaluation.maps import AnomalyMaps, at_size
 from crn.report.gallery import Panels, write_panels
 from crn.report.overlays import ColourScale, legend, overlay
 from crn.report.pictures import heat_map, side_by_side, to_image, write_picture
-from crn.system.cores import available_cores
 from crn.system.files import set_aside, written_whole
+from crn.system.hardware import in_threads
 from crn.system.text import file_name
-from crn.system.threads import in_threads
 from datasets.memory import normalize
 from datasets.reader import MAX_PIXELS, Images, read_own_size
 from datasets.samples import Sample
@@ -49,7 +49,7 @@ class ResultPictures:
     images: Images
     reconstructions: Tensor
     maps: AnomalyMaps
-    masks: Sequence[Mask | None]
+    masks: Sequence[np.ndarray | None]
     scale: ColourScale
 
     @property
@@ -59,19 +59,19 @@ class ResultPictures:
         So the memory that they take does not grow with the cores.
         """
         largest = max(height * width for height, width in self.images.sizes)
-        return max(1, min(available_cores(), MAX_PIXELS // largest))
+        return max(1, min(cpu_count(), MAX_PIXELS // largest))
 
     def write(self, folder: Path, files: Path, save_maps: bool) -> list[Panels]:
         """Write the pictures of all images, and what earlier runs left there is renamed.
 
-        Of every image there is inference/KEY, what the model saw and made; diff/KEY, the plain
-        map; and overlay/KEY, the map that scored over the image. One colour scale serves all plain
-        maps, and another one, drawn in colour_scale.svg, all that scored.
+        Of every image there is inference/KEY, what the model saw and made; diff/KEY, the anomaly
+        map; and overlay/KEY, the map over the image. One colour scale serves all maps, and another
+        one, drawn in colour_scale.svg, all overlays.
 
         Args:
             folder: for all of them.
             files: for the panels of the report.
-            save_maps: whether to write maps/KEY.tiff as well, the map that scored as 32-bit floats.
+            save_maps: whether to write maps/KEY.tiff as well, the map as 32-bit floats.
 
         Returns:
             What the report shows of every image.
@@ -81,7 +81,7 @@ class ResultPictures:
             folders[MAPS_FOLDER] = folder / MAPS_FOLDER
         for path in (*folders.values(), folder / COLOUR_SCALE_FILE):
             set_aside(path)
-        low, high = (float(value) for value in self.maps.plain.aminmax())
+        low, high = self.maps.range
         keys = [sample.key for sample in self.samples]
         names, tiff_names = picture_names(keys), map_names(keys)
 
@@ -90,7 +90,7 @@ class ResultPictures:
             image = to_image(read_own_size(self.samples[index]).round().byte())
             pictures = {
                 "inference": self._row(index, low, high),
-                "diff": heat_map(at_size(self.maps.plain[index], size), low, high),
+                "diff": heat_map(at_size(self.maps.scored[index], size), low, high),
                 "overlay": self._overlay(index, image),
             }
             for kind, picture in pictures.items():
@@ -102,7 +102,7 @@ class ResultPictures:
 
         shown = in_threads(write, len(self.samples), self.threads)
         with written_whole(folder / COLOUR_SCALE_FILE, "w", encoding="utf-8") as file:
-            file.write(legend(self.scale, any(self.masks)))
+            file.write(legend(self.scale, any(mask is not None for mask in self.masks)))
         for path in folders.values():
             log.info("wrote %d pictures to %s", len(self.samples), path)
         log.info("colours of %s run from %.4g to %.4g", folders["diff"], low, high)
@@ -131,13 +131,13 @@ class ResultPictures:
 
     def _mask(self, index: int, size: tuple[int, int]) -> Image.Image | None:
         mask = self.masks[index]
-        return None if mask is None else Image.fromarray(mask.pixels).resize(size)
+        return None if mask is None else Image.fromarray(mask).resize(size)
 
     def _row(self, index: int, low: float, high: float) -> Image.Image:
         return side_by_side(
             to_image(normalize(self.images.pixels[index])),
             to_image(self.reconstructions[index]),
-            heat_map(self.maps.plain[index], low, high),
+            heat_map(self.maps.scored[index], low, high),
         )
 
     def _overlay(self, index: int, image: Image.Image) -> Image.Image:

@@ -14,11 +14,6 @@ from typing import IO
 from crn.errors import UserError
 from crn.system.text import file_name
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
 log = logging.getLogger(__name__)
 
 # What to do where the system refuses to write, by its error; see `writing`.
@@ -28,6 +23,9 @@ _MENDS = {
     errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
     errno.EIO: "check the disk",
 }
+
+# What file systems without locks answer, such as Lustre without the option flock.
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 
 # The name of a file while `written_whole` writes it; killed runs leave such files behind.
 _UNFINISHED = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
@@ -76,77 +74,77 @@ def require_writable_folder(folder: Path, name: str) -> None:
 def claimed(*paths: Path) -> Iterator[None]:
     """Keep other runs from writing the same files, and remove what killed ones left unfinished.
 
-    A claim is a lock on .NAME.lock beside the file. The system takes it back however the process
-    ends, so none outlives its run. Where there are no such locks, as on Windows, nothing is
-    claimed and nothing removed.
-
     Args:
         paths: files and folders that this run writes; the folders that they are in exist.
 
     Raises:
-        UserError: another run has claimed one of them.
+        UserError: another run has claimed one of them, or one lies where another is written.
     """
     with ExitStack() as claims:
-        for path in paths:
-            claims.enter_context(_claimed(path))
+        for index, path in enumerate(paths):
+            for other in paths[:index]:
+                _refuse_overlap(path.resolve(), other.resolve())
+            if claims.enter_context(locked(path)):
+                _remove_unfinished(path)
         yield
 
 
+def _refuse_overlap(one: Path, other: Path) -> None:
+    if one.is_relative_to(other) or other.is_relative_to(one):
+        inner, outer = sorted((one, other), key=lambda path: len(path.parts), reverse=True)
+        raise UserError(
+            f"{inner}: this run writes {outer} as well, in its own way; give one of them another "
+            "name or folder"
+        )
+
+
 @contextmanager
-def _claimed(path: Path) -> Iterator[None]:
-    lock = path.with_name(file_name(f".{path.name}", ".lock"))
+def locked(path: Path, wait: bool = False) -> Iterator[list[int]]:
+    """Keep other processes from ``path`` by a lock on .NAME.lock beside it.
+
+    The system takes the lock back however the process ends, so none outlives its run. Where a file
+    system has no locks, nothing is locked: processes that share files have to take turns.
+
+    Args:
+        path: a file or folder; the folder that it is in exists.
+        wait: until it is free, instead of refusing at once.
+
+    Yields:
+        The lock's descriptor: a program that inherits it has the lock, too, until it ends. An empty
+        list where there are no locks.
+
+    Raises:
+        UserError: another process has locked it, or the system refuses to write there.
+    """
+    from filelock import FileLock, Timeout
+
+    name = path.with_name(file_name(f".{path.name}", ".lock"))
+    held: list[int] = []
+    lock = FileLock(
+        # A moment, for the case that the holder removes its file just before this one is locked.
+        *(name, -1 if wait else 0.2),
+        fallback_to_soft=False,
+        on_acquired=held.append,
+    )
     with writing(path):
         try:
-            file = _open_locked(lock)
-        except BlockingIOError:
+            lock.acquire()
+        except Timeout:
             raise UserError(
                 f"{path}: another run is writing it; give another folder, or wait for that run "
                 "to end"
             ) from None
-    if file is None:
-        yield
-        return
-    with file:
-        try:
-            _remove_unfinished(path)
-            yield
-        finally:
-            # While it is still locked, see `_open_locked`. One that stays does no harm.
-            with suppress(OSError):
-                lock.unlink()
-
-
-def _open_locked(lock: Path) -> IO | None:
-    """Make a file and lock it; None where there are no locks.
-
-    Raises:
-        BlockingIOError: another process has locked it.
-        OSError: it cannot be made.
-    """
-    if fcntl is None:
-        return None
-    while True:
-        file = open(lock, "w")  # noqa: SIM115
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            raise
         except OSError as error:
-            file.close()
-            log.debug("%s: not locked: %s", lock, error.strerror)
-            return None
-        if _is_file_at(lock, file):
-            return file
-        # The run before has removed it between the two calls.
-        file.close()
-
-
-def _is_file_at(path: Path, file: IO) -> bool:
+            if error.errno not in _NO_LOCKS:
+                raise
+            log.debug("%s: not locked: %s", name, error.strerror)
     try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
+        yield held
+    finally:
+        # While it is still locked: who has opened it meanwhile looks whether it is still there.
+        with suppress(OSError):
+            name.unlink()
+        lock.release()
 
 
 def _remove_unfinished(path: Path) -> None:

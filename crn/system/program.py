@@ -1,9 +1,10 @@
 """How the programs of this repository read their command lines, and how they end."""
 
 import argparse
-import atexit
 import functools
+import io
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -13,7 +14,8 @@ from typing import NoReturn, ParamSpec
 from crn.errors import UserError
 from crn.system.files import writing
 from crn.system.processes import is_told_by_another
-from crn.system.text import printable
+from crn.system.startup import spin_less
+from crn.system.text import printable, shown
 
 P = ParamSpec("P")
 
@@ -43,6 +45,29 @@ def whole_number(lowest: int) -> Callable[[str], int]:
     return read
 
 
+def path(text: str) -> Path:
+    """A type for arguments: the name of a file or folder, in which ``~`` is expanded."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("takes the name of a file or folder, not an empty one")
+    try:
+        is_name = b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        is_name = False
+    if not is_name:
+        raise argparse.ArgumentTypeError(f"takes a name that files can have, not {shown(text)}")
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
+        raise argparse.ArgumentTypeError(
+            f"takes a file or folder of this machine, not {shown(text)}: copy it here, or mount it"
+        )
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):
+        raise argparse.ArgumentTypeError(
+            f"takes {shown(text)} only where that user's home folder is known: write ./ before the "
+            "name if it begins so"
+        )
+    return Path(expanded)
+
+
 def program(
     name: str, interrupted: str = "interrupted"
 ) -> Callable[[Callable[P, int]], Callable[P, int]]:
@@ -60,6 +85,9 @@ def program(
     def decorate(main: Callable[P, int]) -> Callable[P, int]:
         @functools.wraps(main)
         def run(*args: P.args, **kwargs: P.kwargs) -> int:
+            if not args and not kwargs:
+                _use_utf8()
+            _prepare()
             try:
                 return main(*args, **kwargs)
             except UserError as error:
@@ -75,26 +103,38 @@ def program(
     return decorate
 
 
+def _prepare() -> None:
+    """See to it that there are streams to write to, which take any text, and threads that sleep."""
+    for name, mode in {"stdin": "r", "stdout": "w", "stderr": "w"}.items():
+        stream = getattr(sys, name)
+        if stream is None:
+            # Closed before the start, as for a daemon. This takes its number, so that no other file
+            # does, which would then get what libraries and other programs have to say.
+            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
+        if mode == "w" and isinstance(stream, io.TextIOWrapper):
+            # Not where its file has been replaced by a pipe since Python's start.
+            with suppress(OSError):
+                stream.reconfigure(errors="backslashreplace")
+    spin_less()
+
+
+def _use_utf8() -> None:
+    """Start again in Python's UTF-8 mode where the locale, such as C, has names of files in ASCII.
+
+    Names are UTF-8 nevertheless, and so is all that is written.
+    """
+    if sys.getfilesystemencoding() == "ascii" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 def print_result(text: str) -> None:
     """Print a result. Where nobody reads it any more, as after ``| head``, the run goes on.
-
-    What the encoding of the output lacks is escaped, as Python does on stderr.
 
     Raises:
         UserError: the system refuses to write it.
     """
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    text = text.encode(encoding, "backslashreplace").decode(encoding)
     with writing(Path("standard output")), suppress(BrokenPipeError):
         print(text, flush=True)
-
-
-def leave(status: int) -> NoReturn:
-    """End the process at once: to take all that torch imports apart takes over a second."""
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        # A stream that was closed before the start is None, and one that nobody reads breaks.
-        if stream is not None:
-            with suppress(OSError):
-                stream.flush()
-    os._exit(status)

@@ -4,19 +4,21 @@ import copy
 import logging
 import signal
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from crn.checkpoints.reading import read_training, write_checkpoint
-from crn.errors import Diverged
+from crn.checkpoints.writing import write_checkpoint
+from crn.errors import Diverged, DivergedInOneProcess
 from crn.report.pictures import picture_grid, write_picture
 from crn.system.files import set_aside
-from crn.system.lightning import pl
 from crn.training.distributed import STOP_SIGNALS, StopRequest
+from crn.training.resuming import BEST, LAST
 
 log = logging.getLogger(__name__)
 
@@ -27,26 +29,27 @@ SHARE_OF_TIME_FOR_CHECKPOINTS = 0.01
 # Until the first one is written; with the above, it is written after ten seconds.
 SECONDS_TO_WRITE_GUESSED = 0.1
 
-# In --checkpoint-path.
-CHECKPOINTS = ("best.ckpt", "last.ckpt")
-
 GRID_IMAGES = 8
 
 
 class WholeCheckpoints(pl.plugins.io.TorchCheckpointIO):
     """Lightning's checkpoint files through this program's own writer and reader."""
 
+    def __init__(self, resumed: dict[str, Any] | None = None) -> None:
+        """Keep what training goes on from, as `read_training` gives it."""
+        self._resumed = resumed
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options=None) -> None:  # noqa: ARG002
         """Write ``checkpoint`` whole or not at all."""
         write_checkpoint(checkpoint, Path(path))
 
     def load_checkpoint(self, path: Any, map_location="cpu", weights_only=True) -> dict[str, Any]:  # noqa: ARG002
-        """Read what training goes on from; Lightning's own counters start anew."""
-        checkpoint, _ = read_training(Path(path))
+        """What training goes on from, which has been read; Lightning's own counters start anew."""
+        assert self._resumed is not None
         # The tensors are those of the file, until they are copied; models copy, optimizers do not.
-        states = copy.deepcopy(checkpoint["optimizer_states"])
+        states = copy.deepcopy(self._resumed["optimizer_states"])
         return {
-            **checkpoint,
+            **self._resumed,
             "optimizer_states": states,
             "lr_schedulers": [],
             "pytorch-lightning_version": pl.__version__,
@@ -56,14 +59,22 @@ class WholeCheckpoints(pl.plugins.io.TorchCheckpointIO):
 class Checkpoints(pl.Callback):
     """Keep best.ckpt, of the highest validation AUROC so far, and last.ckpt.
 
-    last.ckpt is written at least every ten minutes, and when the training ends or is stopped:
-    between two steps, when all that belongs to the one before, a validation among it, is done. So a
-    resumed training goes on exactly as this one would have. A state that is not finite replaces
-    neither file.
+    last.ckpt is written at least every ten minutes (oftener where that takes less than a hundredth
+    of the time), and when the training ends or is stopped: between two steps, when all that belongs
+    to the one before, a validation among it, is done. So a resumed training goes on exactly as this
+    one would have. A state that is not finite replaces neither file.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.best, self.last = (folder / name for name in CHECKPOINTS)
+    def __init__(self, folder: Path, mine: Collection[Path] = ()) -> None:
+        """Take the names in a folder.
+
+        Args:
+            folder: where they are written.
+            mine: the files that this training may replace since it goes on from them; what else
+                has their names is set aside.
+        """
+        self.best, self.last = folder / BEST, folder / LAST
+        self._mine = set(mine)
         self._saved_at = time.monotonic()
         self._seconds_to_write = SECONDS_TO_WRITE_GUESSED
 
@@ -110,7 +121,10 @@ class Checkpoints(pl.Callback):
     def _save(self, trainer: pl.Trainer, path: Path) -> None:
         model = trainer.lightning_module
         if not model.is_finite():
-            raise model.diverged(model.step, "the weights")
+            raise DivergedInOneProcess(str(model.diverged(model.step, "the weights")))
+        if path not in self._mine:
+            set_aside(path)
+            self._mine.add(path)
         start = time.monotonic()
         trainer.save_checkpoint(path)
         self._seconds_to_write = time.monotonic() - start
@@ -133,9 +147,10 @@ class StoppedAtOnce(Stopped):
 
 
 class StopOnSignal(pl.Callback):
-    """On Ctrl-C or SIGTERM finish the step at hand, save, and stop; a second one stops at once.
+    """On one of `STOP_SIGNALS` finish the step at hand, save, and stop; a second stops at once.
 
-    It acts inside of a ``with`` statement.
+    It acts inside of a ``with`` statement. A signal that the process was started to ignore, as by
+    nohup, stays ignored.
     """
 
     def __init__(self, stop: StopRequest, checkpoints: Checkpoints | None = None) -> None:
@@ -169,7 +184,8 @@ class StopOnSignal(pl.Callback):
 
     def _take_signals(self) -> None:
         for number in STOP_SIGNALS:
-            self._previous.setdefault(number, signal.signal(number, self._handle))
+            if number in self._previous or signal.getsignal(number) != signal.SIG_IGN:
+                self._previous.setdefault(number, signal.signal(number, self._handle))
 
     def _handle(self, number: int, frame: Any) -> None:  # noqa: ARG002
         is_first = self._stop.received is None
@@ -271,7 +287,10 @@ class PictureGrids(pl.Callback):
         pl_module.eval()
         with torch.no_grad():
             images = self.images.to(pl_module.device)
-            reconstruction, maps = pl_module.method.scorer("best").score(images)
+            scored = pl_module.score(images)
         pl_module.train()
-        grid = picture_grid(images, reconstruction, maps[pl_module.config.anomaly_score])
-        write_picture(grid, self.folder / f"step_{pl_module.step:06d}.png")
+        anomaly_maps = scored.maps[pl_module.config.scoring.anomaly_score]
+        grid = picture_grid(images, scored.reconstruction, anomaly_maps)
+        path = self.folder / f"step_{pl_module.step:06d}.png"
+        set_aside(path)
+        write_picture(grid, path)

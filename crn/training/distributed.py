@@ -7,16 +7,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, distributed
 
 from crn.errors import UserError
-from crn.system.lightning import pl
 from crn.system.processes import known_to_children
 
 T = TypeVar("T")
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Ctrl-C, `kill`, a cluster that announces the end of a job, and a terminal that is closed.
+STOP_SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+    if hasattr(signal, name)  # Windows has no more than the first two
+)
 
 # How long a process may take to end after the training has ended, in seconds.
 _PATIENCE = 60

@@ -1,9 +1,10 @@
 """The training of any method as a LightningModule."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -11,10 +12,9 @@ from torch.optim import Optimizer
 from crn.config import SCORES, ModelConfig
 from crn.errors import Diverged
 from crn.evaluation.metrics import auroc
-from crn.methods import Method, Terms, make_method
-from crn.methods.scores import Maps, image_scores
-from crn.system.finite import is_finite
-from crn.system.lightning import pl
+from crn.methods import Losses, Method, Scored, make_method
+from crn.methods.scores import Maps
+from crn.system.hardware import is_finite
 from crn.training.distributed import StopRequest, average_, gather, is_several, seed_dropout
 from crn.training.optimizers import learning_rate, make_optimizer, set_learning_rate
 
@@ -32,11 +32,12 @@ class TrainingModule(pl.LightningModule):
         step: training steps done; a step is one batch.
         max_roc_auc: the best validation AUROC so far, of the score that was asked for; -1 before
             the first.
-        is_best: whether the latest validation was that one.
+        best_step: after how many steps that was.
+        data: identifies the images that the validations are about.
         stop: the signal to stop, if any process has received one.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, data: str = "") -> None:
         super().__init__()
         self.automatic_optimization = False
         self.config = config
@@ -44,7 +45,8 @@ class TrainingModule(pl.LightningModule):
         self.method: Method = make_method(config)
         self.step = 0
         self.max_roc_auc = -1.0
-        self.is_best = False
+        self.best_step = 0
+        self.data = data
         self.stop = StopRequest()
         self._networks = list(self.method.networks.values())
         self._seconds_before = 0.0
@@ -54,14 +56,14 @@ class TrainingModule(pl.LightningModule):
         self._scored: list[tuple[Maps, Tensor]] = []
 
     @property
-    def optimizer_steps_per_batch(self) -> int:
-        """Lightning counts these; everything that a user sees counts batches."""
-        return len(self.players)
+    def trained(self) -> tuple[int, ...]:
+        """The networks that the next training step updates."""
+        return self.method.trained_in(self.config.seed, self.step)
 
     @property
-    def players(self) -> tuple[int, ...]:
-        """The networks that play in the next training step."""
-        return self.method.draw(self.config.seed, self.step)
+    def is_best(self) -> bool:
+        """Whether the validation after the present step was the best so far."""
+        return self.step == self.best_step
 
     def configure_optimizers(self) -> list[Optimizer]:
         """One optimizer for every network."""
@@ -69,76 +71,88 @@ class TrainingModule(pl.LightningModule):
         return [make_optimizer(config, network.parameters()) for network in self._networks]
 
     def training_step(self, batch: Tensor, batch_idx: int) -> None:  # noqa: ARG002
-        """Update the networks that play with one batch."""
-        players = self.players
-        statistics = self._running_statistics(players)
+        """Update the networks of this step with one batch."""
+        trained = self.trained
+        undo = self._snapshot(trained)
         seed_dropout(self.config.seed, self.step)
-        total, terms = self.method.play(batch, players)
+        total, losses = self.method.training_losses(self.method.contrast(batch), trained)
         self.manual_backward(total)
-        total, terms = self._over_processes(total.detach(), terms, players)
-        self._refuse_divergence(total, players, statistics)
+        total, losses = self._over_processes(total.detach(), losses, trained)
+        self._refuse_divergence(total, trained, undo)
 
         optimizers = self.optimizers() if len(self._networks) > 1 else [self.optimizers()]
         lr = learning_rate(self.config.optimization, self.step)
-        for player in players:
-            set_learning_rate(optimizers[player], lr)
-            optimizers[player].step()
-            optimizers[player].zero_grad()
-        self.method.record(players, terms)
+        for network in trained:
+            set_learning_rate(optimizers[network], lr)
+            optimizers[network].step()
+            optimizers[network].zero_grad()
+        self.method.remember(trained, losses)
         self.step += 1
         if self.step % LOG_INTERVAL == 0:
-            self._report(self.method.losses(terms), lr=lr)
+            self._report(self.method.logged(losses), lr=lr)
+
+    def on_train_epoch_end(self) -> None:
+        """End the training by its own count of steps; Lightning would count optimizer steps."""
+        if self.step >= self.config.optimization.training_steps:
+            self.trainer.should_stop = True
 
     def _over_processes(
-        self, total: Tensor, terms: Terms, players: Sequence[int]
-    ) -> tuple[Tensor, Terms]:
+        self, total: Tensor, losses: Losses, trained: Sequence[int]
+    ) -> tuple[Tensor, Losses]:
         """Gradients and losses of the whole batch, of which every process has seen a share.
 
         The running statistics of the networks' norms are averaged with them.
         """
         if not is_several():
-            return total, terms
-        networks = [self._networks[player] for player in players]
+            return total, losses
+        networks = [self._networks[index] for index in trained]
         gradients = [p.grad for network in networks for p in network.parameters()]
         statistics = [b for network in networks for b in network.buffers() if b.is_floating_point()]
-        figures = [value.float() for value in (total, *terms.values())]
-        average_([*gradients, *statistics, *figures, self.stop.flags(total.device)])
-        total, *values = figures
-        return total, dict(zip(terms, values, strict=True))
+        means = [value.float() for value in (total, *losses.values())]
+        average_([*gradients, *statistics, *means, self.stop.flags(total.device)])
+        total, *values = means
+        return total, dict(zip(losses, values, strict=True))
 
-    def _running_statistics(self, players: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-        """What a forward pass changes in the networks, by their norms, and a copy of it.
+    def _snapshot(self, trained: Sequence[int]) -> Callable[[], None] | None:
+        """Puts back what the passes of a step change: running statistics and the random state.
 
-        Empty on a GPU, where `_refuse_divergence` comes too late to undo a step.
+        None on a GPU, where `_refuse_divergence` comes too late to undo a step.
         """
         if self.device.type != "cpu":
-            return []
-        buffers = (value for player in players for value in self._networks[player].buffers())
-        return [(value, value.clone()) for value in buffers]
+            return None
+        buffers = [value for index in trained for value in self._networks[index].buffers()]
+        copies, random_state = [value.clone() for value in buffers], torch.get_rng_state()
+
+        def put_back() -> None:
+            for value, copy in zip(buffers, copies, strict=True):
+                value.copy_(copy)
+            torch.set_rng_state(random_state)
+
+        return put_back
 
     def _refuse_divergence(
-        self, total: Tensor, players: Sequence[int], statistics: list[tuple[Tensor, Tensor]]
+        self, total: Tensor, trained: Sequence[int], undo: Callable[[], None] | None
     ) -> None:
         """Stop before a step that would spoil the weights, in the state before it.
 
         Looking at a number makes a GPU wait, so there the losses are looked at when they are
-        logged.
+        logged; by then the weights may be spoilt, and what is left is last.ckpt.
 
         Args:
             total: the sum of all losses.
-            players: the networks that play.
-            statistics: what they were before, see `_running_statistics`.
+            trained: the networks that are trained.
+            undo: see `_snapshot`.
 
         Raises:
             Diverged: a loss is not finite.
         """
         self._unseen = self._unseen + total
-        if total.device.type != "cpu" and (self.step + 1) % LOG_INTERVAL:
+        if undo is None and (self.step + 1) % LOG_INTERVAL:
             return
         if not self._unseen.isfinite():
-            for value, before in statistics:
-                value.copy_(before)
-            raise self.diverged(self.step + 1, f"the losses of {self.method.suspects(players)}")
+            if undo is not None:
+                undo()
+            raise self.diverged(self.step + 1, f"the losses of {self.method.not_finite(trained)}")
         self._unseen = 0.0
 
     def diverged(self, step: int, what: str) -> Diverged:
@@ -149,7 +163,7 @@ class TrainingModule(pl.LightningModule):
         )
 
     def is_finite(self) -> bool:
-        """Whether the training can go on from here: weights, figures and optimizers are finite."""
+        """Whether the training can go on from here: weights, averages and optimizers are finite."""
         moments = (
             value
             for optimizer in self.trainer.optimizers
@@ -160,11 +174,29 @@ class TrainingModule(pl.LightningModule):
         return all(map(is_finite, (*self.state_dict().values(), *moments)))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:  # noqa: ARG002
-        """Score a batch with the best networks, in float32 as inference does."""
+        """Score a batch."""
         images, labels = batch
+        self._scored.append((self.score(images).scores, labels))
+
+    def score(self, images: Tensor) -> Scored:
+        """Score images (B, 3, S, S) in [-1, 1] as inference does, in float32."""
         with torch.autocast(images.device.type, enabled=False):
-            _, maps = self.method.scorer("best").score(images)
-        self._scored.append((image_scores(maps), labels))
+            return self.method.score(images, self.method.pairs(self.config.scoring.pairs))
+
+    def on_validation_start(self) -> None:
+        """Measure the anomaly maps of normal images, where scores are measured against them."""
+        if self.config.scoring.maps != "standardised":
+            return
+        pairs = self.method.pairs(self.config.scoring.pairs)
+        with torch.autocast(self.device.type, enabled=False):
+            maps = (
+                self.method.anomaly_maps(self.method.contrast(images), pairs)[1]
+                for images in self.trainer.datamodule.normal_images()
+            )
+            sums = self.method.map_scorer.sums(maps)
+        if is_several():
+            average_([sums])
+        self.method.map_scorer.measure(sums, self.step)
 
     def on_validation_epoch_end(self) -> None:
         """Log the AUROC of all three scores.
@@ -181,16 +213,16 @@ class TrainingModule(pl.LightningModule):
         if not all(values.isfinite().all() for values in scores.values()):
             raise self.diverged(self.step, "the anomaly scores")
         aurocs = {name: auroc(values, labels) for name, values in scores.items()}
-        current = aurocs[self.config.anomaly_score]
-        self.is_best = current > self.max_roc_auc
-        self.max_roc_auc = max(self.max_roc_auc, current)
+        current = aurocs[self.config.scoring.anomaly_score]
+        if current > self.max_roc_auc:
+            self.max_roc_auc, self.best_step = current, self.step
         self._report(
             {
                 "metrics/roc_auc": current,
                 "metrics/max_roc_auc": self.max_roc_auc,
                 **{f"metrics/roc_auc_{name}": value for name, value in aurocs.items()},
                 "metrics/training_time": self.training_seconds,
-                **self.method.figures(),
+                **self.method.state(),
             }
         )
 
@@ -207,8 +239,10 @@ class TrainingModule(pl.LightningModule):
         """Add what Lightning does not save, as plain values and tensors."""
         checkpoint["progress"] = {
             "step": self.step,
-            "max_roc_auc": self.max_roc_auc,
             "training_seconds": self.training_seconds,
+            "max_roc_auc": self.max_roc_auc,
+            "best_step": self.best_step,
+            "data": self.data,
         }
         checkpoint["random_state"] = {
             "cpu": torch.get_rng_state(),
@@ -220,6 +254,7 @@ class TrainingModule(pl.LightningModule):
         progress = checkpoint["progress"]
         self.step = progress["step"]
         self.max_roc_auc = progress["max_roc_auc"]
+        self.best_step = progress["best_step"]
         self._seconds_before = progress["training_seconds"]
         state = checkpoint["random_state"]
         torch.set_rng_state(state["cpu"])
@@ -227,8 +262,8 @@ class TrainingModule(pl.LightningModule):
             torch.cuda.set_rng_state_all(state["cuda"])
 
     def _report(self, values: dict[str, Any], **more: Any) -> None:
-        """Give figures to the loggers, under the number of batches done, and to the callbacks."""
-        figures = {name: float(value) for name, value in (values | more).items()}
-        self.log_dict(figures, logger=False)
+        """Give metrics to the loggers, under the number of batches done, and to the callbacks."""
+        metrics = {name: float(value) for name, value in (values | more).items()}
+        self.log_dict(metrics, logger=False)
         for logger in self.loggers:
-            logger.log_metrics(figures, step=self.step)
+            logger.log_metrics(metrics, step=self.step)

@@ -2,18 +2,16 @@
 
 import argparse
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from crn.errors import UserError
-from crn.experiments.jobs.workers import Workers, locked, say
+from crn.experiments.jobs import Workers, say, turn
 from crn.experiments.sweep.file import check_command, read_sweep
-from crn.experiments.sweep.jobs import SweepJobs
 from crn.experiments.sweep.report import summary, write_results
 from crn.experiments.sweep.study import COMPLETE, FAILED, Study
 from crn.system.files import require_writable_folder
-from crn.system.program import Parser, split_words, whole_number
+from crn.system.program import Parser, path, print_result, split_words, whole_number
 
 
 def run_sweep(argv: Sequence[str]) -> int:
@@ -36,15 +34,15 @@ def run_sweep(argv: Sequence[str]) -> int:
     check_command(sweep, arguments)
     folder = options.folder or Path("sweeps") / options.file.stem
     require_writable_folder(folder, "--folder")
-    with locked(folder):
-        study = Study(sweep, folder, arguments, options.seed)
+    with turn(folder) as lock:
+        study = Study(sweep, folder, arguments, count, options.seed, has_locks=bool(lock))
         if options.retry_failed:
             study.repeat(FAILED)
-    workers = Workers(SweepJobs(study, count), options.workers)
+    workers = Workers(study, options.workers, lambda: write_results(study))
     workers.run()
-    with locked(folder):
+    with turn(folder):
         results = write_results(study)
-    say(summary(study, results), sys.stdout)
+    print_result(summary(study, results))
     if workers.signal:
         say(f"stopped; to go on: python sweep.py {shlex.join(argv)}")
         return 128 + workers.signal
@@ -60,7 +58,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "What follows -- is added to every command, as in: -- --demo --cpu",
         allow_abbrev=False,
     )
-    parser.add_argument("file", metavar="FILE", type=Path, help="the sweep, a YAML file")
+    parser.add_argument("file", metavar="FILE", type=path, help="the sweep, a YAML file")
     parser.add_argument(
         "--count",
         type=whole_number(1),
@@ -77,7 +75,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument(
         "--folder",
-        type=Path,
+        type=path,
         metavar="DIR",
         help="where the study and its runs are (default: sweeps/NAME OF THE FILE)",
     )

@@ -1,6 +1,7 @@
 """A sweep's YAML file, in the form that W&B takes: what is searched, and how a run is started."""
 
 import math
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -84,6 +85,10 @@ class Sweep:
         words = [part for word in self.command for part in stands_for.get(word, [word])]
         return [*words, *more]
 
+    def described(self, configuration: Mapping[str, Any]) -> str:
+        """The values of the searched parameters, on one line."""
+        return "  ".join(f"{n}={short(configuration[n])}" for n in self.searched()) or self.program
+
     def definition(self) -> dict[str, Any]:
         """Plain values, equal for sweeps whose runs can be compared."""
         values = asdict(self) | {"command": list(self.command)}
@@ -93,6 +98,11 @@ class Sweep:
         }
         del values["run_cap"]
         return values
+
+
+def short(value: Any) -> str:
+    """A value of a parameter, for people."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value) or '""'
 
 
 def read_sweep(path: Path) -> Sweep:
@@ -174,7 +184,7 @@ def _sweep(content: Any) -> Sweep:
         raise UserError(f"run_cap takes a whole number from 1 on, not {run_cap!r}")
     metric, goal = _metric(content.get("metric"))
     return Sweep(
-        program=program,
+        program=os.path.expanduser(program),
         method=method,
         metric=metric,
         goal=goal,

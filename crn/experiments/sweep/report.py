@@ -1,10 +1,10 @@
-"""What people see of a sweep: messages, the table of the best runs, and results.csv."""
+"""What people see of a sweep: the table of the best runs, and results.csv."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from crn.experiments.sweep.file import Sweep
+from crn.experiments.sweep.file import short
 from crn.experiments.sweep.study import Result, Study
 from crn.system.files import written_whole
 from crn.system.text import spreadsheet_cell
@@ -13,13 +13,8 @@ from crn.system.text import spreadsheet_cell
 _SHOWN = 10
 
 
-def described(sweep: Sweep, configuration: Mapping[str, Any]) -> str:
-    """The values of the searched parameters, on one line."""
-    return "  ".join(f"{n}={_short(configuration[n])}" for n in sweep.searched()) or sweep.program
-
-
 def write_results(study: Study) -> list[Result]:
-    """Write results.csv, and return what is in it; the study is locked meanwhile."""
+    """Write results.csv, and return what is in it; in a turn."""
     results = study.results()
     with written_whole(study.folder / "results.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(_rows(study, results))
@@ -59,7 +54,7 @@ def summary(study: Study, results: Sequence[Result]) -> str:
             str(r.number),
             f"{r.value:.6g}",
             str(r.seconds),
-            *(_short(r.configuration[n]) for n in names),
+            *(short(r.configuration[n]) for n in names),
         ]
         for r in best[:_SHOWN]
     ]
@@ -72,7 +67,3 @@ def summary(study: Study, results: Sequence[Result]) -> str:
     states = [result.state for result in results]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     return "\n".join([*table, f"{counts or 'no runs'}: {study.folder / 'results.csv'}"])
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value) or '""'

@@ -2,16 +2,19 @@
 
 import math
 import random
-import signal
 import sqlite3
+import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
 
 from crn.errors import UserError
-from crn.experiments.jobs.process import is_attended, is_running, signal_group
+from crn.experiments.jobs import BEAT, Job, Outcome, log_dir
 from crn.experiments.sweep.file import Sweep
 from crn.experiments.sweep.parameters import Choice, Range
+from crn.system.files import set_aside
 
 if TYPE_CHECKING:
     import optuna
@@ -24,7 +27,9 @@ DATABASE = "study.db"
 WAITING, RUNNING, COMPLETE = "waiting", "running", "complete"
 FAILED, INTERRUPTED = "failed", "interrupted"
 
-# Seconds that a process waits for the database; sweep.py's lock leaves it to others for moments.
+# Seconds after its last sign of life when a run counts as one whose sweep.py has died.
+GRACE_PERIOD = 15
+# Seconds that a process waits for the database, which signs of life leave to others for moments.
 _PATIENCE = 60
 
 
@@ -46,33 +51,42 @@ class Result(NamedTuple):
 
 
 class Study:
-    """The runs of a sweep. Everything here, making one too, wants `jobs.workers.locked` around it.
+    """The runs of a sweep, as `jobs.Jobs`: everything but `beat`, making one too, wants a `turn`.
 
     Attributes:
         sweep: what is searched.
         folder: where the database and the runs' folders are.
-        arguments: words that follow the parameters.
     """
 
     def __init__(
-        self, sweep: Sweep, folder: Path, arguments: Sequence[str], seed: int | None
+        self,
+        sweep: Sweep,
+        folder: Path,
+        arguments: Sequence[str] = (),
+        count: int | None = None,
+        seed: int | None = None,
+        has_locks: bool = True,
     ) -> None:
         """Open the study in a folder, or make it.
 
         Args:
-            sweep, folder, arguments: see the attributes.
+            sweep, folder: see the attributes.
+            arguments: words that follow the parameters.
+            count: most runs of the study; None sets no limit.
             seed: of the suggestions; None draws one.
+            has_locks: whether the folder's file system has locks.
 
         Raises:
             UserError: Optuna is missing, or the database is damaged or that of another sweep.
         """
         self.sweep = sweep
         self.folder = folder
-        self.arguments = list(arguments)
+        self._arguments = list(arguments)
+        self._count = count
         self._seed = random.SystemRandom().randrange(2**32) if seed is None else seed
-        self._told_to_stop: set[int] = set()
-        self._study = _open(folder / DATABASE, sweep.goal)
-        definition = sweep.definition() | {"arguments after --": self.arguments}
+        self._seen_since: dict[int, float] = {}
+        self._study = _open(folder / DATABASE, sweep.goal, has_locks)
+        definition = sweep.definition() | {"arguments after --": self._arguments}
         known = self._study.user_attrs.get("definition")
         if known is None:
             self._study.set_user_attr("definition", definition)
@@ -87,11 +101,8 @@ class Study:
         """The folder of a run."""
         return self.folder / "runs" / f"{number:04d}"
 
-    def claim(self, count: int | None) -> "optuna.Trial | None":
+    def claim(self) -> Job | None:
         """Take the next run: first what was interrupted, then what is new.
-
-        Args:
-            count: most runs of the study; None sets no limit.
 
         Returns:
             None where there is nothing to start, now at least.
@@ -101,38 +112,51 @@ class Study:
         replaced = _replaced(trials)
         counted = [trial for trial in trials if trial.number not in replaced]
         waiting = [trial for trial in counted if _state(trial) == WAITING]
-        if len(counted) - len(waiting) >= self._limit(count):
+        if len(counted) - len(waiting) >= self._limit():
             return None
         if self.sweep.method == "grid" and not waiting:
             self._enqueue_point({trial.user_attrs.get("point") for trial in counted})
         # From the seed and the number, so that a sweep that goes on does not repeat its beginning.
         self._study.sampler = _sampler(self.sweep.method, f"{self._seed} {len(counted)}")
-        return self._study.ask(self._distributions())
+        trial = self._study.ask(self._distributions())
+        folder = self.run_folder(trial.number)
+        # Of a study that somebody has removed.
+        set_aside(folder)
+        job = Job(
+            trial,
+            f"run {trial.number}",
+            self.sweep.described(trial.params),
+            self.sweep.words(trial.params, f"--log-dir={log_dir(folder)}", *self._arguments),
+            folder,
+            self.sweep.metric,
+        )
+        self.beat(job)
+        trial.set_user_attr("has_beaten", True)
+        return job
 
-    def has_orphans(self) -> bool:
-        """Whether a program is still running whose sweep.py has died; it has been told to stop."""
-        folders = (self.run_folder(trial.number) for trial in self._running())
-        return any(is_running(folder) and not is_attended(folder) for folder in folders)
+    def is_over(self) -> bool:
+        """Whether all runs that go on have shown since that another process looks after them."""
+        now = time.monotonic()
+        numbers = [trial.number for trial in self._trials() if _state(trial) == RUNNING]
+        self._seen_since = {number: self._seen_since.get(number, now) for number in numbers}
+        return all(now - since > GRACE_PERIOD for since in self._seen_since.values())
 
-    def started(self, trial: "optuna.Trial", process: int) -> None:
-        """Record the process group of a run."""
-        trial.set_user_attr("process", process)
+    def beat(self, job: Job) -> None:
+        """Give a sign of life of a run."""
+        self._study._storage.record_heartbeat(job.key._trial_id)
 
-    def completed(self, trial: "optuna.Trial", seconds: float, value: float) -> None:
-        """Record a run that has ended well."""
-        trial.set_user_attr("seconds", seconds)
-        self._study.tell(trial, value)
-
-    def failed(self, trial: "optuna.Trial", seconds: float, error: str) -> None:
-        """Record a run that has failed."""
-        trial.set_user_attr("seconds", seconds)
-        trial.set_user_attr("error", error)
-        self._end(trial.number)
-
-    def interrupted(self, trial: "optuna.Trial", seconds: float) -> None:
-        """Record a run that was stopped, and queue it again."""
-        trial.set_user_attr("seconds", seconds)
-        self._end(trial.number)
+    def ended(self, job: Job, outcome: Outcome) -> None:
+        """Record what came of a run; one that was stopped is queued again."""
+        number = job.key.number
+        if self._trials()[number].state.is_finished():
+            return  # given up by another process, because this one was held up, and queued again
+        job.key.set_user_attr("seconds", outcome.seconds)
+        if outcome.value is not None:
+            self._study.tell(number, outcome.value)
+            return
+        if outcome.error:
+            job.key.set_user_attr("error", outcome.error)
+        self._end(number)
         self.repeat(INTERRUPTED)
 
     def repeat(self, state: str) -> None:
@@ -164,12 +188,9 @@ class Study:
     def _trials(self) -> "list[FrozenTrial]":
         return self._study.get_trials(deepcopy=False)
 
-    def _running(self) -> "list[FrozenTrial]":
-        return [trial for trial in self._trials() if _state(trial) == RUNNING]
-
-    def _limit(self, count: int | None) -> float:
+    def _limit(self) -> float:
         size = self.sweep.grid_size() if self.sweep.method == "grid" else math.inf
-        return min(size, math.inf if count is None else count)
+        return min(size, math.inf if self._count is None else self._count)
 
     def _enqueue_point(self, taken: set[int | None]) -> None:
         """Queue the first point of the grid that no run has.
@@ -185,24 +206,14 @@ class Study:
 
     def _recover(self) -> None:
         """Queue again what a sweep.py has left undone that died."""
-        for trial in self._running():
-            folder = self.run_folder(trial.number)
-            if is_attended(folder):
-                continue
-            if is_running(folder):
-                self._stop_orphan(trial)
-            else:
-                self._end(trial.number)
-        # Also those whose sweep.py died after it had ended them and before it had queued them.
-        self.repeat(INTERRUPTED)
+        from optuna.storages import fail_stale_trials
 
-    def _stop_orphan(self, trial: "FrozenTrial") -> None:
-        """Have it save itself, because nobody would learn whether it ends well."""
-        process = trial.user_attrs.get("process")
-        # Once: train.py does not save itself when it is told so again.
-        if process is not None and trial.number not in self._told_to_stop:
-            self._told_to_stop.add(trial.number)
-            signal_group(process, signal.SIGTERM)
+        fail_stale_trials(self._study)
+        for trial in self._trials():
+            # It died between the two calls of `claim`.
+            if _state(trial) == RUNNING and "has_beaten" not in trial.user_attrs:
+                self._end(trial.number)
+        self.repeat(INTERRUPTED)
 
     def _end(self, number: int) -> None:
         from optuna.trial import TrialState
@@ -210,7 +221,7 @@ class Study:
         self._study.tell(number, state=TrialState.FAIL)
 
 
-def _open(file: Path, goal: str) -> "optuna.Study":
+def _open(file: Path, goal: str, has_locks: bool) -> "optuna.Study":
     try:
         import optuna
         from sqlalchemy.exc import SQLAlchemyError
@@ -220,11 +231,22 @@ def _open(file: Path, goal: str) -> "optuna.Study":
         ) from None
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # Heartbeats are said to be for another way of running trials, and experimental.
+    warnings.filterwarnings("ignore", message="Heartbeat of storage")
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+    def connect() -> sqlite3.Connection:
+        # Processes and threads take turns where there are no locks, which SQLite wants by itself.
+        uri = f"file:{quote(str(file.absolute()))}{'' if has_locks else '?nolock=1'}"
+        return sqlite3.connect(uri, uri=True, timeout=_PATIENCE, check_same_thread=False)
+
     try:
         storage = optuna.storages.RDBStorage(
             f"sqlite:///{DATABASE}",
-            # The way to a file may hold characters that mean something else in a URL.
-            engine_kwargs={"creator": lambda: sqlite3.connect(file, timeout=_PATIENCE)},
+            # The way to a file may hold characters that mean something else in Optuna's URL.
+            engine_kwargs={"creator": connect},
+            heartbeat_interval=BEAT,
+            grace_period=GRACE_PERIOD,
         )
         return optuna.create_study(
             storage=storage, study_name="sweep", direction=goal, load_if_exists=True

@@ -3,22 +3,19 @@
 import argparse
 import importlib.util
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from crn.command_line import parse_options
 from crn.config import MODELS, Competition
 from crn.errors import UserError
-from crn.experiments.jobs.workers import Workers, locked, say
-from crn.experiments.tables.grid import DataSet, Grid, Run
-from crn.experiments.tables.jobs import GridJobs
-from crn.experiments.tables.tables import write_results
+from crn.experiments.jobs import Workers, say, turn
+from crn.experiments.tables.pages import write_results
+from crn.experiments.tables.trainings import DataSet, Grid, Run
 from crn.experiments.tables.trivial import trivial_aurocs
 from crn.system.files import require_writable_folder
-from crn.system.program import Parser, split_words, whole_number
-from datasets import layout_of
-from datasets.mvtec import CATEGORIES
+from crn.system.program import Parser, path, print_result, split_words, whole_number
+from datasets.layouts import CATEGORIES, layout_of
 
 _TABLES = ("mvtec", "panorama", "roadimages", "units")
 _SEEDS = (1, 2, 3)
@@ -30,7 +27,7 @@ _OF_THE_GRID = (
 )
 
 
-def run_benchmark(argv: Sequence[str]) -> int:
+def run_tables(argv: Sequence[str]) -> int:
     """Run what is left of a table's trainings, and write the table.
 
     Args:
@@ -46,12 +43,12 @@ def run_benchmark(argv: Sequence[str]) -> int:
     root = _root(options)
     data = _data_sets(options, root)
     runs = _runs(options, data)
-    folder = options.folder or Path("benchmark_results") / options.table
+    folder = options.folder or Path("table_results") / options.table
     require_writable_folder(folder, "--folder")
     command = f"python tables.py {shlex.join(argv)}"
     grid = Grid(runs, folder, options.table, root, flags, command)
     settings = [parse_options(grid.flags(run)) for run in runs]
-    with locked(folder):
+    with turn(folder):
         grid.open()
         if options.retry_failed:
             grid.forget_failed()
@@ -60,12 +57,12 @@ def run_benchmark(argv: Sequence[str]) -> int:
     def report() -> str:
         return write_results(grid, trivial)
 
-    with locked(folder):
+    with turn(folder):
         report()
-    workers = Workers(GridJobs(grid, report), options.workers)
+    workers = Workers(grid, options.workers, report)
     workers.run()
-    with locked(folder):
-        say(report(), sys.stdout)
+    with turn(folder):
+        print_result(report())
     if workers.signal:
         say(f"stopped; to go on: {command}")
         return 128 + workers.signal
@@ -91,7 +88,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument(
         "--root",
-        type=Path,
+        type=path,
         metavar="DIR",
         help="folder of the data set: of all categories for mvtec, of any data set for units "
         "(default: datasets/mvtec, datasets/panorama or datasets/roadimages; for units the last)",
@@ -134,9 +131,9 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument(
         "--folder",
-        type=Path,
+        type=path,
         metavar="DIR",
-        help="where trainings and results are (default: benchmark_results/TABLE)",
+        help="where trainings and results are (default: table_results/TABLE)",
     )
     parser.add_argument("--retry-failed", action="store_true", help="do failed trainings again")
     words, flags = split_words(argv)

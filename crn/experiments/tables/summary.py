@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from statistics import mean
 
-from crn.experiments.tables.grid import DataSet, Grid, Result
+from crn.experiments.tables.trainings import DataSet, Grid, Result
 
 
 @dataclass(frozen=True)

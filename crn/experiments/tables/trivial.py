@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from crn.config import Options
 from crn.errors import UserError
-from crn.experiments.jobs.workers import say
-from crn.experiments.tables.grid import DataSet
+from crn.experiments.jobs import say
+from crn.experiments.tables.trainings import DataSet
 from crn.system.files import written_whole
-from datasets import LAYOUTS
+from datasets.layouts import LAYOUTS
 from datasets.samples import TEST, TRAIN, list_samples
 
 if TYPE_CHECKING:
@@ -51,12 +51,13 @@ def trivial_aurocs(data: DataSet, options: Options, folder: Path) -> dict[str, f
 
 
 def _aurocs(data: DataSet, size: int) -> dict[str, float]:
+    from joblib import cpu_count
+
     from crn.evaluation.metrics import auroc
-    from crn.system.cores import available_cores
     from datasets.reader import read_images
 
     samples = list_samples(LAYOUTS[data.layout], data.path)
-    pixels = read_images(samples, size, available_cores()).pixels
+    pixels = read_images(samples, size, cpu_count()).pixels
     train, test = (
         pixels[[i for i, sample in enumerate(samples) if sample.split == split]].float()
         for split in (TRAIN, TEST)

@@ -1,14 +1,20 @@
 """The trainings of a table: which there are, which are done, and what came of them."""
 
 import json
+import shutil
+import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from crn.errors import UserError
-from crn.system.files import written_whole
+from crn.experiments.jobs import Job, Outcome, last_row, log_dir
+from crn.system.files import locked, written_whole
 
-_DEFINITION, _RESULT = "grid.json", "result.json"
+_TRAIN = Path(__file__).resolve().parents[3] / "train.py"
+_DEFINITION, _RESULT, _CHECKPOINTS = "grid.json", "result.json", "checkpoints"
+_LAST, _BEST, _SECONDS = "metrics/roc_auc", "metrics/max_roc_auc", "metrics/training_time"
 
 
 @dataclass(frozen=True)
@@ -17,7 +23,7 @@ class DataSet:
 
     Attributes:
         name: for tables and folders.
-        layout: of `datasets.LAYOUTS`.
+        layout: of `datasets.layouts.LAYOUTS`.
         path: its folder.
     """
 
@@ -65,7 +71,10 @@ class Result:
 
 
 class Grid:
-    """The trainings of a table. Each has a folder, in which result.json says that it has ended.
+    """The trainings of a table, as `jobs.Jobs`: what was stopped goes on from its checkpoint.
+
+    Each has a folder, in which result.json says that it has ended. It is locked by the process that
+    looks after it and by the training itself, which goes on where that process dies.
 
     Attributes:
         runs: all trainings, in the order in which they start.
@@ -91,6 +100,7 @@ class Grid:
         self.root = root
         self.extra = list(extra)
         self.command = command
+        self._locks: dict[Run, ExitStack] = {}
 
     def open(self) -> None:
         """Make the folder this table's.
@@ -157,6 +167,52 @@ class Grid:
     def results(self) -> list[Result]:
         """Those of all trainings that have ended."""
         return [result for run in self.runs if (result := self.result(run)) is not None]
+
+    def claim(self) -> Job | None:
+        """The next training that has not ended and that nobody is doing."""
+        for number, run in enumerate(self.runs, start=1):
+            if self.result(run) is not None or run in self._locks:
+                continue
+            folder = self.run_folder(run)
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = ExitStack()
+            try:
+                held = lock.enter_context(locked(folder))
+            except UserError:
+                continue
+            self._locks[run] = lock
+            return self._job(run, f"training {number} of {len(self.runs)}", held)
+        return None
+
+    def _job(self, run: Run, description: str, held: Sequence[int]) -> Job:
+        folder = self.run_folder(run)
+        checkpoints = folder / _CHECKPOINTS
+        more: list[str | Path] = ["--log-dir", log_dir(folder), "--checkpoint-path", checkpoints]
+        last = checkpoints / "last.ckpt"
+        if last.exists():
+            description += ", resumed"
+            more += ["--model-input", last]
+        words = [sys.executable, str(_TRAIN), *self.flags(run), *map(str, more)]
+        return Job(run, run.name, description, words, folder, _LAST, held)
+
+    def is_over(self) -> bool:
+        """Whether all trainings have ended, be it in another process."""
+        return len(self.results()) == len(self.runs)
+
+    def beat(self, job: Job) -> None:
+        """Nothing: the lock shows that a training goes on."""
+
+    def ended(self, job: Job, outcome: Outcome) -> None:
+        """Record the figures of the last validation, or the reason why there are none."""
+        if outcome.value is not None:
+            row = last_row(log_dir(job.folder), _LAST)
+            figures = float(row[_BEST]), float(row[_SECONDS]), int(row["step"])
+            self.record(job.key, Result(outcome.value, *figures))
+            # Gigabytes, which nobody needs any more.
+            shutil.rmtree(job.folder / _CHECKPOINTS, ignore_errors=True)
+        elif outcome.error:
+            self.record(job.key, Result(error=outcome.error))
+        self._locks.pop(job.key).close()
 
 
 def _write_json(path: Path, values: dict) -> None:

@@ -6,8 +6,8 @@ from statistics import mean, stdev
 from typing import Any
 
 from crn.command_line import parse_options
-from crn.experiments.tables.grid import DataSet, Grid
 from crn.experiments.tables.summary import Cell, Summary, summarize
+from crn.experiments.tables.trainings import DataSet, Grid
 from crn.experiments.tables.trivial import TRIVIAL
 from crn.system.files import written_whole
 from crn.system.text import printable, spreadsheet_cell

@@ -1,0 +1,189 @@
+"""What a training goes on from, and where its best state so far is."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from crn.checkpoints.reading import (
+    METHOD,
+    Checkpoint,
+    below,
+    check_state,
+    empty_method,
+    fits,
+    has,
+    read_checkpoint,
+)
+from crn.config import ModelConfig
+from crn.errors import UserError
+from crn.methods import Method
+from crn.system.files import written_whole
+from crn.system.hardware import is_finite
+from crn.training.optimizers import make_optimizer
+
+# In --checkpoint-path.
+BEST, LAST = "best.ckpt", "last.ckpt"
+
+# Parts of a checkpoint that training needs besides, and their types.
+_TRAINING_PARTS = {"optimizer_states": list, "random_state": dict}
+
+
+def read_training(path: Path) -> Checkpoint:
+    """As `read_checkpoint`, for one that training is to go on from.
+
+    Returns:
+        Of the checkpoint what training goes on from, all of it checked.
+
+    Raises:
+        UserError: see `read_checkpoint`; or what training needs is missing or does not fit.
+    """
+    checkpoint = read_checkpoint(path)
+    content, config = checkpoint.content, checkpoint.config
+    if not has(content, _TRAINING_PARTS):
+        raise UserError(f"{path}: holds no training state, so training cannot go on from it")
+    method = empty_method(config)
+    state = below(content["state_dict"], METHOD)
+    check_state(path, state, method.state_dict())
+    if len(state) != len(content["state_dict"]):
+        raise UserError(f"{path}: holds weights of nothing that it should have; it is damaged")
+    _check_random_state(path, content["random_state"])
+    kept = {
+        "progress": content["progress"],
+        "random_state": content["random_state"],
+        "state_dict": content["state_dict"],
+        "optimizer_states": _optimizer_states(path, content["optimizer_states"], config, method),
+    }
+    return Checkpoint(path, kept, config)
+
+
+def without_best(checkpoint: Checkpoint) -> Checkpoint:
+    """The same, as if no validation had been."""
+    progress = checkpoint.progress | {"max_roc_auc": -1.0, "best_step": 0}
+    return Checkpoint(
+        checkpoint.path, {**checkpoint.content, "progress": progress}, checkpoint.config
+    )
+
+
+def best_state_of(checkpoint: Checkpoint) -> Path | None:
+    """The file with the best state that a training had until its checkpoint, if there is one.
+
+    It is the checkpoint itself, or best.ckpt beside it.
+    """
+    if checkpoint.progress["step"] == checkpoint.progress["best_step"]:
+        return checkpoint.path
+    path = checkpoint.path.with_name(BEST)
+    theirs, mine = _progress(path), checkpoint.progress
+    same = ("max_roc_auc", "best_step", "data")
+    is_it = theirs["step"] == mine["best_step"] and all(theirs[name] == mine[name] for name in same)
+    return path if is_it else None
+
+
+def is_ahead(path: Path, checkpoint: Checkpoint) -> bool:
+    """Whether a file has a better state, which the training will reach again.
+
+    So it is where a run was killed after a validation and before last.ckpt was written again.
+    """
+    theirs, mine = _progress(path), checkpoint.progress
+    return (
+        theirs["step"] > mine["step"]
+        and theirs["max_roc_auc"] > mine["max_roc_auc"]
+        and theirs["data"] == mine["data"]
+    )
+
+
+def _progress(path: Path) -> dict[str, Any]:
+    """That of a checkpoint; of one at step 0 where there is none that can be read."""
+    try:
+        return read_checkpoint(path).progress
+    except UserError:
+        return {"step": 0, "max_roc_auc": -1.0, "best_step": 0, "data": ""}
+
+
+def is_same_file(one: Path, other: Path) -> bool:
+    """Whether both are there and are one file."""
+    return one.exists() and other.exists() and one.samefile(other)
+
+
+def copy_checkpoint(source: Path, path: Path) -> None:
+    """Copy a file so that under ``path`` there is all of it or nothing.
+
+    Raises:
+        UserError: the system refuses to.
+    """
+    with open(source, "rb") as file, written_whole(path) as copied:
+        shutil.copyfileobj(file, copied)
+
+
+def _check_random_state(path: Path, state: dict[str, Any]) -> None:
+    """Refuse what random generators do not take."""
+    generators = [(torch.Generator(), state.get("cpu"))]
+    cuda = state.get("cuda")
+    if isinstance(cuda, list) and len(cuda) == torch.cuda.device_count():
+        generators += [(torch.Generator(f"cuda:{i}"), each) for i, each in enumerate(cuda)]
+    try:
+        if not isinstance(cuda, list):
+            raise TypeError
+        for generator, theirs in generators:
+            generator.set_state(theirs)
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"{path}: its random state is damaged") from error
+
+
+def _optimizer_states(
+    path: Path, states: list[Any], config: ModelConfig, method: Method
+) -> list[dict[str, Any]]:
+    """The optimizers' states, with the settings that follow from the configuration.
+
+    Raises:
+        UserError: they are not those of the networks' optimizers.
+    """
+    networks = list(method.networks.values())
+    if len(states) != len(networks):
+        raise UserError(f"{path}: its optimizer states do not fit its options; it is damaged")
+    return [
+        _optimizer_state(path, state, config, [p.shape for p in network.parameters()])
+        for state, network in zip(states, networks, strict=True)
+    ]
+
+
+def _optimizer_state(
+    path: Path, state: Any, config: ModelConfig, shapes: list[torch.Size]
+) -> dict[str, Any]:
+    example = _example_of_optimizer(config, len(shapes))
+
+    def agrees(value: Any, like: Tensor | None, shape: torch.Size) -> bool:
+        if like is None:
+            return value is None
+        # One figure for the whole parameter, or one for each of its numbers.
+        right = fits(value, shape if like.ndim else like.shape, like.dtype)
+        return right and is_finite(value)
+
+    if not (
+        has(state, {"state": dict})
+        and state["state"].keys() <= example["state"].keys()
+        and all(
+            isinstance(buffers, dict)
+            and buffers.keys() == example["state"][index].keys()
+            and all(
+                agrees(buffers[name], like, shapes[index])
+                for name, like in example["state"][index].items()
+            )
+            for index, buffers in state["state"].items()
+        )
+    ):
+        raise UserError(f"{path}: its optimizer states do not fit its options; it is damaged")
+    return {"state": state["state"], "param_groups": example["param_groups"]}
+
+
+def _example_of_optimizer(config: ModelConfig, parameters: int) -> dict[str, Any]:
+    """The state of an optimizer of so many small parameters, after a step."""
+    small = [Parameter(torch.zeros(1)) for _ in range(parameters)]
+    for parameter in small:
+        parameter.grad = torch.zeros(1)
+    optimizer = make_optimizer(config.optimization, small)
+    optimizer.step()
+    return optimizer.state_dict()

@@ -1,0 +1,145 @@
+"""The layouts of data sets on disk: a function for each lists its samples. `LAYOUTS` has all."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from crn.errors import UserError
+from datasets.folders import by_name, contents, image_files, normal_form, subfolder
+from datasets.samples import ANOMALOUS, NORMAL, TEST, TRAIN, Sample, split_good_and_bad
+
+# Of MVTec AD.
+CATEGORIES = (
+    *("bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut"),
+    *("pill", "screw", "tile", "toothbrush", "transistor", "wood", "zipper"),
+)
+TILE_FOLDERS = ("height_files", "intensity_files")
+
+
+def mvtec(root: Path) -> Iterator[Sample]:
+    """Samples of CATEGORY/train/good, CATEGORY/test/DEFECT and CATEGORY/ground_truth/DEFECT.
+
+    A test image's key is DEFECT/NAME; names repeat between train/good and test/good, so a training
+    image's is train/good/NAME.
+
+    Raises:
+        UserError: a folder or a mask is missing.
+    """
+    if not os.path.isdir(root / "train") and any(root.glob("*/train/good")):
+        raise UserError(
+            f"{root}: holds several categories; give the folder of one, such as "
+            f"{min(root.glob('*/train/good')).parent.parent}"
+        )
+    for file in image_files(subfolder(subfolder(root, "train"), "good")):
+        yield Sample(f"train/good/{file.name}", (file,), TRAIN, NORMAL)
+    masks = _masks(root / "ground_truth")
+    for folder in contents(subfolder(root, "test")).folders:
+        for file in image_files(folder):
+            if folder.name == "good":
+                yield Sample(f"good/{file.name}", (file,), TEST, NORMAL)
+                continue
+            mask = None
+            if masks is not None:
+                mask = masks.get((normal_form(folder.name), normal_form(f"{file.stem}_mask")))
+                if mask is None:
+                    missing = root / "ground_truth" / folder.name / f"{file.stem}_mask.png"
+                    raise UserError(f"{missing}: no such file; {file} has to have a mask")
+            yield Sample(f"{folder.name}/{file.name}", (file,), TEST, ANOMALOUS, mask)
+
+
+def _masks(ground_truth: Path) -> dict[tuple[str, str], Path] | None:
+    """Masks by the kind of defect and the name; None where the data set comes without masks."""
+    if not os.path.isdir(ground_truth):
+        return None
+    kinds = {normal_form(folder.name): folder for folder in contents(ground_truth).folders}
+    return {
+        (kind, name): file
+        for kind, folder in kinds.items()
+        for name, file in by_name(contents(folder).images).items()
+    }
+
+
+def panorama(root: Path) -> list[Sample]:
+    """Samples of good_ones/* and bad_ones/*.
+
+    Raises:
+        UserError: a folder is missing or empty.
+    """
+    good = image_files(subfolder(root, "good_ones"))
+    bad = image_files(subfolder(root, "bad_ones"))
+    return split_good_and_bad(
+        [(file,) for file in good], [(file,) for file in bad], root / "good_ones"
+    )
+
+
+def road_images(root: Path) -> list[Sample]:
+    """Samples of {good_ones,bad_ones}/{height_files,intensity_files}/*, paired by file stem.
+
+    Raises:
+        UserError: a folder is missing or empty, or a height or an intensity image has no partner.
+    """
+    good, bad = (road_tiles(subfolder(root, name)) for name in ("good_ones", "bad_ones"))
+    return split_good_and_bad(good, bad, root / "good_ones")
+
+
+def road_tiles(folder: Path) -> list[tuple[Path, Path]]:
+    """The height and the intensity image of every tile in a folder, sorted by stem.
+
+    Raises:
+        UserError: see `road_images`.
+    """
+    heights, intensities = (by_name(image_files(subfolder(folder, n))) for n in TILE_FOLDERS)
+    unpaired = sorted(heights.keys() ^ intensities.keys())
+    if unpaired:
+        shown = ", ".join(unpaired[:5]) + (", ..." if len(unpaired) > 5 else "")
+        raise UserError(
+            f"{folder / 'height_files'} and {folder / 'intensity_files'} do not pair: "
+            f"{len(unpaired)} without a partner ({shown})"
+        )
+    return [(heights[stem], intensities[stem]) for stem in sorted(heights)]
+
+
+def folder(root: Path) -> list[Sample]:
+    """Samples of all images below a folder; the key is the path below it.
+
+    A folder with height_files/ and intensity_files/ holds road tiles, paired by file stem; the key
+    is that of the height image. A folder that is reached twice, through links, is read once.
+
+    Raises:
+        UserError: a folder cannot be read, or road tiles do not pair.
+    """
+    samples = _images_below(root, root, set())
+    return sorted(samples, key=lambda sample: [normal_form(n) for n in sample.key.split("/")])
+
+
+def _images_below(place: Path, root: Path, visited: set[str]) -> Iterator[Sample]:
+    real = os.path.realpath(place)
+    if real in visited:
+        return
+    visited.add(real)
+    inside = contents(place)
+    groups: list[tuple[Path, ...]] = [(file,) for file in inside.images]
+    folders = inside.folders
+    if set(TILE_FOLDERS) <= {path.name for path in folders}:
+        groups += road_tiles(place)
+        folders = [path for path in folders if path.name not in TILE_FOLDERS]
+    for files in groups:
+        yield Sample(files[0].relative_to(root).as_posix(), files, TEST, None)
+    for path in folders:
+        yield from _images_below(path, root, visited)
+
+
+LABELLED: dict[str, Callable[[Path], Iterable[Sample]]] = {
+    "MVTec": mvtec,
+    "Panorama": panorama,
+    "RoadImages": road_images,
+}
+# With those that have no labels: they are for inference only.
+LAYOUTS = {**LABELLED, "Folder": folder}
+
+
+def layout_of(root: Path) -> str:
+    """The layout, of those with labels, that a folder seems to have."""
+    if (root / "train").is_dir():
+        return "MVTec"
+    return "RoadImages" if (root / "good_ones" / TILE_FOLDERS[0]).is_dir() else "Panorama"

@@ -1,0 +1,176 @@
+"""That the networks learn what they are trained to, and are scored as they were trained."""
+
+import copy
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import smooth_images
+from torch.nn.functional import l1_loss
+
+from benchmarks.naive import NaiveStep
+from benchmarks.step import make_model, train_steps
+from crn.config import Adversarial, Competition, ModelConfig, Network, Optimization, Scoring
+from crn.methods import make_method
+from crn.methods.encoder_decoder import IMAGES, RECONSTRUCTIONS
+
+STEPS = 10
+
+
+# --- the step ---
+
+
+@pytest.mark.parametrize(("imsize", "batch_size"), [(8, 4), (16, 1)])
+def test_a_training_is_that_of_the_plain_step(imsize, batch_size):
+    # In float64: Adam divides gradients by their size, and so makes rounding grow from step to
+    # step; in float32 it reaches a few thousandths here, whatever computes the same function.
+    model = make_model(imsize, batch_size, units=2).double()
+    naive = NaiveStep(model.config, model.method.units)
+    torch.manual_seed(1)
+    batches = torch.rand(STEPS, batch_size, 3, imsize, imsize, dtype=torch.double) * 2 - 1
+    mine = train_steps(model, batches)
+    plain = []
+    for step, x in enumerate(batches):
+        plain.append(naive(x, *model.method.trained_in(model.config.seed, step)))
+    for name in ("reconstruction", "feedback"):
+        expected = torch.tensor([losses[name] for losses in plain])
+        actual = torch.tensor([losses[name] for losses in mine])
+        torch.testing.assert_close(actual, expected, rtol=1e-6, atol=0)
+
+
+def test_bfloat16_reaches_the_same_losses():
+    model = make_model(8, 4, units=2)
+    naive = NaiveStep(model.config, model.method.units)
+    torch.manual_seed(1)
+    batches = torch.rand(STEPS, 4, 3, 8, 8) * 2 - 1
+    mine = [losses["feedback"] for losses in train_steps(model, batches, bf16=True)]
+    plain = [naive(x, 0, 1)["feedback"] for x in batches]
+    assert np.mean(mine) == pytest.approx(np.mean(plain), rel=0.02)
+
+
+SCHEDULERS = {
+    "": (),
+    "step": ("--lr-factor", 0.5, "--lr-steps", "25", "75"),
+    "exponential": ("--lr-factor", 0.2),
+    "cosine": (),
+}
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("model", ["crn", "dagan"])
+def test_optimizers_use_the_learning_rate_of_the_scheduler(
+    run_main, read_only_panorama: Path, tmp_path: Path, scheduler: str, model: str
+) -> None:
+    more = ("--num-competitive-units", 2) if model == "crn" else ()
+    finished = run_main(
+        "--cpu", "--imsize", 8, "--max-network-depth", 1, "--batch-size", 2, "--model", model,
+        "--training-steps", 8, "--lr", 0.01, "--lr-scheduler", scheduler, *SCHEDULERS[scheduler],
+        *more, "--dataset", "Panorama", "--dataset-path", read_only_panorama,
+        "--checkpoint-path", "kept",
+    )  # fmt: skip
+    assert finished.status == 0, finished.err
+    checkpoint = torch.load(tmp_path / "kept/last.ckpt", weights_only=True)
+    # Of the last step, which is number 7 from 0 on.
+    expected = {
+        "": 0.01,
+        "step": 0.01 * 0.5**2,
+        "exponential": 0.01 * 0.2 ** (7 / 8),
+        "cosine": 0.01 * (1 + np.cos(np.pi * 7 / 8)) / 2,
+    }[scheduler]
+    for state in checkpoint["optimizer_states"]:
+        assert [group["lr"] for group in state["param_groups"]] == [pytest.approx(expected)]
+
+
+def test_a_missing_optimizer_step_does_not_keep_a_training_from_ending(
+    run_main, read_only_panorama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pytorch_lightning.core.optimizer.LightningOptimizer.step", lambda self: 0)
+    finished = run_main(
+        "--cpu", "--imsize", 8, "--max-network-depth", 1, "--num-competitive-units", 2,
+        "--training-steps", 5, "--dataset", "Panorama", "--dataset-path", read_only_panorama,
+    )  # fmt: skip
+    assert finished.status == 0
+    assert "trained 5 steps" in finished.err
+
+
+# --- evaluation computes what was trained ---
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance", "none"])
+@pytest.mark.parametrize("model", ["crn", "dagan"])
+def test_evaluation_agrees_with_training_in_both_roles(model: str, norm: str) -> None:
+    torch.manual_seed(0)
+    network = Network(imsize=16, max_network_depth=3, norm=norm)
+    # Two units, so that each has been trained in every step.
+    competition = Competition(2, discrimination_weight=0.2)
+    config = ModelConfig(model, network, competition, Adversarial(), Optimization(), Scoring(), 1)
+    method = make_method(config)
+    optimizer = torch.optim.Adam(method.parameters(), lr=2e-4)
+    images = smooth_images(16, 16, seed=0)
+    for step in range(90):
+        # Statistics follow the weights: in the end these rest.
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-4 if step < 40 else 0.0
+        optimizer.zero_grad()
+        method.training_losses(images, method.trained_in(1, step))[0].backward()
+        optimizer.step()
+
+    generator, discriminator = (
+        (method.units[0], method.units[1])
+        if model == "crn"
+        else (method.generator, method.discriminator)
+    )
+    trained = copy.deepcopy((generator, discriminator))
+    method.eval()
+    with torch.no_grad():
+        r = generator(images)
+        as_trained = l1_loss(trained[0](images), images).item()
+        assert l1_loss(r, images).item() == pytest.approx(as_trained, rel=0.03)
+        as_trained = l1_loss(trained[1](r, RECONSTRUCTIONS), r).item()
+        assert l1_loss(discriminator(r, RECONSTRUCTIONS), r).item() == pytest.approx(
+            as_trained, rel=0.03
+        )
+        if model == "dagan":
+            as_trained = l1_loss(trained[1](images, IMAGES), images).item()
+            mine = l1_loss(discriminator(images), images).item()
+            assert mine == pytest.approx(as_trained, rel=0.03)
+        if norm == "batch":
+            # The two kinds of input do differ: one set of statistics would fit neither.
+            assert l1_loss(discriminator(r), discriminator(r, RECONSTRUCTIONS)).item() > 0.005
+
+
+# --- it learns ---
+
+
+def test_training_learns_and_inference_scores_as_the_last_validation(
+    run_main, easy_set: Path, tmp_path: Path
+) -> None:
+    """With w_rec > w_fb and a gentle discriminator, unlike the published weights."""
+    data = ("--dataset", "Panorama", "--dataset-path", easy_set)
+    finished = run_main(
+        "--cpu", "--precision", 32, "--imsize", 16, "--max-network-depth", 3, "--batch-size", 8,
+        "--num-competitive-units", 2, "--training-steps", 120, "--lr", 1e-3, "--seed", 1,
+        "--reconstruction-weight", 1, "--feedback-weight", 0.3, "--discrimination-weight", 0.05,
+        "--anomaly-score", "reconstruction", "--validation-interval", 120,
+        "--checkpoint-path", "kept", *data,
+    )  # fmt: skip
+    assert finished.status == 0, finished.err
+    rows = list(csv.DictReader((tmp_path / "logged_metrics/version_0/metrics.csv").open()))
+    losses = [float(row["losses/reconstruction"]) for row in rows if row["losses/reconstruction"]]
+    assert losses[-1] < losses[0] / 2
+    assert float(rows[-1]["metrics/roc_auc"]) > 0.9
+
+    scored = run_main(
+        "--mode", "inference", "--cpu", "--model-input", "kept/last.ckpt",
+        "--anomaly-score-file", "scores.csv", *data,
+    )  # fmt: skip
+    assert scored.status == 0, scored.err
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["anomaly_score"] == "reconstruction"  # as trained, without being asked
+    for score in ("reconstruction", "residual", "discrimination"):
+        assert metrics["scores"][score]["auroc"] == pytest.approx(
+            float(rows[-1][f"metrics/roc_auc_{score}"]), abs=1e-6
+        )

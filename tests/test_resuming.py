@@ -1,0 +1,283 @@
+"""Going on from a checkpoint: what is kept, what is taken over, and what starts anew."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import REPOSITORY
+from test_runs import assert_same_states, read_table
+
+from crn.checkpoints.reading import read_checkpoint
+from crn.config import GROUPS, ModelConfig
+from crn.option import flag
+
+SMALL = (
+    "--cpu", "--imsize", 8, "--max-network-depth", 2, "--num-competitive-units", 2,
+    "--batch-size", 2, "--seed", 1,
+)  # fmt: skip
+
+
+@pytest.fixture
+def train(run_main, read_only_mvtec_category):
+    """Train on a miniature category; a checkpoint brings what is small about it."""
+    data = ("--dataset", "MVTec", "--dataset-path", read_only_mvtec_category, "--cpu")
+
+    def run(*words: Any):
+        small = () if "--model-input" in words else SMALL
+        return run_main(*data, *small, "--validation-interval", 2, *words)
+
+    return run
+
+
+@pytest.fixture
+def trained(train, tmp_path: Path) -> Path:
+    """A folder with the checkpoints of ten steps, the best validation well before the last."""
+    finished = train("--training-steps", 10, "--checkpoint-path", "kept")
+    assert finished.status == 0, finished.err
+    return tmp_path / "kept"
+
+
+def name(paths) -> set[str]:
+    return {path.name for path in paths}
+
+
+def step_of(path: Path) -> int:
+    return read_checkpoint(path).progress["step"]
+
+
+def stop_early(train, tmp_path: Path) -> Path:
+    """A folder whose best.ckpt is of an earlier step than its last.ckpt."""
+    for seed in range(2, 12):
+        folder = tmp_path / f"seed_{seed}"
+        assert (
+            train("--training-steps", 10, "--checkpoint-path", folder, "--seed", seed).status == 0
+        )
+        if 2 <= step_of(folder / "best.ckpt") < 10:
+            return folder
+    pytest.fail("the last validation of every seed was the best")
+
+
+# --- nothing is lost ---
+
+
+def test_going_on_from_the_best_state_keeps_the_last_one(train, tmp_path: Path) -> None:
+    kept = stop_early(train, tmp_path)
+    best, last = (torch.load(kept / f"{n}.ckpt", weights_only=True) for n in ("best", "last"))
+    finished = train(
+        "--model-input", kept / "best.ckpt", "--checkpoint-path", kept, "--lr", 1e-9,
+        "--training-steps", best["progress"]["step"] + 1,
+    )  # fmt: skip
+    assert finished.status == 0, finished.err
+    assert {"best.ckpt", "last.ckpt", "last-v1.ckpt"} <= name(kept.iterdir())
+    aside = torch.load(kept / "last-v1.ckpt", weights_only=True)
+    assert aside["progress"] == last["progress"]
+    assert f"kept the earlier {kept}/last.ckpt as last-v1.ckpt" in finished.err
+
+
+def test_picture_grids_are_kept(train, trained: Path, tmp_path: Path) -> None:
+    grids = ("--image-output-path", "pictures", "--image-output-interval", 2)
+    for _ in range(2):
+        going_on = ("--model-input", trained / "last.ckpt", "--training-steps", 12)
+        assert train(*going_on, *grids).status == 0
+    written = name((tmp_path / "pictures/training").iterdir())
+    assert written == {"step_000012.png", "step_000012-v1.png"}
+
+
+def test_the_best_state_comes_along_into_a_new_folder(train, tmp_path: Path) -> None:
+    kept = stop_early(train, tmp_path)
+    before = read_checkpoint(kept / "best.ckpt").progress
+    finished = train(
+        "--model-input", kept / "last.ckpt", "--checkpoint-path", "new", "--training-steps", 11,
+        "--lr", 1e-9,
+    )  # fmt: skip
+    assert finished.status == 0, finished.err
+    after = read_checkpoint(tmp_path / "new/best.ckpt").progress
+    assert after["max_roc_auc"] >= before["max_roc_auc"]
+    assert f"{after['max_roc_auc']:.3f} at the best" in finished.err
+
+
+def test_without_its_best_state_the_best_so_far_starts_anew(train, tmp_path: Path) -> None:
+    kept = stop_early(train, tmp_path)
+    (kept / "best.ckpt").unlink()
+    finished = train(
+        "--model-input", kept / "last.ckpt", "--checkpoint-path", "new", "--training-steps", 12,
+    )  # fmt: skip
+    assert finished.status == 0, finished.err
+    assert "the best validation so far is forgotten: there is no best.ckpt" in finished.err
+    *_, last = read_table(tmp_path / "logged_metrics" / newest(tmp_path) / "metrics.csv")
+    assert last["metrics/max_roc_auc"] == last["metrics/roc_auc"]
+    assert step_of(tmp_path / "new/best.ckpt") == 12
+
+
+def newest(folder: Path) -> str:
+    versions = (folder / "logged_metrics").iterdir()
+    return max(versions, key=lambda path: int(path.name.rpartition("_")[2])).name
+
+
+@pytest.mark.parametrize("change", ["score", "images"])
+def test_the_best_so_far_is_about_one_score_and_one_data_set(
+    run_main, train, read_only_panorama: Path, tmp_path: Path, change: str
+) -> None:
+    kept = stop_early(train, tmp_path)
+    # As if nothing could ever be better.
+    content = torch.load(kept / "best.ckpt", weights_only=True)
+    for path in (kept / "best.ckpt", kept / "last.ckpt"):
+        content = torch.load(path, weights_only=True)
+        content["progress"]["max_roc_auc"] = 1.0
+        torch.save(content, path)
+    going_on = ("--model-input", kept / "last.ckpt", "--checkpoint-path", kept)
+    if change == "score":
+        finished = train(*going_on, "--training-steps", 12, "--anomaly-score", "reconstruction")
+    else:
+        data = ("--dataset", "Panorama", "--dataset-path", read_only_panorama, "--cpu")
+        finished = run_main(*data, *going_on, "--training-steps", 12)
+    assert finished.status == 0, finished.err
+    assert "the best validation so far is forgotten: it was of" in finished.err
+    progress = read_checkpoint(kept / "best.ckpt").progress
+    assert (progress["step"], progress["best_step"]) == (12, 12)
+    assert step_of(kept / "best-v1.ckpt") < 10
+
+
+# --- what a checkpoint decides ---
+
+
+def decided_options() -> list[str]:
+    fields = [each for group in GROUPS.values() for each in group.__dataclass_fields__.values()]
+    own = {"anomaly_score", "seed", "batch_size"}
+    names = {*ModelConfig.option_names(), *own} - {"epochs", "training_steps"}
+    return sorted(
+        each.name for each in fields if each.name in names and "dagan" not in each.metadata["model"]
+    )
+
+
+@pytest.mark.parametrize("mode", ["train", "inference", "export"])
+def test_options_can_be_typed_as_the_checkpoint_has_them(
+    run_main, train, read_only_mvtec_category: Path, tmp_path: Path, mode: str
+) -> None:
+    unusual = (
+        "--lr-scheduler",
+        "step",
+        "--lr-steps",
+        20,
+        50,
+        "--optimizer",
+        "sgd",
+        "--improved",
+        0,
+    )
+    assert train("--training-steps", 2, "--checkpoint-path", "kept", *unusual).status == 0
+    values = read_checkpoint(tmp_path / "kept/last.ckpt").config.values()
+    words: list[Any] = ["--mode", mode, "--cpu", "--model-input", "kept/last.ckpt"]
+    for option in decided_options():
+        value = values[option]
+        text = list(value) if isinstance(value, tuple) else [value]
+        words += [flag(option), *map(str, text)]
+    words += {
+        "train": ["--training-steps", 3],
+        "inference": ["--anomaly-score-file", "scores.csv"],
+        "export": ["--export-path", "model.onnx"],
+    }[mode]
+    if mode != "export":
+        words += ["--dataset", "MVTec", "--dataset-path", read_only_mvtec_category]
+    finished = run_main(*words)
+    assert finished.status == 0, finished.err
+
+
+def test_inference_and_export_use_the_score_of_the_training(
+    run_main, train, read_only_mvtec_category: Path, tmp_path: Path
+) -> None:
+    score = ("--anomaly-score", "discrimination")
+    assert train("--training-steps", 2, "--checkpoint-path", "kept", *score).status == 0
+    common = ("--cpu", "--model-input", "kept/last.ckpt")
+    data = ("--dataset", "MVTec", "--dataset-path", read_only_mvtec_category)
+    for more, expected in ((), "discrimination"), (("--anomaly-score", "residual"), "residual"):
+        scored = run_main(
+            "--mode", "inference", *common, *data, "--anomaly-score-file", f"{expected}.csv", *more
+        )
+        assert scored.status == 0, scored.err
+        assert list(read_table(tmp_path / f"{expected}.csv")[0])[3] == expected
+        exported = run_main("--mode", "export", *common, "--export-path", "model.onnx", *more)
+        assert exported.status == 0, exported.err
+        assert f"anomaly_score={expected}" in exported.err
+    assert json.loads((tmp_path / "metrics.json").read_text())["anomaly_score"] == "residual"
+
+
+@pytest.mark.parametrize(
+    ("version", "word"), [(None, "an older"), (1, "an older"), (99, "a newer")]
+)
+def test_checkpoints_of_other_versions_say_so(
+    run_main, trained: Path, read_only_mvtec_category: Path, version: int | None, word: str
+) -> None:
+    content = torch.load(trained / "last.ckpt", weights_only=True)
+    del content["format"]
+    if version is not None:
+        content["format"] = version
+    torch.save(content, "other.ckpt")
+    data = ("--dataset", "MVTec", "--dataset-path", read_only_mvtec_category)
+    for mode in ("train", "inference"):
+        finished = run_main("--mode", mode, "--cpu", *data, "--model-input", "other.ckpt")
+        assert finished.status == 2
+        assert finished.err.startswith(f"train.py: error: other.ckpt: is of {word} version")
+        assert finished.err.count("\n") == 1
+
+
+# --- a process alone, whatever is in its environment ---
+
+SLURM = {
+    "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "0",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {**SLURM, "SLURM_NTASKS": "1"},
+        {**SLURM, "SLURM_NTASKS": "4", "SLURM_PROCID": "2", "SLURM_LOCALID": "2"},
+        {"RANK": "3", "LOCAL_RANK": "3", "WORLD_SIZE": "4", "MASTER_PORT": "1"},
+        {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "PMI_RANK": "1"},
+        {"LSB_JOBID": "5", "LSB_DJOB_RANKFILE": "/nowhere", "JSM_NAMESPACE_RANK": "1"},
+    ],
+    ids=["one task", "one of four tasks", "launcher", "mpi", "lsf"],
+)
+def test_a_run_without_devices_is_one_process(
+    run_train, trained: Path, read_only_mvtec_category: Path, tmp_path: Path, environment: dict
+) -> None:
+    words = (
+        *SMALL, "--dataset", "MVTec", "--dataset-path", read_only_mvtec_category,
+        "--validation-interval", 2, "--training-steps", 10, "--checkpoint-path", "alone",
+    )  # fmt: skip
+    # Lightning would go on from it, unasked.
+    (tmp_path / "hpc_ckpt_1.ckpt").write_bytes((trained / "last.ckpt").read_bytes())
+    finished = run_train(*words, cwd=tmp_path, timeout=60, **environment)
+    assert finished.returncode == 0, finished.stderr
+    assert "trained 10 steps" in finished.stderr
+    assert_same_states(tmp_path / "alone/last.ckpt", trained / "last.ckpt")
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
+def test_signals_of_clusters_and_closed_terminals_save_and_stop(
+    read_only_road_images: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    words = (
+        *SMALL, "--dataset", "RoadImages", "--dataset-path", read_only_road_images,
+        "--training-steps", 100_000, "--validation-interval", 1, "--checkpoint-path", "kept",
+    )  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "train.py"), *map(str, words)],
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True, env={**os.environ, **SLURM},
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("step 2/"):
+                break
+        process.send_signal(number)
+        rest = process.stderr.read()
+    assert process.returncode == 128 + number, rest
+    assert step_of(tmp_path / "kept/last.ckpt") >= 2
