@@ -6,17 +6,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from crn.config import (
-    Adversarial,
-    Competition,
-    Data,
-    Network,
-    Optimization,
-    Options,
-    Output,
-    Run,
-    Scoring,
-)
+from crn.config import GROUPS, Options
 from crn.evaluation.maps import AnomalyMaps
 from crn.evaluation.metrics import evaluate
 from crn.evaluation.results import InferenceResults, ModelFacts, ScoredImage, Thresholds
@@ -36,15 +26,14 @@ PANEL_SHADES = {"input": 60, "reconstruction": 120, "overlay": 180, "mask": 255}
 
 def options(**changes: Any) -> Options:
     plain = Options(
-        Run(mode="inference", model_input=Path("model.ckpt"), seed=1),
-        Data(dataset="MVTec", dataset_path=Path("data/wid<b>get")),
-        Network(),
-        Competition(),
-        Adversarial(),
-        Optimization(),
-        Scoring(),
-        Output(image_output_path=Path("out")),
-        frozenset({"seed", "dataset"}),
+        **{name: group() for name, group in GROUPS.items()}, given=frozenset({"seed", "dataset"})
+    ).replace(
+        mode="inference",
+        model_input=Path("model.ckpt"),
+        seed=1,
+        dataset="MVTec",
+        dataset_path=Path("data/wid<b>get"),
+        image_output_path=Path("out"),
     )
     return plain.replace(**changes)
 
