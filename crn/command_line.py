@@ -11,7 +11,7 @@ from typing import Any
 from crn.config import GROUPS, Options
 from crn.errors import UserError
 from crn.option import allowed, counts, flag, is_list, option_names, value_type
-from crn.system.program import Parser, path
+from crn.system.program import Parser, typed_path
 from crn.system.text import shown
 
 # What --demo sets, unless the flag is typed as well.
@@ -114,7 +114,7 @@ _CONVERTERS: dict[type, Callable[[str], Any]] = {
     int: _whole_number,
     float: _number,
     str: str,
-    Path: path,
+    Path: typed_path,
 }
 
 
