@@ -79,18 +79,13 @@ class Masks(Sequence[np.ndarray | None]):
     def __len__(self) -> int:
         return len(self._packed)
 
-    def __getitem__(self, index: int) -> np.ndarray | None:
+    def __getitem__(self, index: int) -> np.ndarray | None:  # type: ignore[override]  # no slices
         packed = self._packed[index]
         if packed is None:
             return None
         height, width = self._sizes[index]
         bits = np.frombuffer(zlib.decompress(packed), np.uint8)
         return np.unpackbits(bits, count=height * width).view(bool).reshape(height, width)
-
-
-def read_mask(sample: Sample, size: tuple[int, int]) -> np.ndarray | None:
-    """As `Masks`, of one sample."""
-    return None if sample.mask is None else _read(sample, size)[0]
 
 
 def _read(sample: Sample, size: tuple[int, int]) -> tuple[np.ndarray, str]:

@@ -17,7 +17,7 @@ from crn.system.files import set_aside, written_whole
 from crn.system.text import file_name
 from crn.system.threads import in_threads
 from datasets.memory import normalize
-from datasets.reader import MAX_PIXELS, Images, read_own_size
+from datasets.reader import MAX_PIXELS, Images
 from datasets.samples import Sample
 
 log = logging.getLogger(__name__)
@@ -65,8 +65,7 @@ class ResultPictures:
 
         That is the size of the image's file, but made smaller where a side is longer than
         `PANEL_SIZE`. They are "input", "reconstruction", "overlay" (the anomaly map over the image,
-        with contours) and, where there is one, "mask". The file is decoded anew; `threads` threads
-        may ask at a time.
+        with contours) and, where there is one, "mask". `threads` threads may ask at a time.
         """
         image, mask = self._own_image(index), self.masks[index]
         image.thumbnail((PANEL_SIZE, PANEL_SIZE))
@@ -120,7 +119,7 @@ class ResultPictures:
 
     def _own_image(self, index: int) -> Image.Image:
         """The image in the size of its file."""
-        return to_image(read_own_size(self.samples[index]).round().byte())
+        return to_image(self.images.own(index))
 
     def _row(self, index: int, low: float, high: float) -> Image.Image:
         return side_by_side(
