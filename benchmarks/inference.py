@@ -6,7 +6,7 @@ import statistics
 import torch
 
 from benchmarks.step import make_model, seconds
-from crn.methods.scores import image_scores, ordered_pairs, score_pairs
+from crn.methods.scores import ordered_pairs
 from crn.system.hardware import pick_device, set_up_cpu
 
 UNITS = 4
@@ -29,8 +29,8 @@ def main() -> None:
             for pairs in ([(0, 1)], ordered_pairs(UNITS)):
 
                 @torch.inference_mode()
-                def score(x=x, units=model.method.units, pairs=pairs):
-                    return image_scores(score_pairs(x, units, pairs)[1])["residual"].tolist()
+                def score(x=x, method=model.method, pairs=pairs):
+                    return method.score(x, pairs).scores["residual"].tolist()
 
                 score()
                 times = [seconds(score) for _ in range(arguments.repeats)]

@@ -63,8 +63,9 @@ def main() -> None:
         from crn.command_line import parse_options
 
         with run.without_garbage_collection():
+            import pytorch_lightning as pl
+
             import crn.train  # noqa: F401
-            from crn.system.lightning import pl
             from crn.train import data
             from crn.training.callbacks import Checkpoints
             from crn.training.module import TrainingModule

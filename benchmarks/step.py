@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from benchmarks.naive import NaiveStep
-from crn.config import Adversarial, Competition, ModelConfig, Network, Optimization
+from crn.config import Adversarial, Competition, ModelConfig, Network, Optimization, Scoring
 from crn.system.hardware import has_fast_bfloat16, pick_device, set_up_cpu
-from crn.system.lightning import pl
 from crn.train import quiet_lightning
 from crn.training.module import TrainingModule
 
@@ -38,8 +38,8 @@ def make_model(imsize: int, batch_size: int, units: int) -> TrainingModule:
         Competition(num_competitive_units=units),
         Adversarial(),
         Optimization(batch_size=batch_size),
+        scoring=Scoring(),
         seed=0,
-        anomaly_score="residual",
     )
     return TrainingModule(config)
 

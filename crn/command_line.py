@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from crn.config import GROUPS, Options
+from crn.config import GROUPS, RECIPES, Options
 from crn.errors import UserError
 from crn.option import (
     allowed,
@@ -48,7 +48,7 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
         UserError: a flag is unknown, out of range, or contradicts another one.
     """
     given = vars(_build_parser().parse_args(argv))
-    values = _with_demo_profile(given)
+    values = _with_defaults(given)
     try:
         groups = {
             name: group(**{k: values[k] for k in option_names(group) if k in values})
@@ -141,10 +141,12 @@ class _ListAction(argparse.Action):
             raise argparse.ArgumentError(self, str(error)) from None
 
 
-def _with_demo_profile(given: dict[str, Any]) -> dict[str, Any]:
+def _with_defaults(given: dict[str, Any]) -> dict[str, Any]:
+    """What was typed, and what the recipe and the demo profile set besides."""
+    values = RECIPES.get(given.get("recipe", ""), {}) | given
     if not given.get("demo"):
-        return given
-    values = DEMO_PROFILE | given
+        return values
+    values = DEMO_PROFILE | values
     if "epochs" not in given:
         values["training_steps"] = min(
             given.get("training_steps", DEMO_LIMITS["training_steps"]),
@@ -243,7 +245,7 @@ def _check_images(options: Options) -> None:
             f"{options.data.dataset} has none: give --threshold-from, the metrics.json of an "
             "earlier inference"
         )
-    if "threshold_quantile" in options.given and options.scoring.threshold_from is not None:
+    if "threshold_quantile" in options.given and options.decision.threshold_from is not None:
         raise UserError("--threshold-quantile and --threshold-from contradict each other: give one")
     if options.output.save_maps and options.output.image_output_path is None:
         raise UserError("--save-maps needs --image-output-path, the folder to write to")

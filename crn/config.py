@@ -15,8 +15,22 @@ from datasets.layouts import LAYOUTS
 
 IMAGE_SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
 SCORES = ("reconstruction", "residual", "discrimination")
-MODELS = ("crn", "dagan")
+MODELS = ("crn", "dagan", "autoencoder")
 _WITH_IMAGES = ("train", "inference")
+# Named sets of defaults, of the options that a checkpoint carries.
+RECIPES: dict[str, dict[str, Any]] = {
+    "published": {},
+    "balanced": {
+        "reconstruction_weight": 1.0,
+        "feedback_weight": 0.3,
+        "balance": 1.0,
+        "local_contrast": 10.0,
+        "anomaly_score": "reconstruction",
+        "maps": "standardised",
+        "pooling": "max",
+        "pairs": "all",
+    },
+}
 # More than anybody needs, and few enough for every counter.
 MANY = 1_000_000_000
 
@@ -34,9 +48,15 @@ class Run(OptionGroup):
     )
     model: str = option(
         "crn",
-        "the method: competitive reconstruction networks, or the baseline DAGAN, an autoencoder "
-        "against an autoencoder",
+        "the method: competitive reconstruction networks, or a baseline: DAGAN, an autoencoder "
+        "against an autoencoder, or one plain autoencoder",
         choices=MODELS,
+    )
+    recipe: str = option(
+        "published",
+        "defaults of the other options: those of the paper, or balanced ones with which the game "
+        "stays in balance and scores are measured against normal images; a flag that is typed wins",
+        choices=tuple(RECIPES),
     )
     model_input: Path | None = option(
         None, "checkpoint to resume (train), to score with (inference) or to write (export)"
@@ -114,12 +134,26 @@ class Network(OptionGroup):
     max_network_depth: int = option(
         8, "most levels of the U-Net; it has log2(imsize) of them otherwise", low=1, high=10
     )
+    width: int = option(
+        64,
+        "channels of the first level, of which every level has twice those of the one above, up to "
+        "eight times; 16 trains ten times faster on a CPU",
+        low=1,
+        high=1024,
+    )
     improved: bool = option(
         True, "upsample by nearest neighbour and 3x3 convolution, else by transposed convolution"
     )
     use_dropout: bool = option(False, "dropout of 0.5 on the wide inner levels of the decoder")
     norm: str = option(
         "batch", "normalisation of the features", choices=("batch", "instance", "none")
+    )
+    local_contrast: float = option(
+        0.0,
+        "the networks see every image less its local mean, times two; this is the standard "
+        "deviation of the mean's Gaussian in percent of the image's width (0: the image as it is)",
+        low=0,
+        high=100,
     )
 
 
@@ -139,6 +173,14 @@ class Competition(OptionGroup):
     discrimination_weight: float = option(
         2.0,
         "weight w_disc of -|r - f|: a discriminator spoils what it is given",
+        low=0,
+        model="crn",
+        needs=("balance", (0.0,)),
+    )
+    balance: float = option(
+        0.0,
+        "gamma > 0 lets the state of the game set w_disc, for every unit: it grows while |r - f| "
+        "is below gamma |x - r|, and else falls, as in BEGAN (0: --discrimination-weight)",
         low=0,
         model="crn",
     )
@@ -220,20 +262,45 @@ class Optimization(OptionGroup):
 
 @dataclass(frozen=True)
 class Scoring(OptionGroup):
-    """How to score, and what is called anomalous."""
+    """How to score."""
 
     title: ClassVar = "scores"
 
     anomaly_score: str = option(
         "residual", "anomaly score that metrics and decisions are about", choices=SCORES
     )
+    maps: str = option(
+        "plain",
+        "the anomaly maps that score: as the networks make them, or, at each pixel, less their "
+        "mean over the normal training images and divided by their standard deviation there",
+        choices=("plain", "standardised"),
+    )
+    pooling: str = option(
+        "mean",
+        "an image's score: the mean of its map, the maximum, or the mean of the highest 1 percent",
+        choices=("mean", "max", "top"),
+    )
     pairs: str = option(
         "best",
         "score with the best generator and discriminator, or with the mean over all ordered pairs; "
         "dagan has one pair",
         choices=("best", "all"),
-        mode=("inference", "export"),
     )
+    map_smoothing: float = option(
+        1.8,
+        "standard deviation of the Gaussian that smooths anomaly maps before all else, in percent "
+        "of the image's width (1.8 is 4 of 224 pixels, as PatchCore has it; 0: none)",
+        low=0,
+        high=25,
+    )
+
+
+@dataclass(frozen=True)
+class Decision(OptionGroup):
+    """What is called anomalous."""
+
+    title: ClassVar = "decisions"
+
     threshold_quantile: float = option(
         0.99,
         "an image is called anomalous above this quantile of the scores of the normal training "
@@ -246,21 +313,6 @@ class Scoring(OptionGroup):
         None,
         "take the thresholds from this metrics.json of an earlier inference with the same model, "
         "not from normal training images",
-        mode="inference",
-    )
-    anomaly_score_file: Path | None = option(
-        None,
-        "CSV file of the scores (anomaly_scores.csv in --image-output-path where not given); "
-        "metrics.json comes beside it",
-        mode="inference",
-    )
-    map_smoothing: float = option(
-        1.8,
-        "standard deviation of the Gaussian that smooths anomaly maps before they are compared "
-        "with masks, drawn over images or stored, in percent of the image's width; image scores "
-        "are of the plain maps (1.8 is 4 of 224 pixels, as PatchCore has it; 0: none)",
-        low=0,
-        high=25,
         mode="inference",
     )
 
@@ -276,12 +328,19 @@ class Output(OptionGroup):
     )
     validation_interval: int | None = option(
         None,
-        "training steps between validations (one epoch where not given)",
+        "training steps between validations (where not given: an epoch, and no more than 20 "
+        "validations in all)",
         low=1,
         high=MANY,
         mode="train",
     )
     image_output_path: Path | None = option(None, "folder for pictures", mode=_WITH_IMAGES)
+    anomaly_score_file: Path | None = option(
+        None,
+        "CSV file of the scores (anomaly_scores.csv in --image-output-path where not given); "
+        "metrics.json comes beside it",
+        mode="inference",
+    )
     export_path: Path | None = option(None, "ONNX file to write, as in model.onnx", mode="export")
     save_maps: bool = option(
         False,
@@ -317,6 +376,7 @@ GROUPS = {
     "adversarial": Adversarial,
     "optimization": Optimization,
     "scoring": Scoring,
+    "decision": Decision,
     "output": Output,
 }
 
@@ -330,21 +390,23 @@ class ModelConfig:
     competition: Competition
     adversarial: Adversarial
     optimization: Optimization
+    scoring: Scoring
     seed: int
-    anomaly_score: str
+    recipe: str = "published"
 
     @staticmethod
     def option_names() -> list[str]:
         """The options that a checkpoint decides where it is used; scoring has its own batches."""
         names = option_names(Network, Competition, Adversarial, Optimization)
-        return ["model", *(name for name in names if name != "batch_size")]
+        return ["model", "recipe", *(name for name in names if name != "batch_size")]
 
     def values(self) -> dict[str, Any]:
         """Option name to value, of all options that it has."""
-        groups = (self.network, self.competition, self.adversarial, self.optimization)
+        groups = (
+            self.network, self.competition, self.adversarial, self.optimization, self.scoring
+        )  # fmt: skip
         trained = {name: value for group in groups for name, value in vars(group).items()}
-        own = {"model": self.model, "seed": self.seed, "anomaly_score": self.anomaly_score}
-        return trained | own
+        return trained | {"model": self.model, "seed": self.seed, "recipe": self.recipe}
 
     def as_plain_values(self) -> dict[str, Any]:
         """Nested dictionaries of numbers, strings and lists, which loading as data can read."""
@@ -367,10 +429,10 @@ class ModelConfig:
             "competition": Competition(**values["competition"]),
             "adversarial": Adversarial(**values["adversarial"]),
             "optimization": Optimization(**optimization),
+            "scoring": Scoring(**values["scoring"]),
         }
         # The groups to which the others belong check them.
-        Run(model=values["model"], seed=values["seed"])
-        Scoring(anomaly_score=values["anomaly_score"])
+        Run(model=values["model"], seed=values["seed"], recipe=values["recipe"])
         if values["seed"] is None:
             raise ValueError("--seed is missing")
         return cls(**{**values, **parts})
@@ -391,6 +453,7 @@ class Options:
     adversarial: Adversarial
     optimization: Optimization
     scoring: Scoring
+    decision: Decision
     output: Output
     given: frozenset[str] = frozenset()
 
@@ -403,8 +466,9 @@ class Options:
             self.competition,
             self.adversarial,
             self.optimization,
+            self.scoring,
             self.run.seed,
-            self.scoring.anomaly_score,
+            self.run.recipe,
         )
 
     def values(self) -> dict[str, Any]:

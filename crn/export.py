@@ -11,7 +11,6 @@ from crn.checkpoints.reading import TrainedModel, read_checkpoint
 from crn.config import SCORES, Options
 from crn.errors import UserError
 from crn.methods.convolution import with_plain_convolutions
-from crn.methods.scores import image_scores
 from crn.system.files import claimed, set_aside, written_whole
 
 log = logging.getLogger(__name__)
@@ -27,29 +26,26 @@ class ScoringGraph(nn.Module):
     Images are (B, 3, S, S) in [-1, 1], of the model's own size S.
     """
 
-    def __init__(self, model: TrainedModel, anomaly_score: str) -> None:
-        """Take over the networks of a model.
-
-        Args:
-            model: its convolutions become those of torch.
-            anomaly_score: whose map is put out.
-        """
+    def __init__(self, model: TrainedModel) -> None:
+        """Take over the networks of a model, whose convolutions become those of torch."""
         super().__init__()
-        networks = map(with_plain_convolutions, model.networks.values())
-        self.networks = nn.ModuleList(networks)
-        self._score = model.scorer.score
-        self._anomaly_score = anomaly_score
+        self.parts = nn.ModuleDict(
+            {name.replace(".", "_"): part for name, part in model.parts.items()}
+        )
+        with_plain_convolutions(self.parts)
+        self._score = model.score
+        self._anomaly_score = model.config.scoring.anomaly_score
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Score images.
 
         Returns:
-            As `output_names`: the plain anomaly map (B, S, S), the reconstruction (B, 3, S, S), and
+            As `output_names`: the anomaly map (B, S, S), the reconstruction (B, 3, S, S), and
             for each of `SCORES` the anomaly scores (B,).
         """
-        reconstruction, maps = self._score(image)
-        scores = image_scores(maps)
-        return maps[self._anomaly_score], reconstruction, *(scores[name] for name in SCORES)
+        scored = self._score(image)
+        scores = (scored.scores[name] for name in SCORES)
+        return scored.maps[self._anomaly_score], scored.reconstruction, *scores
 
 
 def output_names() -> list[str]:
@@ -71,9 +67,8 @@ def export(options: Options) -> int:
     assert path is not None
     checkpoint = read_checkpoint(source)
     options, config = checkpoint.decide(options), checkpoint.config
-    asked = options.scoring.anomaly_score
     with claimed(path):
-        model = checkpoint.model(options.scoring.pairs, torch.device("cpu"))
+        model = checkpoint.model(options.scoring, torch.device("cpu"))
         facts = {
             "method": config.model,
             "checkpoint": source.name,
@@ -81,11 +76,13 @@ def export(options: Options) -> int:
             "pairs": options.scoring.pairs,
             # As metrics.json has it, so that its threshold is known to be of this model.
             "weights": model.fingerprint,
-            "anomaly_score": asked,
+            "anomaly_score": options.scoring.anomaly_score,
+            "maps": options.scoring.maps,
+            "pooling": options.scoring.pooling,
             "image_size": config.network.imsize,
             "image_range": "-1 to 1",
         }
-        graph = ScoringGraph(model, asked)
+        graph = ScoringGraph(model)
         if 4 * sum(each.numel() for each in graph.parameters()) > _MOST_BYTES:
             raise UserError(
                 f"--pairs {options.scoring.pairs}: {len(model.networks)} networks do not fit into "

@@ -10,7 +10,7 @@ import torch
 from crn.checkpoints.reading import TrainedModel, read_checkpoint
 from crn.config import SCORES, Options
 from crn.errors import UserError
-from crn.evaluation.maps import AnomalyMaps, smoothed, smoothing_matrix
+from crn.evaluation.maps import AnomalyMaps
 from crn.evaluation.metrics import evaluate
 from crn.evaluation.results import (
     METRICS_FILE,
@@ -21,8 +21,8 @@ from crn.evaluation.results import (
     write_metrics,
 )
 from crn.evaluation.thresholds import thresholds_from_file, thresholds_from_training
-from crn.methods.scores import Maps, image_scores
-from crn.report.gallery import FILES_FOLDER
+from crn.methods.scores import Maps
+from crn.report.gallery import FILES_FOLDER, files_folder
 from crn.report.inference_page import write_inference_report
 from crn.report.overlays import ColourScale
 from crn.report.pages import REPORT_FILE
@@ -54,7 +54,7 @@ def infer(options: Options, samples: Sequence[Sample]) -> int:
             or an output cannot be written.
     """
     folder = options.output.image_output_path
-    table = options.scoring.anomaly_score_file or (folder or Path()) / SCORES_FILE
+    table = options.output.anomaly_score_file or (folder or Path()) / SCORES_FILE
     if table.name == METRICS_FILE:
         raise UserError(
             f"--anomaly-score-file {table}: {METRICS_FILE} is written beside it; give another name"
@@ -68,8 +68,9 @@ def infer(options: Options, samples: Sequence[Sample]) -> int:
         print_result(metrics_table(results))
         log.info("wrote %s and %s", table, metrics)
         if folder is not None:
-            pictures.write(folder, options.output.save_maps)
-            write_inference_report(folder, results, pictures)
+            with files_folder(folder) as files:
+                shown = pictures.write(folder, files, options.output.save_maps)
+                write_inference_report(folder, files, results, shown, pictures.scale)
     return 0
 
 
@@ -87,7 +88,7 @@ def find_results(
     options = checkpoint.decide(options)
     set_up_cpu()
     device = pick_device(options.run.cpu)
-    model = checkpoint.model(options.scoring.pairs, device)
+    model = checkpoint.model(options.scoring, device)
     facts = ModelFacts(
         method=model.config.model,
         checkpoint=str(path),
@@ -97,7 +98,7 @@ def find_results(
         pairs=options.scoring.pairs,
     )
     thresholds = None
-    if options.scoring.threshold_from is not None:
+    if options.decision.threshold_from is not None:
         thresholds = thresholds_from_file(options, facts.weights)
     shown = options.output.image_output_path is not None
     images = read_images(samples, options.network.imsize, options.data.num_workers, keep=shown)
@@ -108,7 +109,7 @@ def find_results(
     asked = options.scoring.anomaly_score
     if thresholds is None:
         trained = np.array([sample.split == TRAIN for sample in samples])
-        quantile = options.scoring.threshold_quantile
+        quantile = options.decision.threshold_quantile
         thresholds = thresholds_from_training(scores[asked], maps, trained, quantile)
     scored = _scored_images(samples, images.sizes, scores, asked, thresholds)
     metrics = evaluate(options, facts, thresholds, scored, maps, masks)
@@ -131,28 +132,24 @@ def _score(
         UserError: a score is not finite.
     """
     size = model.config.network.imsize
-    matrix = smoothing_matrix(options.scoring.map_smoothing, size).to(device)
     pixels = to_device_if_it_fits(images.pixels, device)
-    plain = torch.empty(len(pixels), size, size)
-    scored = torch.empty_like(plain)
+    anomaly_maps = torch.empty(len(pixels), size, size)
     reconstructions = torch.empty(pixels.shape, dtype=torch.uint8)
     scores: list[Maps] = []
     batch_size = options.optimization.batch_size
     for start in range(0, len(pixels), batch_size):
         batch = slice(start, start + batch_size)
         x = normalize(pixels[batch].to(device, non_blocking=True))
-        reconstruction, maps = model.scorer.score(x)
-        scores.append({name: values.cpu() for name, values in image_scores(maps).items()})
-        asked = maps[options.scoring.anomaly_score]
-        plain[batch] = asked
-        scored[batch] = smoothed(asked, matrix)
-        reconstructions[batch] = to_bytes(reconstruction)
+        scored = model.score(x)
+        scores.append({name: values.cpu() for name, values in scored.scores.items()})
+        anomaly_maps[batch] = scored.maps[options.scoring.anomaly_score]
+        reconstructions[batch] = to_bytes(scored.reconstruction)
     by_name = {name: torch.cat([part[name] for part in scores]).numpy() for name in SCORES}
     if not all(np.isfinite(values).all() for values in by_name.values()):
         raise UserError(
             f"{options.run.model_input}: gives scores that are not finite; the training diverged"
         )
-    return by_name, AnomalyMaps(plain, scored), reconstructions
+    return by_name, AnomalyMaps(anomaly_maps), reconstructions
 
 
 def _scored_images(

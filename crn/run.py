@@ -142,7 +142,7 @@ def _check_outputs(options: Options) -> None:
             "scored the next time; give another folder"
         )
     files = {
-        "--anomaly-score-file": options.scoring.anomaly_score_file,
+        "--anomaly-score-file": options.output.anomaly_score_file,
         "--export-path": options.output.export_path,
     }
     folders = {

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins import environments
 
 from crn.checkpoints.reading import Checkpoint
 from crn.command_line import (
@@ -23,7 +25,6 @@ from crn.option import has_effect, option_names
 from crn.report.training_page import write_training_report
 from crn.system.files import claimed, set_aside
 from crn.system.hardware import lightning_precision, pick_device, set_up_cpu
-from crn.system.lightning import environments, pl
 from crn.system.processes import Place
 from crn.system.text import printable
 from crn.training.callbacks import (
@@ -53,6 +54,9 @@ from datasets.memory import normalize, steps_of_epochs
 from datasets.samples import TEST, TRAIN, Sample
 
 log = logging.getLogger(__name__)
+
+# Where --validation-interval is not given.
+MOST_VALIDATIONS = 20
 
 # The folder of picture grids in --image-output-path.
 GRIDS = "training"
@@ -94,8 +98,10 @@ def _train(options: Options, samples: Sequence[Sample], place: Place) -> int:
     _check_processes(options, samples, place)
     data = InMemoryData(samples, options.network.imsize, options.data.num_workers, place)
     options = _resolve_length(options, len(data.train_pixels))
-    data.interval = options.output.validation_interval or _steps(1, options, data)
     steps = options.optimization.training_steps
+    data.interval = options.output.validation_interval or max(
+        _steps(1, options, data), steps // MOST_VALIDATIONS
+    )
     start = resumed.progress["step"] if resumed else 0
     if start >= steps:
         log.info("nothing to do: %s has had %d of %d steps", options.run.model_input, start, steps)
@@ -181,8 +187,8 @@ def _with_best_state(
     folder = options.output.checkpoint_path
     if resumed.progress["max_roc_auc"] < 0:
         return resumed
-    if resumed.config.anomaly_score != options.scoring.anomaly_score:
-        why = f"it was of the score {resumed.config.anomaly_score}"
+    if resumed.config.scoring != options.scoring:
+        why = "it was of another score"
     elif resumed.progress["data"] != data.fingerprint:
         why = "it was of other test images"
     elif folder is None or is_ahead(folder / BEST, resumed):

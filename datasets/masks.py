@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from crn.errors import UserError
-from crn.system.words import counted
+from crn.system.text import counted
 from datasets.reader import decoded
 from datasets.samples import Sample
 

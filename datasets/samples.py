@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crn.errors import UserError
-from crn.system.words import counted
+from crn.system.text import counted
 from datasets.folders import is_image, is_litter, normal_form
 
 log = logging.getLogger(__name__)

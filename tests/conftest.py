@@ -15,6 +15,8 @@ import pytest
 from PIL import Image
 
 if TYPE_CHECKING:
+    import torch
+
     from crn.evaluation.results import InferenceResults
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -84,6 +86,16 @@ def write_road_images(root: Path) -> Path:
     return root
 
 
+def smooth_images(count: int, size: int, seed: int) -> "torch.Tensor":
+    """Gradients in random directions and colours, (N, 3, S, S) in [-1, 1]."""
+    import torch
+
+    random = torch.Generator().manual_seed(seed)
+    ramp = torch.linspace(-1, 1, size)
+    slopes = torch.rand(2, count, 3, 1, 1, generator=random) - 0.5
+    return slopes[0] * ramp + slopes[1] * ramp[:, None]
+
+
 @pytest.fixture
 def mvtec_category(tmp_path: Path) -> Path:
     """A category that the test may change: 6 training images; 3 good, 3 crack, 3 hole to test."""
@@ -118,6 +130,20 @@ def read_only_panorama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def read_only_road_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As `road_images`, for tests that only read it."""
     return write_road_images(tmp_path_factory.mktemp("read_only") / "roads")
+
+
+@pytest.fixture(scope="session")
+def easy_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Smooth photographs; the bad ones have a bright square."""
+    root = tmp_path_factory.mktemp("easy")
+    images = ((smooth_images(60, 16, seed=1) + 1) * 127.5).byte().permute(0, 2, 3, 1).numpy()
+    for index, pixels in enumerate(images):
+        if index >= 45:
+            pixels[5:10, 4:9] = 255 - pixels[5:10, 4:9]
+            pixels[6:9, 5:8] = (250, 20, 250)
+        folder = "bad_ones" if index >= 45 else "good_ones"
+        write_image(root / folder / f"p{index:02d}.png", pixels)
+    return root
 
 
 @pytest.fixture(scope="session")

@@ -20,10 +20,9 @@ from crn.config import (
 from crn.evaluation.maps import AnomalyMaps
 from crn.evaluation.metrics import evaluate
 from crn.evaluation.results import InferenceResults, ModelFacts, ScoredImage, Thresholds
+from crn.report.gallery import files_folder, write_panels
 from crn.report.inference_page import write_inference_report
 from crn.report.overlays import ColourScale
-from crn.report.result_pictures import ResultPictures
-from datasets.reader import Images
 
 HOSTILE = (
     "<script>alert(1)</script>.png",
@@ -92,34 +91,34 @@ def results_of(
         thresholds = Thresholds(threshold, threshold, 0.99, "6 normal training images")
     model = ModelFacts("crn", str(chosen.run.model_input), "0123456789abcdef", 20000, 128, "best")
     values = torch.linspace(0, 1, len(images)).view(-1, 1, 1)  # the range of the colours
-    maps, masks = AnomalyMaps(values, values), [None] * len(images)
+    maps, masks = AnomalyMaps(values), [None] * len(images)
     metrics = evaluate(chosen, model, thresholds, images, maps, masks)
     return InferenceResults(chosen, images, metrics)
-
-
-class Panels(ResultPictures):
-    """Panels of one shade for all images, with the number of the image in their green."""
-
-    def panels(self, index: int) -> dict[str, Image.Image]:
-        height, width = self.images.sizes[index]
-        return {
-            name: Image.new("RGB", (width, height), (shade, index % 256, 0))
-            for name, shade in PANEL_SHADES.items()
-            if name in self.samples[index]
-        }
 
 
 def write_report(
     folder: Path,
     results: InferenceResults,
     size: tuple[int, int] = (24, 16),
-    panels: tuple[str, ...] = tuple(PANEL_SHADES),
+    names: tuple[str, ...] = tuple(PANEL_SHADES),
 ) -> Path:
-    """Write a report whose panels have one size; anomalous images have a mask, too."""
-    scale = ColourScale(0, 1, results.metrics.threshold.pixel)
-    shown = [[name for name in panels if image.label or name != "mask"] for image in results.images]
-    images = Images(torch.empty(0), [size[::-1]] * len(shown))
-    write_inference_report(folder, results, Panels(shown, images, None, None, [], scale))
+    """Write a report whose panels are of one shade each, and have the image's number in green.
+
+    Args:
+        size: width and height of the panels.
+        names: those there are; a mask only where the image is anomalous.
+    """
+    with files_folder(folder) as files:
+        shown = []
+        for index, image in enumerate(results.images):
+            panels = {
+                name: Image.new("RGB", size, (PANEL_SHADES[name], index % 256, 0))
+                for name in names
+                if image.label or name != "mask"
+            }
+            shown.append(write_panels(panels, files, index))
+        scale = ColourScale(0, 1, results.metrics.threshold.pixel)
+        write_inference_report(folder, files, results, shown, scale)
     return folder / "report.html"
 
 

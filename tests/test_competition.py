@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import conv2d, conv_transpose2d, interpolate
 
-from crn.config import Adversarial, Competition, ModelConfig, Network, Optimization
+from crn.config import Adversarial, Competition, ModelConfig, Network, Optimization, Scoring
 from crn.methods.competition import DECAY, CompetitiveReconstructionNetworks
 from crn.methods.convolution import (
     HalvingConv,
@@ -27,8 +27,8 @@ def make_model(units: int = 2, **network) -> TrainingModule:
         competition=Competition(num_competitive_units=units),
         adversarial=Adversarial(),
         optimization=Optimization(),
+        scoring=Scoring(),
         seed=3,
-        anomaly_score="residual",
     )
     return TrainingModule(config).double()
 
@@ -234,7 +234,7 @@ def test_the_best_discriminator_is_another_unit_than_the_best_generator():
     # Margins: unit 0 has 1.9 - 0.1, unit 2 has 0.7 - 0.6, unit 1 less than 0.
     assert method.best_pair() == (0, 2)
     assert method.state() == {"units/best_generator": 0, "units/best_discriminator": 2}
-    assert method.scorer("best").pairs == ((0, 2),)
+    assert method.pairs("best") == [(0, 2)]
 
 
 def test_units_that_were_never_trained_do_not_score_and_a_single_one_plays_itself():
@@ -249,7 +249,7 @@ def test_the_best_generator_reconstructs_and_the_best_discriminator_answers():
     x = torch.rand(2, 3, 8, 8, dtype=torch.double) * 2 - 1
     r = method.units[2](x)
     f = method.units[1](r, RECONSTRUCTIONS)
-    reconstruction, maps = method.scorer("best").score(x)
+    reconstruction, maps = method.anomaly_maps(x, method.pairs("best"))
     torch.testing.assert_close(reconstruction, r)
     torch.testing.assert_close(maps["residual"], (x - f).abs().mean(1))
     torch.testing.assert_close(maps["discrimination"], -(r - f).abs().mean(1))

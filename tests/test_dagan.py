@@ -8,10 +8,10 @@ import pytest
 import torch
 from test_runs import assert_same_states, read_table
 
-from crn.config import Adversarial, Competition, ModelConfig, Network, Optimization
+from crn.config import Adversarial, Competition, ModelConfig, Network, Optimization, Scoring
 from crn.methods import make_method
 from crn.methods.encoder_decoder import EncoderDecoder
-from crn.methods.scores import image_scores, score_autoencoders
+from crn.methods.scores import maps_of_autoencoders
 
 WEIGHTS = Adversarial(2.0, 30.0, 3.0)
 SMALL = ("--model", "dagan", "--demo", "--cpu", "--max-network-depth", 2, "--seed", 3)
@@ -25,7 +25,7 @@ def mean_square(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def test_one_pass_has_the_gradients_of_one_for_each_network(norm: str) -> None:
     torch.manual_seed(0)
     network = Network(imsize=16, norm=norm)
-    config = ModelConfig("dagan", network, Competition(), WEIGHTS, Optimization(), 1, "residual")
+    config = ModelConfig("dagan", network, Competition(), WEIGHTS, Optimization(), Scoring(), 1)
     method = make_method(config).double()
     generator, discriminator = method.generator, method.discriminator
     x = torch.rand(4, 3, 16, 16, dtype=torch.double) * 2 - 1
@@ -77,13 +77,12 @@ def test_scores_by_hand() -> None:
         given.append(images)
         return torch.full_like(images, -0.4)
 
-    reconstruction, maps = score_autoencoders(x, lambda _: r, discriminator)
+    reconstruction, maps = maps_of_autoencoders(x, lambda _: r, discriminator)
     assert reconstruction is r
     assert given == [x]  # D is judged by real images, not by the generator's
     torch.testing.assert_close(maps["reconstruction"], torch.tensor([[[0.1, 0.2]]]))
     torch.testing.assert_close(maps["discrimination"], torch.tensor([[[0.4, 0.4]]]))
     torch.testing.assert_close(maps["residual"], torch.tensor([[[0.25, 0.3]]]))
-    torch.testing.assert_close(image_scores(maps)["residual"], torch.tensor([0.275]))
 
 
 @pytest.fixture

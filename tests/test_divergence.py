@@ -10,10 +10,10 @@ import torch
 from test_runs import assert_same_states, read_table, states
 
 from crn import train as training
-from crn.config import Adversarial, Competition, ModelConfig, Network, Optimization
+from crn.config import Adversarial, Competition, ModelConfig, Network, Optimization, Scoring
 from crn.errors import Diverged, UserError
 from crn.methods.competition import CompetitiveReconstructionNetworks
-from crn.system.finite import is_finite
+from crn.system.hardware import is_finite
 from crn.training import callbacks
 from crn.training.module import TrainingModule
 from crn.training.resuming import read_training
@@ -178,7 +178,7 @@ def test_a_real_divergence_leaves_no_bad_checkpoint(train, tmp_path):
 def test_the_units_that_diverged_are_named():
     """On a GPU it is seen some steps later, when other units play."""
     network, optimization = Network(imsize=8), Optimization()
-    config = ModelConfig("crn", network, Competition(4), Adversarial(), optimization, 1, "residual")
+    config = ModelConfig("crn", network, Competition(4), Adversarial(), optimization, Scoring(), 1)
     model = TrainingModule(config)
     model.method.reconstruction_loss[2] = torch.nan
     with pytest.raises(Diverged, match="the losses of units 2 are not finite"):

@@ -45,6 +45,8 @@ def facts(path: Path) -> dict[str, str]:
         ("crn", "all", ("--norm", "instance", "--anomaly-score", "discrimination")),
         ("crn", "best", ("--improved", 0, "--norm", "none", "--num-competitive-units", 1)),
         ("dagan", "best", ("--use-dropout", 1, "--anomaly-score", "reconstruction")),
+        ("crn", "all", ("--recipe", "balanced", "--anomaly-score", "residual", "--width", 8)),
+        ("autoencoder", "best", ("--maps", "standardised", "--pooling", "top")),
     ],
 )
 def test_the_graph_scores_as_inference_does(
@@ -53,7 +55,7 @@ def test_the_graph_scores_as_inference_does(
     data = ("--dataset", "Panorama", "--dataset-path", read_only_panorama)
     trained = run_main(
         *data, "--model", model, "--demo", "--cpu", "--imsize", 16, "--max-network-depth", 3,
-        "--training-steps", 4, "--seed", 1, "--checkpoint-path", "kept", *more,
+        "--training-steps", 4, "--seed", 1, "--pairs", pairs, "--checkpoint-path", "kept", *more,
     )  # fmt: skip
     assert trained.status == 0, trained.err
     score = more[more.index("--anomaly-score") + 1] if "--anomaly-score" in more else "residual"
@@ -75,10 +77,10 @@ def test_the_graph_scores_as_inference_does(
     for name in SCORES:
         expected = [float(row[name]) for row in rows]
         np.testing.assert_allclose(outputs[f"score_{name}"], expected, rtol=1e-4, atol=1e-4)
-    loaded = load_model(tmp_path / "kept/last.ckpt", pairs, torch.device("cpu"))
-    reconstruction, maps = loaded.scorer.score(images)
-    np.testing.assert_allclose(outputs["anomaly_map"], maps[score], atol=1e-4)
-    np.testing.assert_allclose(outputs["reconstruction"], reconstruction, atol=1e-4)
+    loaded = load_model(tmp_path / "kept/last.ckpt", torch.device("cpu"), pairs=pairs)
+    scored = loaded.score(images)
+    np.testing.assert_allclose(outputs["anomaly_map"], scored.maps[score], atol=1e-4)
+    np.testing.assert_allclose(outputs["reconstruction"], scored.reconstruction, atol=1e-4)
     # Of a batch of any size.
     for name, values in run_graph(graph, images[:1].numpy()).items():
         np.testing.assert_allclose(values, outputs[name][:1], atol=1e-5)

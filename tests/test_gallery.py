@@ -120,7 +120,7 @@ def test_the_focus_is_never_out_of_sight(show, report):
 def test_thousands_of_images_stay_usable(show, tmp_path):
     names = [f"{index:04d}.png" for index in range(1500)]
     results = results_of({"good": names, "crack": names})
-    path = write_report(tmp_path, results, size=(8, 8), panels=("input",))
+    path = write_report(tmp_path, results, size=(8, 8), names=("input",))
     page = show(path)
     assert len(page.texts(".card")) == 48
     assert page.run("return document.getElementsByTagName('*').length") < 1500

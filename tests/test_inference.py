@@ -40,7 +40,7 @@ def write_model(path: Path, seed: int, units: int = 2) -> Path:
     words += ["--num-competitive-units", str(units), "--max-network-depth", "2"]
     config = parse_options(words).model_config()
     state = {METHOD + name: value for name, value in make_method(config).state_dict().items()}
-    progress = {"step": 7, "max_roc_auc": 0.5, "training_seconds": 1.0}
+    progress = {"step": 7, "training_seconds": 1.0, "max_roc_auc": 0.5, "best_step": 7, "data": "x"}
     content = {"state_dict": state, "hyper_parameters": config.as_plain_values()}
     write_checkpoint({**content, "progress": progress}, path)
     return path
@@ -162,12 +162,12 @@ def test_thresholds_are_quantiles_of_the_training_images_and_their_pixels() -> N
     smooth = torch.rand(6, 8, 8, generator=torch.Generator().manual_seed(3))
     scores = np.array([0.1, 0.2, 0.3, 0.4, 5, 6])
     trained = np.array([True, True, True, True, False, False])
-    thresholds = thresholds_from_training(scores, AnomalyMaps(smooth * 9, smooth), trained, 0.9)
+    thresholds = thresholds_from_training(scores, AnomalyMaps(smooth), trained, 0.9)
     assert thresholds.image == pytest.approx(0.37)
     assert thresholds.pixel == pytest.approx(np.quantile(smooth[:4], 0.9), abs=0.02)
     assert (smooth[:4] > thresholds.pixel).float().mean() == pytest.approx(0.1, abs=0.005)
     assert (thresholds.quantile, thresholds.source) == (0.9, "4 normal training images")
-    none = thresholds_from_training(scores, AnomalyMaps(smooth, smooth), trained & False, 0.9)
+    none = thresholds_from_training(scores, AnomalyMaps(smooth), trained & False, 0.9)
     assert none == Thresholds()
 
 
@@ -333,15 +333,15 @@ def test_panels(model: Path, mvtec_category: Path) -> None:
     results, pictures = find_results(options, list_samples(LAYOUTS["MVTec"], mvtec_category))
     by_key = {image.key: index for index, image in enumerate(results.images)}
 
-    panels = pictures.panels(by_key["hole/000.png"])
+    panels = pictures.panels(by_key["hole/000.png"], Image.fromarray(wide))
     assert panels.keys() == {"input", "reconstruction", "overlay", "mask"}
     assert {(panel.mode, panel.size) for panel in panels.values()} == {("RGB", (512, 140))}
     assert np.asarray(panels["mask"]).mean() == pytest.approx(255 * (mask > 0).mean(), rel=0.03)
-    panels = pictures.panels(by_key["good/000.png"])
+    with Image.open(mvtec_category / "test/good/000.png") as file:
+        panels = pictures.panels(by_key["good/000.png"], file.copy())
+        assert (np.asarray(panels["input"]) == np.asarray(file)).all()
     assert panels.keys() == {"input", "reconstruction", "overlay"}
     assert {panel.size for panel in panels.values()} == {(32, 24)}
-    with Image.open(mvtec_category / "test/good/000.png") as file:
-        assert (np.asarray(panels["input"]) == np.asarray(file)).all()
 
     image = results.images[by_key["hole/000.png"]]
     assert (image.split, image.kind, image.label) == ("test", "hole", 1)
@@ -525,7 +525,7 @@ def test_models_are_told_apart(model: Path, tmp_path: Path) -> None:
     same, other = tmp_path / "same.ckpt", write_model(tmp_path / "other.ckpt", seed=2)
     shutil.copy(model, same)
     prints = [
-        load_model(path, pairs, cpu).fingerprint
+        load_model(path, cpu, pairs=pairs).fingerprint
         for path, pairs in ((model, "best"), (same, "best"), (other, "best"), (model, "all"))
     ]
     assert prints[0] == prints[1]

@@ -8,25 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import write_image
-from torch import Tensor
+from conftest import smooth_images
 from torch.nn.functional import l1_loss
 
 from benchmarks.naive import NaiveStep
 from benchmarks.step import make_model, train_steps
-from crn.config import Adversarial, Competition, ModelConfig, Network, Optimization
+from crn.config import Adversarial, Competition, ModelConfig, Network, Optimization, Scoring
 from crn.methods import make_method
 from crn.methods.encoder_decoder import IMAGES, RECONSTRUCTIONS
 
 STEPS = 10
-
-
-def smooth_images(count: int, size: int, seed: int) -> Tensor:
-    """Gradients in random directions and colours, (N, 3, S, S) in [-1, 1]."""
-    random = torch.Generator().manual_seed(seed)
-    ramp = torch.linspace(-1, 1, size)
-    slopes = torch.rand(2, count, 3, 1, 1, generator=random) - 0.5
-    return slopes[0] * ramp + slopes[1] * ramp[:, None]
 
 
 # --- the step ---
@@ -115,7 +106,7 @@ def test_evaluation_agrees_with_training_in_both_roles(model: str, norm: str) ->
     network = Network(imsize=16, max_network_depth=3, norm=norm)
     # Two units, so that each has been trained in every step.
     competition = Competition(2, discrimination_weight=0.2)
-    config = ModelConfig(model, network, competition, Adversarial(), Optimization(), 1, "residual")
+    config = ModelConfig(model, network, competition, Adversarial(), Optimization(), Scoring(), 1)
     method = make_method(config)
     optimizer = torch.optim.Adam(method.parameters(), lr=2e-4)
     images = smooth_images(16, 16, seed=0)
@@ -152,20 +143,6 @@ def test_evaluation_agrees_with_training_in_both_roles(model: str, norm: str) ->
 
 
 # --- it learns ---
-
-
-@pytest.fixture(scope="module")
-def easy_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Smooth photographs; the bad ones have a bright square."""
-    root = tmp_path_factory.mktemp("easy")
-    images = ((smooth_images(60, 16, seed=1) + 1) * 127.5).byte().permute(0, 2, 3, 1).numpy()
-    for index, pixels in enumerate(images):
-        if index >= 45:
-            pixels[5:10, 4:9] = 255 - pixels[5:10, 4:9]
-            pixels[6:9, 5:8] = (250, 20, 250)
-        folder = "bad_ones" if index >= 45 else "good_ones"
-        write_image(root / folder / f"p{index:02d}.png", pixels)
-    return root
 
 
 def test_training_learns_and_inference_scores_as_the_last_validation(

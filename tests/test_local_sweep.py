@@ -23,7 +23,7 @@ from conftest import REPOSITORY, Finished
 
 from crn.command_line import parse_options
 from crn.errors import UserError
-from crn.experiments.jobs import Outcome, last_logged, turn
+from crn.experiments.jobs import Outcome, last_row, turn
 from crn.experiments.sweep import study
 from crn.experiments.sweep.file import read_sweep
 from crn.experiments.sweep.parameters import Choice, Range
@@ -631,12 +631,14 @@ def test_a_folder_with_an_odd_name(tmp_path: Path, sweep) -> None:
 
 
 def test_the_newest_metrics_count(tmp_path: Path) -> None:
-    assert last_logged(tmp_path, "a") is None
+    with pytest.raises(LookupError):
+        last_row(tmp_path, "a")
     for version, text in enumerate(("a,b\n1,\n2,\n", "a,b\n3,\n,4\n")):
         file = tmp_path / f"version_{version}/metrics.csv"
         file.parent.mkdir()
         file.write_text(text)
         os.utime(file, (version, version))
-    assert last_logged(tmp_path, "a") == 3
-    assert last_logged(tmp_path, "b") == 4
-    assert last_logged(tmp_path, "c") is None
+    assert last_row(tmp_path, "a") == {"a": "3", "b": ""}
+    assert last_row(tmp_path, "b") == {"a": "", "b": "4"}
+    with pytest.raises(LookupError):
+        last_row(tmp_path, "c")

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from crn.evaluation.maps import AnomalyMaps, at_size, smoothed, smoothing_matrix
+from crn.evaluation.maps import AnomalyMaps, at_size
+from crn.methods.smoothing import smoothed, smoothing_matrix
 from crn.report.overlays import ColourScale, legend, line_width, outline, overlay
 from crn.report.pictures import heat_colours
 
@@ -54,7 +55,7 @@ def test_smoothing_keeps_the_mean_of_every_map(percent: float) -> None:
 
 def test_range_is_that_of_all_scored_maps() -> None:
     maps = torch.tensor([[[1.0, 2.0]], [[-3.0, 0.5]]])
-    assert AnomalyMaps(maps * 10, maps).range == (-3, 2)
+    assert AnomalyMaps(maps).range == (-3, 2)
 
 
 def test_a_map_at_another_size() -> None:

@@ -359,7 +359,7 @@ def test_what_processes_exchange():
 def environment(monkeypatch) -> Callable[..., None]:
     """Put variables where torchrun or a cluster would: ``environment(LOCAL_RANK=1)``."""
     # Lightning asks for the rank when it is imported, and keeps the answer for later tests.
-    import crn.system.lightning  # noqa: F401
+    import pytorch_lightning  # noqa: F401
 
     def put(**variables: object) -> None:
         for name, value in variables.items():

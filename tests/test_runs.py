@@ -96,13 +96,13 @@ def test_every_checkpoint_is_plain_data(trained):
 
 def test_scoring_reads_the_two_units_it_needs(trained):
     cpu = torch.device("cpu")
-    best = load_model(trained / "checkpoints/last.ckpt", "best", cpu)
-    (pair,) = best.scorer.pairs
-    assert set(best.networks) == {f"units.{unit}" for unit in pair}
-    everything = load_model(trained / "checkpoints/last.ckpt", "all", cpu)
-    assert set(everything.networks) == {"units.0", "units.1", "units.2"}
-    assert len(everything.scorer.pairs) == 6
-    assert not any(network.training for network in everything.networks.values())
+    best = load_model(trained / "checkpoints/last.ckpt", cpu)
+    (pair,) = best.pairs
+    assert set(best.parts) == {*(f"units.{unit}" for unit in pair), "contrast", "map_scorer"}
+    everything = load_model(trained / "checkpoints/last.ckpt", cpu, pairs="all")
+    assert set(everything.parts) > {"units.0", "units.1", "units.2"}
+    assert len(everything.pairs) == 6
+    assert not any(part.training for part in everything.parts.values())
 
 
 @pytest.fixture(scope="module")

@@ -57,20 +57,3 @@ def test_the_program_never_imports_the_plain_step():
     for folder in ("crn", "datasets"):
         for path in (REPOSITORY / folder).rglob("*.py"):
             assert not re.search(r"^\s*(from|import) benchmarks\b", path.read_text(), re.MULTILINE)
-
-
-def test_training_starts_without_torchvision_and_scipy():
-    code = "import crn.train, sys; print({'torchvision', 'scipy'} & sys.modules.keys())"
-    finished = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    )
-    assert finished.stdout == "set()\n"
-
-
-def test_what_is_hidden_from_torchmetrics_is_back_afterwards():
-    from lightning_utilities.core.imports import RequirementCache, package_available
-
-    import crn.system.lightning  # noqa: F401
-
-    assert RequirementCache("torchvision")
-    assert package_available("scipy")

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from crn.system.threads import in_threads
+from crn.system.hardware import in_threads
 
 
 def test_results_come_in_order():

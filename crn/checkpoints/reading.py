@@ -1,12 +1,13 @@
 """Reading checkpoints, as data and never as code, and the models in them."""
 
 import hashlib
+import logging
 import math
 import pickle
 import zipfile
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from crn.checkpoints.writing import FORMAT
-from crn.config import MANY, ModelConfig, Options
+from crn.config import MANY, SCORES, ModelConfig, Network, Options, Scoring
 from crn.errors import UserError
-from crn.methods import Method, Scorer, make_method
+from crn.methods import Method, Pair, Scored, make_method
 from crn.option import flag, option_names
-from crn.system.finite import is_finite
+from crn.system.hardware import is_finite
 from crn.system.text import shortened
+
+log = logging.getLogger(__name__)
 
 # What names of weights start with, by the attribute of `crn.training.module.TrainingModule`.
 METHOD = "method."
@@ -62,7 +65,7 @@ class Checkpoint:
         """
         self.refuse_contradictions(options, ModelConfig.option_names())
         trained = self.config.values()
-        decided = {"model", "anomaly_score", *option_names(type(self.config.network))}
+        decided = {"model", "recipe", *option_names(Network, Scoring)}
         return options.replace(**{n: trained[n] for n in decided if n not in options.given})
 
     def refuse_contradictions(self, options: Options, names: Iterable[str]) -> None:
@@ -83,17 +86,19 @@ class Checkpoint:
                     f"trained with {shortened(_words(trained[name]))}: leave the flag out"
                 )
 
-    def model(self, pairs: str, device: torch.device) -> "TrainedModel":
+    def model(self, scoring: Scoring, device: torch.device) -> "TrainedModel":
         """The networks that score; no others are read from the disk.
 
         Args:
-            pairs: "best" or "all".
+            scoring: how they score.
             device: where they go.
 
         Raises:
-            UserError: the weights do not fit or are not finite.
+            UserError: the weights do not fit or are not finite, or the statistics of normal images
+                that ``scoring`` needs are not in the checkpoint.
         """
-        method = empty_method(self.config)
+        config = replace(self.config, scoring=scoring)
+        method = empty_method(config)
         state = below(self.content["state_dict"], METHOD)
         networks = method.networks
 
@@ -104,12 +109,38 @@ class Checkpoint:
         # What the method remembers beside its networks decides which of them score.
         prefixes = tuple(f"{name}." for name in networks)
         load(method, *(_without(each, prefixes) for each in (state, method.state_dict())))
-        scorer = method.scorer(pairs)
-        used = {name: networks[name] for name in scorer.networks}
-        for name, network in used.items():
+        if scoring.maps == "standardised":
+            self._check_statistics(scoring, int(method.map_scorer.step))
+        pairs = method.pairs(scoring.pairs)
+        parts = {name: networks[name] for name in method.scoring_networks(pairs)}
+        for name, network in parts.items():
             load(network, below(state, f"{name}."), network.state_dict())
-            network.to(device).eval().requires_grad_(False)
-        return TrainedModel(self.config, self.progress["step"], used, scorer)
+        parts |= {"contrast": method.contrast, "map_scorer": method.map_scorer}
+        for part in parts.values():
+            part.to(device).eval().requires_grad_(False)
+        score = partial(method.score, pairs=pairs)
+        return TrainedModel(config, self.progress["step"], parts, tuple(pairs), score)
+
+    def _check_statistics(self, scoring: Scoring, step: int) -> None:
+        if step < 0:
+            raise UserError(
+                f"--maps standardised: {self.path} holds no statistics of normal images; train "
+                "with --maps standardised"
+            )
+        trained, asked = self.config.scoring, scoring
+        for name in ("pairs", "map_smoothing"):
+            theirs, mine = getattr(trained, name), getattr(asked, name)
+            if theirs != mine:
+                raise UserError(
+                    f"{flag(name)} {mine}: the statistics of normal images in {self.path} are with "
+                    f"{theirs}; leave the flag out, or give --maps plain"
+                )
+        if step != self.progress["step"]:
+            log.warning(
+                "%s: its statistics of normal images are of step %d, of the last validation",
+                self.path,
+                step,
+            )
 
 
 @dataclass(frozen=True)
@@ -117,24 +148,27 @@ class TrainedModel:
     """What scoring needs of a checkpoint.
 
     Attributes:
-        config: what the model was trained with.
+        config: what the model was trained with, and how it scores.
         step: training steps it had.
-        networks: those that score, by their names, in eval mode.
-        scorer: how they score.
+        parts: the networks that score, in eval mode, and what is before and behind them, by names.
+        pairs: (generator, discriminator) indices that are averaged over.
+        score: from images (B, 3, S, S) in [-1, 1] to what the networks make of them.
     """
 
     config: ModelConfig
     step: int
-    networks: dict[str, nn.Module]
-    scorer: Scorer
+    parts: dict[str, nn.Module]
+    pairs: tuple[Pair, ...]
+    score: Callable[[Tensor], Scored]
 
     @cached_property
     def fingerprint(self) -> str:
         """16 characters that differ between any two models whose scores do not compare."""
-        kind = (self.config.model, self.config.network, self.scorer.pairs)
+        how = replace(self.config.scoring, anomaly_score=SCORES[0])  # all scores are of one model
+        kind = (self.config.model, self.config.network, how, self.pairs)
         digest = hashlib.sha256(repr(kind).encode())
-        for name in sorted(self.networks):
-            for tensor in self.networks[name].state_dict().values():
+        for name in sorted(self.parts):
+            for tensor in self.parts[name].state_dict().values():
                 flat = tensor.detach().cpu().contiguous().numpy().reshape(-1)
                 digest.update(memoryview(flat).cast("B"))
         return digest.hexdigest()[:16]
@@ -176,9 +210,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, content, config)
 
 
-def load_model(path: Path, pairs: str, device: torch.device) -> TrainedModel:
-    """The networks of a checkpoint that score; see `read_checkpoint` and `Checkpoint.model`."""
-    return read_checkpoint(path).model(pairs, device)
+def load_model(path: Path, device: torch.device, **scoring: Any) -> TrainedModel:
+    """The networks of a checkpoint that score, as trained or with other options of `Scoring`.
+
+    Raises:
+        UserError: see `read_checkpoint` and `Checkpoint.model`.
+    """
+    checkpoint = read_checkpoint(path)
+    return checkpoint.model(replace(checkpoint.config.scoring, **scoring), device)
 
 
 def _read_plain(path: Path) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from crn.config import SCORES, Options
-from crn.evaluation.maps import AnomalyMaps, at_size, sigma_in_pixels
+from crn.evaluation.maps import AnomalyMaps, at_size
 from crn.evaluation.pixel_metrics import PixelCounts
 from crn.evaluation.results import (
     Bootstrap,
@@ -24,6 +24,7 @@ from crn.evaluation.results import (
     ScoreMetrics,
     Thresholds,
 )
+from crn.methods.smoothing import sigma_in_pixels
 from datasets.samples import ANOMALOUS, NORMAL, TEST
 
 BOOTSTRAP_RESAMPLES = 1000
@@ -149,7 +150,7 @@ def evaluate(
         thresholds: of the score that was asked for.
         images, maps, masks: in one order.
     """
-    score, smoothing = options.scoring.anomaly_score, options.scoring.map_smoothing
+    scoring = options.scoring
     test = [image for image in images if image.split == TEST]
     labels = [image.label for image in test]
     labelled = None not in labels
@@ -167,13 +168,19 @@ def evaluate(
             unlabelled=labels.count(None),
             masks=count,
         ),
-        score,
+        scoring.anomaly_score,
         thresholds,
-        MapFacts(smoothing, sigma_in_pixels(smoothing, model.imsize), *maps.range),
+        MapFacts(
+            scoring.maps,
+            scoring.pooling,
+            scoring.map_smoothing,
+            sigma_in_pixels(scoring.map_smoothing, model.imsize),
+            *maps.range,
+        ),
         scores={name: _score_metrics(test, name) for name in SCORES} if labelled else None,
         decisions=None if thresholds.image is None else confusion(_decisions(test), labels),
         pixels=pixels.get(None),
-        kinds=_kinds(test, score, pixels) if labelled else None,
+        kinds=_kinds(test, scoring.anomaly_score, pixels) if labelled else None,
         bootstrap=Bootstrap(BOOTSTRAP_RESAMPLES, BOOTSTRAP_SEED),
     )
 

@@ -96,11 +96,15 @@ class MapFacts:
     """The anomaly maps that scored.
 
     Attributes:
+        kind: of ``--maps``.
+        pooling: of ``--pooling``.
         smoothing: standard deviation of the Gaussian in percent of the width, as typed.
         sigma: the same in pixels of the model's image size.
         low, high: range of the maps of all images, which is the colour scale of the overlays.
     """
 
+    kind: str
+    pooling: str
     smoothing: float
     sigma: float
     low: float

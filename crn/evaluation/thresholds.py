@@ -48,7 +48,7 @@ def thresholds_from_file(options: Options, weights: str) -> Thresholds:
         UserError: the file is none, holds no thresholds, or is of another model, another score or
             other maps.
     """
-    path = options.scoring.threshold_from
+    path = options.decision.threshold_from
     assert path is not None
     try:
         earlier = read_metrics(path)
@@ -61,6 +61,8 @@ def thresholds_from_file(options: Options, weights: str) -> Thresholds:
         raise UserError(f"--threshold-from {path}: is no metrics.json of an inference") from None
     same = {
         "--anomaly-score": (earlier.anomaly_score, options.scoring.anomaly_score),
+        "--maps": (earlier.maps.kind, options.scoring.maps),
+        "--pooling": (earlier.maps.pooling, options.scoring.pooling),
         "--map-smoothing": (earlier.maps.smoothing, options.scoring.map_smoothing),
         "--pairs": (earlier.model.pairs, options.scoring.pairs),
     }

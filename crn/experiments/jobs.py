@@ -243,11 +243,13 @@ def _judged(status: int, job: Job) -> tuple[float | None, str]:
     """The metric of a program that has ended, or why there is none."""
     if status:
         last = _last_line(job.folder / "stderr.txt")
-        if status < 0:
-            return None, f"killed by {_signal_name(-status)}{last and ': ' + last}"
-        return None, last or f"exit status {status}"
-    value = last_logged(log_dir(job.folder), job.metric)
-    if value is None:
+        if status > 0:
+            return None, last or f"exit status {status}"
+        name = {number.value: number.name for number in signal.Signals}.get(-status, -status)
+        return None, f"killed by {name}{last and ': ' + last}"
+    try:
+        value = float(last_row(log_dir(job.folder), job.metric)[job.metric])
+    except (LookupError, ValueError):
         return None, f"did not log {job.metric}"
     return (value, "") if math.isfinite(value) else (None, f"the last {job.metric} is {value}")
 
@@ -255,14 +257,6 @@ def _judged(status: int, job: Job) -> tuple[float | None, str]:
 def log_dir(folder: Path) -> Path:
     """Where the program of a folder logs its metrics."""
     return folder / "logged_metrics"
-
-
-def last_logged(log_dir: Path, metric: str) -> float | None:
-    """The last value of a metric in the newest metrics.csv below a folder; None without one."""
-    try:
-        return float(last_row(log_dir, metric)[metric])
-    except (LookupError, ValueError):
-        return None
 
 
 def last_row(log_dir: Path, metric: str) -> dict[str, str]:
@@ -283,10 +277,3 @@ def _last_line(file: Path) -> str:
         opened.seek(max(0, os.fstat(opened.fileno()).st_size - _TAIL))
         text = opened.read().decode("utf-8", errors="replace")
     return next((line for line in reversed(text.splitlines()) if line.strip()), "").strip()
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

@@ -1,13 +1,18 @@
-"""The methods of anomaly detection: their networks, what these minimise, and how they score."""
+"""The paper: the networks of each method, what they minimise, and the anomaly maps that they make.
+
+It may use the configuration, and no other room.
+"""
 
 from crn.config import ModelConfig
-from crn.methods.base import Losses, Method, Scorer
+from crn.methods.autoencoder import Autoencoder
+from crn.methods.base import Losses, Method, Pair, Scored
 from crn.methods.competition import CompetitiveReconstructionNetworks
 from crn.methods.dual_autoencoders import DualAutoEncoderGAN
 
 _METHODS: dict[str, type[Method]] = {
     "crn": CompetitiveReconstructionNetworks,
     "dagan": DualAutoEncoderGAN,
+    "autoencoder": Autoencoder,
 }
 
 
@@ -16,4 +21,4 @@ def make_method(config: ModelConfig) -> Method:
     return _METHODS[config.model](config)
 
 
-__all__ = ["Losses", "Method", "Scorer", "make_method"]
+__all__ = ["Losses", "Method", "Pair", "Scored", "make_method"]

@@ -1,43 +1,58 @@
 """What all methods have in common: networks that are trained together and score images."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from crn.config import ModelConfig
+from crn.methods.anomaly_maps import AnomalyMapScorer
+from crn.methods.contrast import LocalContrast
 from crn.methods.scores import Maps
 
 # The losses of a training step by their names, detached; each a tensor of any shape.
 Losses = dict[str, Tensor]
 
 
+# A generator's index and a discriminator's.
+Pair = tuple[int, int]
+
+
 @dataclass(frozen=True)
-class Scorer:
-    """The networks of a method that score images, and how.
+class Scored:
+    """Images and what networks make of them.
 
     Attributes:
-        networks: their names in the method.
-        pairs: (generator, discriminator) indices that are averaged over.
-        score: from images (B, 3, S, S) in [-1, 1] to reconstructions of them and, for each of
-            `SCORES`, anomaly maps (B, S, S).
+        reconstruction: (B, 3, S, S) in [-1, 1].
+        maps: for each of `SCORES` the anomaly maps (B, S, S) that score.
+        scores: for each of `SCORES` the anomaly scores (B,).
     """
 
-    networks: tuple[str, ...]
-    pairs: tuple[tuple[int, int], ...]
-    score: Callable[[Tensor], tuple[Tensor, Maps]]
+    reconstruction: Tensor
+    maps: Maps
+    scores: Maps
 
 
 class Method(nn.Module, ABC):
     """Networks that are trained together, each with an optimizer of its own.
 
     Whatever the method has to remember beside them is a buffer, so that checkpoints carry it.
+
+    Attributes:
+        contrast: what the networks see of images.
+        map_scorer: what becomes of their anomaly maps.
     """
 
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.contrast = LocalContrast(config.network)
+        self.map_scorer = AnomalyMapScorer(config)
+
     @property
+    @abstractmethod
     def networks(self) -> dict[str, nn.Module]:
         """The networks by their names, which are also those of their places in the module."""
-        return dict(self.named_children())
 
     def trained_in(self, seed: int, step: int) -> tuple[int, ...]:  # noqa: ARG002
         """The indices of the networks that a training step updates, a function of seed and step."""
@@ -48,7 +63,7 @@ class Method(nn.Module, ABC):
         """Compute what a training step minimises.
 
         Args:
-            x: images, (B, 3, S, S) in [-1, 1].
+            x: images as `contrast` gives them, (B, 3, S, S) in [-1, 1].
             trained: the networks that `trained_in` has given.
 
         Returns:
@@ -72,5 +87,26 @@ class Method(nn.Module, ABC):
         return " and ".join(self.networks)
 
     @abstractmethod
-    def scorer(self, pairs: str) -> Scorer:
-        """How to score: with the best networks ("best") or the mean over all pairs ("all")."""
+    def pairs(self, which: str) -> list[Pair]:
+        """The pairs that score: the best one ("best"), or all of them ("all")."""
+
+    def scoring_networks(self, pairs: Sequence[Pair]) -> list[str]:  # noqa: ARG002
+        """The names of the networks that pairs are made of."""
+        return list(self.networks)
+
+    @abstractmethod
+    def anomaly_maps(self, x: Tensor, pairs: Sequence[Pair]) -> tuple[Tensor, Maps]:
+        """Reconstructions and anomaly maps, as the networks make them.
+
+        Args:
+            x: images as `contrast` gives them, (B, 3, S, S) in [-1, 1].
+            pairs: what is averaged over.
+
+        Returns:
+            (B, 3, S, S), and for each of `SCORES` (B, S, S), higher where more anomalous.
+        """
+
+    def score(self, x: Tensor, pairs: Sequence[Pair]) -> Scored:
+        """Score images (B, 3, S, S) in [-1, 1] by pairs of networks."""
+        z, maps = self.anomaly_maps(self.contrast(x), pairs)
+        return Scored(self.contrast.as_images(z, x), *self.map_scorer(maps))

@@ -2,20 +2,21 @@
 
 import random
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
 from crn.config import ModelConfig
-from crn.methods.base import Losses, Method, Scorer
+from crn.methods.base import Losses, Method, Pair
 from crn.methods.encoder_decoder import RECONSTRUCTIONS, EncoderDecoder
-from crn.methods.scores import ordered_pairs, score_pairs
+from crn.methods.scores import Maps, maps_of_pairs, ordered_pairs
 
 # Of the moving averages that choose the best units. A unit is trained in two of N steps; ten of
 # them average out the noise of single batches.
 DECAY = 0.9
+# lambda of the balance: how fast k follows the game.
+BALANCE_RATE = 0.01
 
 
 class CompetitiveReconstructionNetworks(Method):
@@ -27,18 +28,20 @@ class CompetitiveReconstructionNetworks(Method):
         discrimination_margin: (N,), that of |r - f| of its answer to the other unit's
             reconstruction, less |x - r| of its own.
         times_trained: (N,), in how many steps, to correct the averages for their start at 0.
+        k: (N,), with --balance, the weight of each unit's discrimination.
     """
 
     reconstruction_loss: Tensor
     discrimination_margin: Tensor
     times_trained: Tensor
+    k: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.weights = config.competition
         count = config.competition.num_competitive_units
         self.units = nn.ModuleList(EncoderDecoder(config.network) for _ in range(count))
-        for name in ("reconstruction_loss", "discrimination_margin", "times_trained"):
+        for name in ("reconstruction_loss", "discrimination_margin", "times_trained", "k"):
             self.register_buffer(name, torch.zeros(count))
 
     @property
@@ -62,6 +65,9 @@ class CompetitiveReconstructionNetworks(Method):
             L_gen(g)  = w_rec |x - r| + w_fb |r - sg(f)|    r = U_g(x)
             L_disc(d) = - w_disc |sg(r) - f|                f = U_d(sg(r))
 
+        With --balance gamma the state of the game sets w_disc, as in BEGAN (Berthelot et al. 2017):
+        it is k_d, which grows while unit d distorts less than gamma times what it errs itself.
+
         Returns:
             As `Method.training_losses`; the losses "reconstruction" |x - r| and "feedback"
             |r - f| are (P,), of each of the P units as generator.
@@ -77,7 +83,7 @@ class CompetitiveReconstructionNetworks(Method):
             discrimination = l1_loss(f, r[g].detach())
             total = total + w.reconstruction_weight * reconstruction
             total = total + w.feedback_weight * feedback
-            total = total - w.discrimination_weight * discrimination
+            total = total - (self.k[d] if w.balance else w.discrimination_weight) * discrimination
             losses["reconstruction"].append(reconstruction.detach())
             losses["feedback"].append(feedback.detach())
         return total, {name: torch.stack(values) for name, values in losses.items()}
@@ -86,10 +92,13 @@ class CompetitiveReconstructionNetworks(Method):
         """The means over the units of each loss, and of what the two roles minimise."""
         w, logged = self.weights, super().logged(losses)
         reconstruction, feedback = logged["losses/reconstruction"], logged["losses/feedback"]
-        generator = w.reconstruction_weight * reconstruction + w.feedback_weight * feedback
+        discrimination_weight = self.k.mean() if w.balance else w.discrimination_weight
+        if w.balance:
+            logged["balance/k"] = discrimination_weight
         return logged | {
-            "losses/generator": generator,
-            "losses/discriminator": -w.discrimination_weight * feedback,
+            "losses/generator": w.reconstruction_weight * reconstruction
+            + w.feedback_weight * feedback,
+            "losses/discriminator": -discrimination_weight * feedback,
         }
 
     @torch.no_grad()
@@ -97,11 +106,14 @@ class CompetitiveReconstructionNetworks(Method):
         """Update the moving averages of the units of a step."""
         own = losses["reconstruction"].to(self.reconstruction_loss)
         # What a unit has distorted is the reconstruction of the other one.
-        margin = losses["feedback"].to(own).flip(0) - own
+        distorted = losses["feedback"].to(own).flip(0)
+        margin = distorted - own
+        step = BALANCE_RATE * (self.weights.balance * own - distorted)
         for place, unit in enumerate(trained):
             self.reconstruction_loss[unit].lerp_(own[place], 1 - DECAY)
             self.discrimination_margin[unit].lerp_(margin[place], 1 - DECAY)
             self.times_trained[unit] += 1
+            self.k[unit].add_(step[place]).clamp_(0, 1)
 
     def best_pair(self) -> tuple[int, int]:
         """Indices of the best generator and the best discriminator.
@@ -128,15 +140,17 @@ class CompetitiveReconstructionNetworks(Method):
         spoilt = (~self.reconstruction_loss.isfinite()).nonzero().flatten().tolist()
         return "units " + " and ".join(map(str, spoilt or sorted(trained)))
 
-    def scorer(self, pairs: str) -> Scorer:
+    def pairs(self, which: str) -> list[Pair]:
         """The best pair, or all ordered pairs of different units."""
-        chosen = ordered_pairs(len(self.units)) if pairs == "all" else [self.best_pair()]
-        units = {index: self.units[index] for index in sorted({i for pair in chosen for i in pair})}
-        return Scorer(
-            tuple(map(_name, units)),
-            tuple(chosen),
-            partial(score_pairs, units=units, pairs=chosen),
-        )
+        return ordered_pairs(len(self.units)) if which == "all" else [self.best_pair()]
+
+    def scoring_networks(self, pairs: Sequence[Pair]) -> list[str]:
+        """The units in the pairs."""
+        return [_name(index) for index in sorted({index for pair in pairs for index in pair})]
+
+    def anomaly_maps(self, x: Tensor, pairs: Sequence[Pair]) -> tuple[Tensor, Maps]:
+        """The means over pairs; see `maps_of_pairs`."""
+        return maps_of_pairs(x, self.units, pairs)
 
 
 def _name(unit: int) -> str:

@@ -1,15 +1,14 @@
 """DAGAN, the baseline of the paper on CRN (Tang et al. 2020, Sensors 20(12), 3336)."""
 
 from collections.abc import Sequence
-from functools import partial
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from crn.config import ModelConfig
-from crn.methods.base import Losses, Method, Scorer
+from crn.methods.base import Losses, Method, Pair
 from crn.methods.encoder_decoder import RECONSTRUCTIONS, EncoderDecoder
-from crn.methods.scores import score_autoencoders
+from crn.methods.scores import Maps, maps_of_autoencoders
 
 
 class DualAutoEncoderGAN(Method):
@@ -20,10 +19,15 @@ class DualAutoEncoderGAN(Method):
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.weights = config.adversarial
         self.generator = EncoderDecoder(config.network)
         self.discriminator = EncoderDecoder(config.network, skips=False)
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The two."""
+        return {"generator": self.generator, "discriminator": self.discriminator}
 
     def training_losses(self, x: Tensor, trained: Sequence[int]) -> tuple[Tensor, Losses]:  # noqa: ARG002
         """Train both networks at once, from the same forward passes.
@@ -67,9 +71,10 @@ class DualAutoEncoderGAN(Method):
             "losses/discriminator": real - adversarial,
         }
 
-    def scorer(self, pairs: str) -> Scorer:  # noqa: ARG002
+    def pairs(self, which: str) -> list[Pair]:  # noqa: ARG002
         """The only pair that there is."""
-        score = partial(
-            score_autoencoders, generator=self.generator, discriminator=self.discriminator
-        )
-        return Scorer(tuple(self.networks), ((0, 1),), score)
+        return [(0, 1)]
+
+    def anomaly_maps(self, x: Tensor, pairs: Sequence[Pair]) -> tuple[Tensor, Maps]:  # noqa: ARG002
+        """See `maps_of_autoencoders`."""
+        return maps_of_autoencoders(x, self.generator, self.discriminator)

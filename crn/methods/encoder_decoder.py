@@ -9,8 +9,8 @@ from torch.nn.functional import leaky_relu, relu
 from crn.config import Network
 from crn.methods.convolution import HalvingConv, NearestConv
 
-_FIRST_WIDTH = 64
-_LARGEST_WIDTH = 512
+# Levels have at most so many times the channels of the first one.
+_WIDEST = 8
 
 # What a network is given. Batch norm keeps running statistics of each, since the two differ by
 # design: adversaries are trained to tell them apart.
@@ -20,7 +20,7 @@ IMAGES, RECONSTRUCTIONS = "images", "reconstructions"
 class EncoderDecoder(nn.Module):
     """Encoder-decoder with skip connections (Ronneberger et al. 2015, Isola et al. 2017).
 
-    With d = min(log2(imsize), max_network_depth) levels of w_k = min(64 * 2^k, 512) channels::
+    With d = min(log2(imsize), max_network_depth) levels of w_k = width * min(2^k, 8) channels::
 
         x        (B, 3, S, S)
         level 0  (B, w_0, S/2, S/2)                 S/2   (B, 3, S, S), tanh
@@ -37,7 +37,7 @@ class EncoderDecoder(nn.Module):
     def __init__(self, network: Network, skips: bool = True) -> None:
         super().__init__()
         depth = min(int(math.log2(network.imsize)), network.max_network_depth)
-        widths = [min(_FIRST_WIDTH * 2**level, _LARGEST_WIDTH) for level in range(depth)]
+        widths = [network.width * min(2**level, _WIDEST) for level in range(depth)]
         innermost = depth - 1
         self._skips = skips
         self.down = nn.ModuleList()
@@ -48,7 +48,7 @@ class EncoderDecoder(nn.Module):
             self.down.append(_Level(HalvingConv(above, width, bias=norm != "batch"), norm, width))
             norm = network.norm if level else "none"
             skip = width if skips and level < innermost else 0
-            is_wide_inner = 0 < level < innermost and above == _LARGEST_WIDTH
+            is_wide_inner = 0 < level < innermost and above == network.width * _WIDEST
             self.up.append(
                 _Level(
                     _upsample(width + skip, above, norm != "batch", network.improved),

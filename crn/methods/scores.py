@@ -1,10 +1,10 @@
-"""Anomaly maps and anomaly scores of generators and discriminators.
+"""Anomaly maps of generators and discriminators, as they make them.
 
-Every map and score is oriented so that higher means more anomalous. The orientation follows from
+Every map is oriented so that higher means more anomalous. The orientation follows from
 what the networks are trained to do, never from labels.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
 from torch import Tensor
@@ -15,7 +15,7 @@ Reconstruct = Callable[..., Tensor]
 Maps = dict[str, Tensor]
 
 
-def anomaly_maps(x: Tensor, r: Tensor, f: Tensor) -> Maps:
+def maps_of(x: Tensor, r: Tensor, f: Tensor) -> Maps:
     """The three maps, each the mean over channels of an absolute difference.
 
     Args:
@@ -35,19 +35,14 @@ def anomaly_maps(x: Tensor, r: Tensor, f: Tensor) -> Maps:
     }
 
 
-def image_scores(maps: Maps) -> Maps:
-    """One anomaly score for every image: the mean of its map, (B, H, W) to (B,)."""
-    return {name: pixels.mean((1, 2)) for name, pixels in maps.items()}
-
-
-def score_pairs(
-    x: Tensor, units: Mapping[int, Reconstruct], pairs: Iterable[tuple[int, int]]
+def maps_of_pairs(
+    x: Tensor, units: Sequence[Reconstruct], pairs: Iterable[tuple[int, int]]
 ) -> tuple[Tensor, Maps]:
     """Mean reconstruction and mean anomaly maps over pairs of units.
 
     Args:
         x: images, (B, 3, H, W) in [-1, 1].
-        units: index to network, which takes images and, as a discriminator, `RECONSTRUCTIONS`.
+        units: networks, which take images and, as a discriminator, `RECONSTRUCTIONS`.
         pairs: (generator, discriminator) indices; each generator reconstructs once.
 
     Returns:
@@ -62,13 +57,13 @@ def score_pairs(
         for _, discriminator in group:
             count += 1
             f = units[discriminator](r, RECONSTRUCTIONS)
-            for name, pixels in anomaly_maps(x, r, f).items():
+            for name, pixels in maps_of(x, r, f).items():
                 sums[name] = sums[name] + pixels if name in sums else pixels
     mean = sum(reconstructions[1:], reconstructions[0]) / len(reconstructions)
     return mean, {name: pixels / count for name, pixels in sums.items()}
 
 
-def score_autoencoders(
+def maps_of_autoencoders(
     x: Tensor, generator: Reconstruct, discriminator: Reconstruct
 ) -> tuple[Tensor, Maps]:
     """Reconstruction and anomaly maps of DAGAN, whose discriminator reconstructs images as well.

@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,7 @@ from PIL import Image
 from crn.config import SCORES
 from crn.evaluation.results import InferenceResults
 from crn.report.pictures import side_by_side, write_picture
-from crn.report.result_pictures import ResultPictures
 from crn.system.files import claim_version
-from crn.system.threads import in_threads
 from datasets.samples import TRAIN
 
 log = logging.getLogger(__name__)
@@ -31,16 +29,16 @@ _JPEG = {"quality": 85, "subsampling": 0}
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """The pictures of one image.
+class Panels:
+    """The pictures of one image, as they were written.
 
     Attributes:
-        panels: which of `PANELS` there are, in their order.
+        names: which of `PANELS` there are, in their order.
         size: width and height of each panel.
         thumbnail: width and height of the picture with all of them side by side.
     """
 
-    panels: tuple[str, ...]
+    names: tuple[str, ...]
     size: tuple[int, int]
     thumbnail: tuple[int, int]
 
@@ -61,31 +59,30 @@ def files_folder(page_folder: Path) -> Iterator[Path]:
         raise
 
 
-def write_pictures(
-    results: InferenceResults, images: ResultPictures, folder: Path
-) -> list[Pictures]:
-    """Write all panels and a thumbnail of every image.
+def write_panels(panels: dict[str, Image.Image], folder: Path, index: int) -> Panels:
+    """Write the panels of one image, and a thumbnail with all of them.
 
     File names are numbers: nothing in a data set decides where anything is written.
+
+    Args:
+        panels: some of `PANELS`, of one size.
+        folder: from `files_folder`.
+        index: of the image among the results.
 
     Raises:
         UserError: the system refuses to write them.
     """
-
-    def write(index: int) -> Pictures:
-        panels = images.panels(index)
-        names = tuple(name for name in PANELS if name in panels)
-        small = []
-        for name in names:
-            panel = panels[name].convert("RGB")
-            write_picture(panel, folder / f"{index}-{name}.jpg", **_JPEG)
-            panel.thumbnail((_THUMBNAIL, _THUMBNAIL))
-            small.append(_enlarged(panel))
-        thumbnail = side_by_side(*small, gap=_GAP, colour=_GAP_COLOUR)
-        write_picture(thumbnail, folder / f"{index}.jpg", **_JPEG)
-        return Pictures(names, panels[names[0]].size, thumbnail.size)
-
-    return in_threads(write, len(results.images), images.threads)
+    names = tuple(name for name in PANELS if name in panels)
+    size = panels[names[0]].size
+    small = []
+    for name in names:
+        panel = panels[name].convert("RGB")
+        write_picture(panel, folder / f"{index}-{name}.jpg", **_JPEG)
+        panel.thumbnail((_THUMBNAIL, _THUMBNAIL))
+        small.append(_enlarged(panel))
+    thumbnail = side_by_side(*small, gap=_GAP, colour=_GAP_COLOUR)
+    write_picture(thumbnail, folder / f"{index}.jpg", **_JPEG)
+    return Panels(names, size, thumbnail.size)
 
 
 def _enlarged(panel: Image.Image) -> Image.Image:
@@ -95,11 +92,11 @@ def _enlarged(panel: Image.Image) -> Image.Image:
 
 
 def gallery_data(
-    results: InferenceResults, pictures: list[Pictures], folder: Path, page_folder: Path
+    results: InferenceResults, shown: Sequence[Panels], folder: Path, page_folder: Path
 ) -> dict[str, Any]:
     """What gallery.js reads; a short row for every image, so that 5,000 of them load quickly."""
     kinds = sorted({image.kind for image in results.images if image.kind is not None})
-    panels = [name for name in PANELS if any(name in each.panels for each in pictures)]
+    panels = [name for name in PANELS if any(name in each.names for each in shown)]
     rows = [
         [
             image.key,
@@ -108,11 +105,11 @@ def gallery_data(
             image.label,
             image.decision,
             [float(f"{image.scores[name]:.8g}") for name in SCORES],
-            [panels.index(name) for name in shown.panels],
-            *shown.size,
-            *shown.thumbnail,
+            [panels.index(name) for name in mine.names],
+            *mine.size,
+            *mine.thumbnail,
         ]
-        for image, shown in zip(results.images, pictures, strict=True)
+        for image, mine in zip(results.images, shown, strict=True)
     ]
     return {
         "folder": folder.relative_to(page_folder).as_posix(),

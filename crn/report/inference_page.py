@@ -1,7 +1,7 @@
 """The report of a run of inference: how well it found what is anomalous, and every image."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,40 +10,45 @@ from crn.config import SCORES
 from crn.evaluation.results import InferenceResults, Metrics, ScoredImage, ScoreMetrics
 from crn.report.charts import Axis, Chart, Series, histogram_chart
 from crn.report.curves import histogram, precision_recall, roc
-from crn.report.gallery import files_folder, gallery_data, write_pictures
-from crn.report.overlays import legend
+from crn.report.gallery import Panels, gallery_data
+from crn.report.overlays import ColourScale, legend
 from crn.report.pages import REPORT_FILE, decimal, typed_settings, write_page
-from crn.report.result_pictures import ResultPictures
-from crn.system.words import counted
+from crn.system.text import counted
 from datasets.samples import ANOMALOUS, NORMAL, TEST
 
 log = logging.getLogger(__name__)
 
 
-def write_inference_report(folder: Path, results: InferenceResults, images: ResultPictures) -> None:
-    """Write report.html and the pictures it shows; an earlier report is renamed and stays whole.
+def write_inference_report(
+    folder: Path,
+    files: Path,
+    results: InferenceResults,
+    shown: Sequence[Panels],
+    scale: ColourScale,
+) -> None:
+    """Write report.html; an earlier report is renamed and stays whole.
 
     Args:
-        folder: exists; the pictures come to report_files/version_N/ in it.
+        folder: for the page.
+        files: where the pictures that it shows are, from `files_folder`.
         results: of the run.
-        images: their pictures.
+        shown: the pictures of all images.
+        scale: their colours.
     """
     path, metrics = folder / REPORT_FILE, results.metrics
-    with files_folder(folder) as files:
-        pictures = write_pictures(results, images, files)
-        write_page(
-            path,
-            "inference.html",
-            {
-                "model": {name: (value, False) for name, value in vars(metrics.model).items()},
-                **typed_settings(results.options, ("run", "data", "scoring", "output")),
-            },
-            gallery_data(results, pictures, files, folder),
-            name=Path(metrics.dataset.path).name or metrics.dataset.layout,
-            metrics=metrics,
-            charts=list(_charts(results)),
-            legend=legend(images.scale, metrics.dataset.masks > 0),
-        )
+    write_page(
+        path,
+        "inference.html",
+        {
+            "model": {name: (value, False) for name, value in vars(metrics.model).items()},
+            **typed_settings(results.options, ("run", "data", "scoring", "output")),
+        },
+        gallery_data(results, shown, files, folder),
+        name=Path(metrics.dataset.path).name or metrics.dataset.layout,
+        metrics=metrics,
+        charts=list(_charts(results)),
+        legend=legend(scale, metrics.dataset.masks > 0),
+    )
     log.info("wrote %s", path)
 
 

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from crn.config import Options
 from crn.option import flag, has_effect
 from crn.system.files import set_aside, written_whole
-from crn.system.words import counted
+from crn.system.text import counted
 
 REPORT_FILE = "report.html"
 

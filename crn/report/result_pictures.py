@@ -11,11 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 from crn.evaluation.maps import AnomalyMaps, at_size
+from crn.report.gallery import Panels, write_panels
 from crn.report.overlays import ColourScale, legend, overlay
 from crn.report.pictures import heat_map, side_by_side, to_image, write_picture
 from crn.system.files import set_aside, written_whole
+from crn.system.hardware import in_threads
 from crn.system.text import file_name
-from crn.system.threads import in_threads
 from datasets.memory import normalize
 from datasets.reader import MAX_PIXELS, Images
 from datasets.samples import Sample
@@ -60,77 +61,90 @@ class ResultPictures:
         largest = max(height * width for height, width in self.images.sizes)
         return max(1, min(cpu_count(), MAX_PIXELS // largest))
 
-    def panels(self, index: int) -> dict[str, Image.Image]:
-        """What the report shows of one image: RGB pictures of one size.
-
-        That is the size of the image's file, but made smaller where a side is longer than
-        `PANEL_SIZE`. They are "input", "reconstruction", "overlay" (the anomaly map over the image,
-        with contours) and, where there is one, "mask". `threads` threads may ask at a time.
-        """
-        image, mask = self._own_image(index), self.masks[index]
-        image.thumbnail((PANEL_SIZE, PANEL_SIZE))
-        reconstruction = to_image(self.reconstructions[index])
-        pictures = {"input": image, "reconstruction": reconstruction.resize(image.size)}
-        if mask is not None:
-            small = Image.fromarray(mask).resize(image.size)
-            pictures["mask"] = small.convert("RGB")
-            mask = np.asarray(small)
-        pictures["overlay"] = self._overlay(index, image, mask)
-        return pictures
-
-    def write(self, folder: Path, save_maps: bool) -> None:
+    def write(self, folder: Path, files: Path, save_maps: bool) -> list[Panels]:
         """Write the pictures of all images, and what earlier runs left there is renamed.
 
-        Of every image there is inference/KEY, what the model saw and made; diff/KEY, the plain
-        map; and overlay/KEY, the smoothed map over the image. One colour scale serves all plain
-        maps, and another one, drawn in colour_scale.svg, all smoothed maps.
+        Of every image there is inference/KEY, what the model saw and made; diff/KEY, the anomaly
+        map; and overlay/KEY, the map over the image. One colour scale serves all maps, and another
+        one, drawn in colour_scale.svg, all overlays.
 
         Args:
-            save_maps: whether to write maps/KEY.tiff as well, the smoothed map as 32-bit floats.
+            folder: for all of them.
+            files: for the panels of the report.
+            save_maps: whether to write maps/KEY.tiff as well, the map as 32-bit floats.
+
+        Returns:
+            What the report shows of every image.
         """
         folders = {name: folder / name for name in FOLDERS}
         if save_maps:
             folders[MAPS_FOLDER] = folder / MAPS_FOLDER
         for path in (*folders.values(), folder / COLOUR_SCALE_FILE):
             set_aside(path)
-        low, high = (float(value) for value in self.maps.plain.aminmax())
+        low, high = self.maps.range
         keys = [sample.key for sample in self.samples]
         names, tiff_names = picture_names(keys), map_names(keys)
 
-        def write(index: int) -> None:
+        def write(index: int) -> Panels:
             size = self.images.sizes[index]
+            image = to_image(self.images.own(index))
             pictures = {
                 "inference": self._row(index, low, high),
-                "diff": heat_map(at_size(self.maps.plain[index], size), low, high),
-                "overlay": self._overlay(index, self._own_image(index), self.masks[index]),
+                "diff": heat_map(at_size(self.maps.scored[index], size), low, high),
+                "overlay": self._overlay(index, image),
             }
             for kind, picture in pictures.items():
                 write_picture(picture, folders[kind] / names[index], compress_level=1)
             if save_maps:
                 picture = Image.fromarray(at_size(self.maps.scored[index], size))
                 write_picture(picture, folders[MAPS_FOLDER] / tiff_names[index])
+            return write_panels(self.panels(index, image), files, index)
 
-        in_threads(write, len(self.samples), self.threads)
+        shown = in_threads(write, len(self.samples), self.threads)
         with written_whole(folder / COLOUR_SCALE_FILE, "w", encoding="utf-8") as file:
             file.write(legend(self.scale, any(mask is not None for mask in self.masks)))
         for path in folders.values():
             log.info("wrote %d pictures to %s", len(self.samples), path)
         log.info("colours of %s run from %.4g to %.4g", folders["diff"], low, high)
+        return shown
 
-    def _own_image(self, index: int) -> Image.Image:
-        """The image in the size of its file."""
-        return to_image(self.images.own(index))
+    def panels(self, index: int, image: Image.Image) -> dict[str, Image.Image]:
+        """What the report shows of one image: RGB pictures of one size.
+
+        They are "input", "reconstruction", "overlay" (the anomaly map over the image, with
+        contours) and, where there is one, "mask".
+
+        Args:
+            index: of the image.
+            image: in the size of its file; a side longer than `PANEL_SIZE` is made as long.
+        """
+        image.thumbnail((PANEL_SIZE, PANEL_SIZE))
+        reconstruction = to_image(self.reconstructions[index])
+        panels = {
+            "input": image,
+            "reconstruction": reconstruction.resize(image.size),
+            "overlay": self._overlay(index, image),
+        }
+        if (mask := self._mask(index, image.size)) is not None:
+            panels["mask"] = mask.convert("RGB")
+        return panels
+
+    def _mask(self, index: int, size: tuple[int, int]) -> Image.Image | None:
+        mask = self.masks[index]
+        return None if mask is None else Image.fromarray(mask).resize(size)
 
     def _row(self, index: int, low: float, high: float) -> Image.Image:
         return side_by_side(
             to_image(normalize(self.images.pixels[index])),
             to_image(self.reconstructions[index]),
-            heat_map(self.maps.plain[index], low, high),
+            heat_map(self.maps.scored[index], low, high),
         )
 
-    def _overlay(self, index: int, image: Image.Image, mask: np.ndarray | None) -> Image.Image:
+    def _overlay(self, index: int, image: Image.Image) -> Image.Image:
+        """The map that scored over an image of any size."""
         anomaly_map = at_size(self.maps.scored[index], (image.height, image.width))
-        return overlay(image, anomaly_map, self.scale, mask)
+        mask = self._mask(index, image.size)
+        return overlay(image, anomaly_map, self.scale, None if mask is None else np.asarray(mask))
 
 
 def picture_names(keys: Sequence[str]) -> list[PurePosixPath]:

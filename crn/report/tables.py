@@ -13,8 +13,7 @@ from crn.evaluation.results import (
     ScoreMetrics,
 )
 from crn.system.files import set_aside, written_whole
-from crn.system.text import printable, spreadsheet_cell
-from crn.system.words import counted
+from crn.system.text import counted, printable, spreadsheet_cell
 from datasets.samples import ANOMALOUS, NORMAL, TEST
 
 SCORES_FILE = Path("anomaly_scores.csv")

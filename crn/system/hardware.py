@@ -1,10 +1,18 @@
-"""What the machine has, and how the process is set up for it."""
+"""What the machine has, and how work is done on it without loss of time."""
 
 import ctypes
 import os
+import signal
 import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
+from torch import Tensor
+
+T = TypeVar("T")
 
 # Parameters of glibc's mallopt.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -57,3 +65,41 @@ def lightning_precision(choice: str, device: torch.device) -> str:
     """Lightning's name for ``--precision``: parameters and their updates are float32 in both."""
     use_bfloat16 = choice == "bf16" or (choice == "auto" and has_fast_bfloat16(device))
     return "bf16-mixed" if use_bfloat16 else "32-true"
+
+
+def in_threads(act: Callable[[int], T], count: int, threads: int) -> list[T]:
+    """The results of ``act(0)`` to ``act(count - 1)``, in this order.
+
+    An error, or Ctrl-C, goes on to the caller when the calls under way have ended.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        with _without_ctrl_c():
+            results = pool.map(act, range(count))
+        return list(results)
+
+
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Keep Ctrl-C waiting while threads start: a pool does not wait for one that it interrupts.
+
+    The threads keep it waiting for good, so it comes to the main thread.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no number of a tensor, which has some, is infinite or NaN.
+
+    In one pass and without a tensor of truth values: on a CPU a tenth of the time of
+    ``tensor.isfinite().all()``, which for a gigabyte of weights is half a second.
+    """
+    # NaN becomes both the lowest and the highest.
+    low, high = tensor.aminmax()
+    return bool(low.isfinite()) and bool(high.isfinite())

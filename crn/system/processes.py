@@ -17,7 +17,7 @@ from crn.config import Run
 from crn.errors import UserError
 
 if TYPE_CHECKING:
-    from crn.system.lightning import environments
+    from lightning_fabric.plugins import environments
 
 # In the environment of the processes that process 0 of a machine has started: its number.
 _STARTED_BY = "CRN_STARTED_BY"
@@ -78,7 +78,7 @@ def _environment(run: Run) -> tuple["environments.ClusterEnvironment", bool]:
 
     The order is Lightning's: torchrun may itself run inside a cluster.
     """
-    from crn.system.lightning import environments
+    from lightning_fabric.plugins import environments
 
     if environments.TorchElasticEnvironment.detect():
         return environments.TorchElasticEnvironment(), True

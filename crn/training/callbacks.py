@@ -8,6 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -16,7 +17,6 @@ from crn.checkpoints.writing import write_checkpoint
 from crn.errors import Diverged, DivergedInOneProcess
 from crn.report.pictures import picture_grid, write_picture
 from crn.system.files import set_aside
-from crn.system.lightning import pl
 from crn.training.distributed import STOP_SIGNALS, StopRequest
 from crn.training.resuming import BEST, LAST
 
@@ -287,9 +287,10 @@ class PictureGrids(pl.Callback):
         pl_module.eval()
         with torch.no_grad():
             images = self.images.to(pl_module.device)
-            reconstruction, maps = pl_module.method.scorer("best").score(images)
+            scored = pl_module.score(images)
         pl_module.train()
-        grid = picture_grid(images, reconstruction, maps[pl_module.config.anomaly_score])
+        anomaly_maps = scored.maps[pl_module.config.scoring.anomaly_score]
+        grid = picture_grid(images, scored.reconstruction, anomaly_maps)
         path = self.folder / f"step_{pl_module.step:06d}.png"
         set_aside(path)
         write_picture(grid, path)

@@ -1,14 +1,20 @@
 """The images of a training as a LightningDataModule."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
+import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
-from crn.system.lightning import pl
 from crn.system.processes import Place
-from datasets.memory import EvaluationBatches, TrainingBatches, to_device_if_it_fits
+from datasets.memory import (
+    EvaluationBatches,
+    TrainingBatches,
+    normalize,
+    to_device_if_it_fits,
+)
 from datasets.reader import read_images
 from datasets.samples import TEST, TRAIN, Sample
 
@@ -57,6 +63,13 @@ class InMemoryData(pl.LightningDataModule):
             device=device,
             share=self._place.share(min(optimization.batch_size, len(self.train_pixels))),
         )
+
+    def normal_images(self) -> Iterator[Tensor]:
+        """The part of the training images that this process measures, (B, 3, S, S) in [-1, 1]."""
+        device = self.trainer.strategy.root_device
+        pixels = self.train_pixels[self._place.share(len(self.train_pixels))]
+        for batch in pixels.split(VALIDATION_BATCH):
+            yield normalize(batch.to(device, non_blocking=True))
 
     def val_dataloader(self) -> EvaluationBatches:
         """The part of the test split that this process scores."""

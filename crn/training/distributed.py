@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, distributed
 
 from crn.errors import UserError
-from crn.system.lightning import pl
 from crn.system.processes import known_to_children
 
 T = TypeVar("T")

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import yaml
 
 from crn.system.files import append_whole, claim_version, written_whole
-from crn.system.lightning import pl
 
 
 class MetricsLogger(pl.loggers.logger.Logger):

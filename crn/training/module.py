@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -11,10 +12,9 @@ from torch.optim import Optimizer
 from crn.config import SCORES, ModelConfig
 from crn.errors import Diverged
 from crn.evaluation.metrics import auroc
-from crn.methods import Losses, Method, make_method
-from crn.methods.scores import Maps, image_scores
-from crn.system.finite import is_finite
-from crn.system.lightning import pl
+from crn.methods import Losses, Method, Scored, make_method
+from crn.methods.scores import Maps
+from crn.system.hardware import is_finite
 from crn.training.distributed import StopRequest, average_, gather, is_several, seed_dropout
 from crn.training.optimizers import learning_rate, make_optimizer, set_learning_rate
 
@@ -75,7 +75,7 @@ class TrainingModule(pl.LightningModule):
         trained = self.trained
         undo = self._snapshot(trained)
         seed_dropout(self.config.seed, self.step)
-        total, losses = self.method.training_losses(batch, trained)
+        total, losses = self.method.training_losses(self.method.contrast(batch), trained)
         self.manual_backward(total)
         total, losses = self._over_processes(total.detach(), losses, trained)
         self._refuse_divergence(total, trained, undo)
@@ -174,11 +174,29 @@ class TrainingModule(pl.LightningModule):
         return all(map(is_finite, (*self.state_dict().values(), *moments)))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:  # noqa: ARG002
-        """Score a batch with the best networks, in float32 as inference does."""
+        """Score a batch."""
         images, labels = batch
+        self._scored.append((self.score(images).scores, labels))
+
+    def score(self, images: Tensor) -> Scored:
+        """Score images (B, 3, S, S) in [-1, 1] as inference does, in float32."""
         with torch.autocast(images.device.type, enabled=False):
-            _, maps = self.method.scorer("best").score(images)
-        self._scored.append((image_scores(maps), labels))
+            return self.method.score(images, self.method.pairs(self.config.scoring.pairs))
+
+    def on_validation_start(self) -> None:
+        """Measure the anomaly maps of normal images, where scores are measured against them."""
+        if self.config.scoring.maps != "standardised":
+            return
+        pairs = self.method.pairs(self.config.scoring.pairs)
+        with torch.autocast(self.device.type, enabled=False):
+            maps = (
+                self.method.anomaly_maps(self.method.contrast(images), pairs)[1]
+                for images in self.trainer.datamodule.normal_images()
+            )
+            sums = self.method.map_scorer.sums(maps)
+        if is_several():
+            average_([sums])
+        self.method.map_scorer.measure(sums, self.step)
 
     def on_validation_epoch_end(self) -> None:
         """Log the AUROC of all three scores.
@@ -195,7 +213,7 @@ class TrainingModule(pl.LightningModule):
         if not all(values.isfinite().all() for values in scores.values()):
             raise self.diverged(self.step, "the anomaly scores")
         aurocs = {name: auroc(values, labels) for name, values in scores.items()}
-        current = aurocs[self.config.anomaly_score]
+        current = aurocs[self.config.scoring.anomaly_score]
         if current > self.max_roc_auc:
             self.max_roc_auc, self.best_step = current, self.step
         self._report(

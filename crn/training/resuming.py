@@ -22,7 +22,7 @@ from crn.config import ModelConfig
 from crn.errors import UserError
 from crn.methods import Method
 from crn.system.files import written_whole
-from crn.system.finite import is_finite
+from crn.system.hardware import is_finite
 from crn.training.optimizers import make_optimizer
 
 # In --checkpoint-path.

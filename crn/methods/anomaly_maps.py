@@ -1,0 +1,93 @@
+"""From the anomaly maps of a method to those that score: smoothed, standardised, and pooled."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from crn.config import SCORES, ModelConfig
+from crn.methods.scores import Maps
+from crn.methods.smoothing import smoothed, smoothing_matrix
+
+# Deviations smaller than this share of their mean are taken for so large: where normal images
+# hardly differ, a few of them do not tell by how much.
+LEAST_DEVIATION = 0.25
+# Of the pixels with the highest values, the share that "top" pools.
+TOP = 0.01
+
+
+class AnomalyMapScorer(nn.Module):
+    """Smooths anomaly maps, measures them against normal images, and pools them to image scores.
+
+    A standardised map is (smoothed map - mean) / deviation, at each pixel over the normal training
+    images: errors are larger in some places than in others, and only their excess is anomalous.
+
+    Attributes:
+        mean, deviation: (3, S, S), of the smoothed maps of normal images, for each of `SCORES`; 0
+            and 1 before there are any.
+        step: of the networks that they are about; -1 before there are any.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    step: Tensor
+    matrix: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.scoring = config.scoring
+        size = config.network.imsize
+        self.register_buffer("mean", torch.zeros(len(SCORES), size, size))
+        self.register_buffer("deviation", torch.ones(len(SCORES), size, size))
+        self.register_buffer("step", torch.tensor(-1))
+        self.register_buffer(
+            "matrix", smoothing_matrix(config.scoring.map_smoothing, size), persistent=False
+        )
+
+    def forward(self, maps: Maps) -> tuple[Maps, Maps]:
+        """The maps (B, S, S) that score, and the scores (B,), for each of `SCORES`."""
+        scored = {}
+        for index, name in enumerate(SCORES):
+            scored[name] = smoothed(maps[name], self.matrix)
+            if self.scoring.maps == "standardised":
+                scored[name] = (scored[name] - self.mean[index]) / self.deviation[index]
+        return scored, {name: self._pooled(pixels) for name, pixels in scored.items()}
+
+    def _pooled(self, pixels: Tensor) -> Tensor:
+        if self.scoring.pooling == "max":
+            return pixels.amax((1, 2))
+        if self.scoring.pooling == "top":
+            count = math.ceil(TOP * pixels.shape[1] * pixels.shape[2])
+            return pixels.flatten(1).topk(count).values.mean(1)
+        return pixels.mean((1, 2))
+
+    @torch.no_grad()
+    def sums(self, batches: Iterable[Maps]) -> Tensor:
+        """Of the smoothed maps of normal images the sums, those of squares, and how many.
+
+        Args:
+            batches: maps as the method makes them.
+
+        Returns:
+            (2 * 3 * S * S + 1,) float64, so that several processes can add theirs up.
+        """
+        first, second = torch.zeros_like(self.mean).double(), torch.zeros_like(self.mean).double()
+        count = 0
+        for maps in batches:
+            pixels = smoothed(torch.stack([maps[name] for name in SCORES]), self.matrix).double()
+            first += pixels.sum(1)
+            second += pixels.square().sum(1)
+            count += pixels.shape[1]
+        return torch.cat([first.flatten(), second.flatten(), first.new_tensor([count])])
+
+    @torch.no_grad()
+    def measure(self, sums: Tensor, step: int) -> None:
+        """Take mean and deviation of normal images from `sums` of them."""
+        first, second = (each.view_as(self.mean) for each in sums[:-1].chunk(2))
+        mean = first / sums[-1]
+        deviation = (second / sums[-1] - mean.square()).clamp(min=0).sqrt()
+        least = LEAST_DEVIATION * deviation.mean((1, 2), keepdim=True)
+        self.mean.copy_(mean)
+        self.deviation.copy_(deviation.maximum(least).clamp(min=1e-6))
+        self.step.fill_(step)

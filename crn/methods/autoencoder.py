@@ -1,0 +1,39 @@
+"""A plain autoencoder, the baseline without any adversary: one network, |x - r|."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn.functional import l1_loss
+
+from crn.config import ModelConfig
+from crn.methods.base import Losses, Method, Pair
+from crn.methods.encoder_decoder import EncoderDecoder
+from crn.methods.scores import Maps
+
+
+class Autoencoder(Method):
+    """A unit of CRN that only learns to reproduce images."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.network = EncoderDecoder(config.network)
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The one."""
+        return {"network": self.network}
+
+    def training_losses(self, x: Tensor, trained: Sequence[int]) -> tuple[Tensor, Losses]:  # noqa: ARG002
+        """Minimise |x - r| with r = U(x); the loss is "reconstruction", a scalar."""
+        loss = l1_loss(self.network(x), x)
+        return loss, {"reconstruction": loss.detach()}
+
+    def pairs(self, which: str) -> list[Pair]:  # noqa: ARG002
+        """The network alone."""
+        return [(0, 0)]
+
+    def anomaly_maps(self, x: Tensor, pairs: Sequence[Pair]) -> tuple[Tensor, Maps]:  # noqa: ARG002
+        """The map of all scores is |x - r|."""
+        r = self.network(x)
+        error = (x - r).abs().mean(1)
+        return r, {"reconstruction": error, "residual": error, "discrimination": error}

@@ -1,0 +1,279 @@
+"""The balanced recipe: the control of the game, standardised maps, local contrast, pooling."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import smooth_images
+from scipy.ndimage import gaussian_filter
+
+from crn.checkpoints.reading import read_checkpoint
+from crn.command_line import parse_options
+from crn.config import (
+    RECIPES,
+    SCORES,
+    Adversarial,
+    Competition,
+    ModelConfig,
+    Network,
+    Optimization,
+    Scoring,
+)
+from crn.methods import make_method
+from crn.methods.anomaly_maps import LEAST_DEVIATION, AnomalyMapScorer
+from crn.methods.competition import BALANCE_RATE
+from crn.methods.contrast import LocalContrast
+
+SMALL = (
+    "--cpu", "--precision", 32, "--imsize", 16, "--max-network-depth", 3, "--batch-size", 8,
+    "--num-competitive-units", 2, "--width", 16, "--seed", 1,
+)  # fmt: skip
+
+
+def config(**groups: Any) -> ModelConfig:
+    parts = {
+        "network": Network(imsize=8, max_network_depth=2),
+        "competition": Competition(2),
+        "adversarial": Adversarial(),
+        "optimization": Optimization(),
+        "scoring": Scoring(),
+    }
+    return ModelConfig("crn", **parts | groups, seed=1)
+
+
+# --- the game ---
+
+
+def test_k_follows_the_game_and_stays_in_range():
+    method = make_method(config(competition=Competition(3, balance=0.5)))
+    losses = {"reconstruction": torch.tensor([0.8, 0.6]), "feedback": torch.tensor([0.1, 0.2])}
+    method.remember((2, 0), losses)
+    # Unit 2 has distorted the reconstruction of unit 0 by 0.2, unit 0 that of unit 2 by 0.1.
+    expected = [BALANCE_RATE * (0.5 * 0.6 - 0.1), 0, BALANCE_RATE * (0.5 * 0.8 - 0.2)]
+    assert method.k.tolist() == pytest.approx(expected)
+    method.remember((2, 0), {**losses, "feedback": torch.tensor([1.9, 1.9])})
+    assert method.k.tolist() == [0, 0, 0]
+    method.k.fill_(0.9999)
+    method.remember((2, 0), losses)
+    assert method.k.tolist() == pytest.approx([1, 0.9999, 1])
+    assert method.logged(losses)["balance/k"].item() == pytest.approx(0.99997, abs=1e-5)
+
+
+def test_k_is_the_weight_of_the_discriminator():
+    torch.manual_seed(0)
+    weights = Competition(2, reconstruction_weight=0, feedback_weight=0, balance=1.0)
+    method = make_method(config(competition=weights))
+    x = torch.rand(2, 3, 8, 8) * 2 - 1
+    assert method.training_losses(x, (0, 1))[0] == 0
+    method.k.copy_(torch.tensor([0.5, 0.25]))
+    total, losses = method.training_losses(x, (0, 1))
+    # Unit 1 has distorted what unit 0 made, and the other way round.
+    assert total.item() == pytest.approx(
+        -0.25 * losses["feedback"][0].item() - 0.5 * losses["feedback"][1].item()
+    )
+
+
+# --- maps and scores ---
+
+
+def maps_of_normal_images(count: int = 20, size: int = 8) -> dict[str, torch.Tensor]:
+    random = torch.Generator().manual_seed(4)
+    where = torch.linspace(0.1, 2, size)  # errors are larger on the right
+    return {name: torch.rand(count, size, size, generator=random) * where for name in SCORES}
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 20.0])
+def test_standardised_maps_by_hand(smoothing: float) -> None:
+    scoring = Scoring(maps="standardised", pooling="max", map_smoothing=smoothing)
+    scorer = AnomalyMapScorer(config(scoring=scoring))
+    normal = maps_of_normal_images()
+    batches = [{k: v[part] for k, v in normal.items()} for part in (slice(0, 13), slice(13, 20))]
+    scorer.measure(scorer.sums(batches), step=5)
+    assert scorer.step == 5
+
+    name, x = "residual", maps_of_normal_images(3)
+    scored, scores = scorer(x)
+    sigma = (0, *([smoothing / 100 * 8] * 2))
+    before, mine = (gaussian_filter(m[name].numpy(), sigma, mode="reflect") for m in (normal, x))
+    deviation = before.std(0)
+    deviation = np.maximum(deviation, LEAST_DEVIATION * deviation.mean())
+    expected = (mine - before.mean(0)) / deviation
+    np.testing.assert_allclose(scored[name], expected, atol=2e-4)
+    np.testing.assert_allclose(scores[name], expected.max((1, 2)), atol=2e-4)
+
+
+def test_where_normal_images_do_not_differ_maps_stay_finite() -> None:
+    scorer = AnomalyMapScorer(config(scoring=Scoring(maps="standardised")))
+    still = {name: torch.ones(4, 8, 8) for name in SCORES}
+    scorer.measure(scorer.sums([still]), step=1)
+    scored, _ = scorer({name: torch.full((1, 8, 8), 2.0) for name in SCORES})
+    assert all(pixels.isfinite().all() for pixels in scored.values())
+
+
+def test_pooling_by_hand() -> None:
+    pixels = torch.arange(400.0).view(1, 20, 20)
+    maps = dict.fromkeys(SCORES, pixels)
+    for pooling, expected in (("mean", 199.5), ("max", 399), ("top", (399 + 398 + 397 + 396) / 4)):
+        scoring = Scoring(pooling=pooling, map_smoothing=0)
+        scorer = AnomalyMapScorer(config(scoring=scoring))
+        scorer.matrix = torch.eye(20)
+        assert scorer(maps)[1]["residual"].tolist() == pytest.approx([expected])
+
+
+def test_local_contrast_by_hand() -> None:
+    contrast = LocalContrast(Network(imsize=32, local_contrast=10))
+    x = smooth_images(2, 32, seed=3)
+    z = contrast(x)
+    mean = gaussian_filter(x.numpy(), (0, 0, 3.2, 3.2), mode="reflect")
+    np.testing.assert_allclose(z, np.clip(2 * (x.numpy() - mean), -1, 1), atol=1e-5)
+    # Another light makes no difference, and the networks' images come back as they were.
+    torch.testing.assert_close(contrast(x + 0.3), z, atol=1e-5, rtol=0)
+    torch.testing.assert_close(contrast.as_images(z, x), x, atol=1e-5, rtol=0)
+    plain = LocalContrast(Network(imsize=32))
+    assert plain(x) is x
+    assert plain.as_images(z, x) is z
+
+
+# --- the recipe ---
+
+
+def test_a_recipe_is_a_set_of_defaults_and_what_is_typed_wins() -> None:
+    data = ("--dataset", "MVTec", "--dataset-path", "somewhere")
+    published = parse_options(data).values()
+    balanced = parse_options([*data, "--recipe", "balanced"]).values()
+    assert {n for n in published if published[n] != balanced[n]} == {
+        "recipe", *RECIPES["balanced"]
+    }  # fmt: skip
+    typed = parse_options([*data, "--pooling", "mean", "--recipe", "balanced", "--demo"]).values()
+    assert typed["pooling"] == "mean"
+    assert (typed["maps"], typed["imsize"]) == ("standardised", 32)
+
+
+@pytest.fixture
+def trained(run_main, easy_set: Path, tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """A balanced training, and the last row of its metrics."""
+    finished = run_main(
+        *SMALL, "--recipe", "balanced", "--training-steps", 60, "--lr", 1e-3,
+        "--validation-interval", 30, "--checkpoint-path", "kept",
+        "--dataset", "Panorama", "--dataset-path", easy_set,
+    )  # fmt: skip
+    assert finished.status == 0, finished.err
+    rows = list(csv.DictReader((tmp_path / "logged_metrics/version_0/metrics.csv").open()))
+    ks = [float(row["balance/k"]) for row in rows if row["balance/k"]]
+    assert all(0 <= k <= 1 for k in ks)
+    return tmp_path / "kept/last.ckpt", rows[-1]
+
+
+def test_the_recipe_detects_and_travels_with_the_checkpoint(
+    run_main,
+    trained,
+    easy_set: Path,
+    tmp_path: Path,
+) -> None:
+    checkpoint, last = trained
+    assert float(last["metrics/roc_auc"]) > 0.9
+    data = ("--dataset", "Panorama", "--dataset-path", easy_set)
+    score = ("--mode", "inference", "--cpu", "--model-input", checkpoint)
+    scored = run_main(*score, *data, "--image-output-path", "out", "--save-maps")
+    assert scored.status == 0, scored.err
+    metrics = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert (metrics["maps"]["kind"], metrics["maps"]["pooling"]) == ("standardised", "max")
+    assert metrics["model"]["pairs"] == "all"
+    for name in SCORES:
+        assert metrics["scores"][name]["auroc"] == pytest.approx(
+            float(last[f"metrics/roc_auc_{name}"]), abs=1e-6
+        )
+    # Without the training images the same scores, by the statistics in the checkpoint.
+    folder = ("--dataset", "Folder", "--dataset-path", easy_set / "bad_ones")
+    alone = run_main(
+        *score, *folder, "--threshold-from", "out/metrics.json", "--anomaly-score-file", "bad.csv"
+    )
+    assert alone.status == 0, alone.err
+    whole = {
+        row["file"].rpartition("/")[2]: row
+        for row in csv.DictReader((tmp_path / "out/anomaly_scores.csv").open())
+        if row["label"] == "1"
+    }
+    for row in csv.DictReader((tmp_path / "bad.csv").open()):
+        expected = whole[row["file"].rpartition("/")[2]]
+        assert float(row["reconstruction"]) == pytest.approx(
+            float(expected["reconstruction"]), rel=1e-5
+        )
+        assert row["decision"] == expected["decision"]
+
+
+def test_going_on_keeps_the_recipe(run_main, trained, easy_set: Path, tmp_path: Path) -> None:
+    data = ("--dataset", "Panorama", "--dataset-path", easy_set)
+    finished = run_main(
+        "--cpu", "--model-input", trained[0], *data, "--training-steps", 62,
+        "--checkpoint-path", "more",
+    )  # fmt: skip
+    assert finished.status == 0, finished.err
+    after = read_checkpoint(tmp_path / "more/last.ckpt")
+    assert after.config.recipe == "balanced"
+    assert after.content["state_dict"]["method.map_scorer.step"] == 62
+    refused = run_main(
+        "--cpu", "--model-input", trained[0], *data, "--training-steps", 64,
+        "--recipe", "published",
+    )  # fmt: skip
+    assert refused.status == 2
+    assert "--recipe published contradicts" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--pairs", "best"), "--pairs best: the statistics of normal images in"),
+        (("--map-smoothing", 3), "--map-smoothing 3.0: the statistics of normal images in"),
+        (("--pairs", "best", "--maps", "plain"), None),
+        (("--pooling", "top"), None),
+    ],
+)
+def test_statistics_are_of_the_maps_that_they_were_made_with(
+    run_main,
+    trained,
+    easy_set: Path,
+    words: tuple,
+    message: str | None,
+) -> None:
+    data = ("--dataset", "Panorama", "--dataset-path", easy_set)
+    finished = run_main("--mode", "inference", "--cpu", "--model-input", trained[0], *data, *words)
+    assert finished.status == (2 if message else 0), finished.err
+    assert message is None or message in finished.err
+
+
+def test_standardised_maps_need_a_training_with_them(
+    run_main, trained_models: dict[str, Path], read_only_panorama: Path
+) -> None:
+    finished = run_main(
+        "--mode", "inference", "--cpu", "--model-input", trained_models["crn"],
+        "--dataset", "Panorama", "--dataset-path", read_only_panorama, "--maps", "standardised",
+    )  # fmt: skip
+    assert finished.status == 2
+    assert "holds no statistics of normal images; train with --maps standardised" in finished.err
+
+
+def test_a_plain_autoencoder_from_training_to_scores(
+    run_main,
+    easy_set: Path,
+    tmp_path: Path,
+) -> None:
+    data = ("--dataset", "Panorama", "--dataset-path", easy_set)
+    small = [word for word in SMALL if word not in ("--num-competitive-units", 2)]
+    finished = run_main(
+        *small, *data, "--model", "autoencoder", "--recipe", "balanced", "--lr", 1e-3,
+        "--training-steps", 60, "--checkpoint-path", "kept",
+    )  # fmt: skip
+    assert finished.status == 0, finished.err
+    scored = run_main(
+        "--mode", "inference", "--cpu", "--model-input", "kept/last.ckpt", *data,
+        "--anomaly-score-file", "scores.csv",
+    )  # fmt: skip
+    assert scored.status == 0, scored.err
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["model"]["method"] == "autoencoder"
+    assert metrics["scores"]["reconstruction"]["auroc"] > 0.9
