@@ -47,7 +47,7 @@ class Masks(Sequence[np.ndarray | None]):
 
         Raises:
             UserError: a file cannot be read, is no mask, or has another size than its image; or
-                most of the masks are inverted.
+                half of the masks or more are inverted.
         """
         self._packed: list[bytes | None] = []
         self._sizes = sizes
@@ -72,7 +72,7 @@ class Masks(Sequence[np.ndarray | None]):
                 f"{len(inverted)} of {counted(count, 'mask')}; white has to mark what is "
                 "anomalous"
             )
-            if 2 * len(inverted) > count:
+            if 2 * len(inverted) >= count:
                 raise UserError(f"{message}: invert them")
             log.warning("%s", message)
 
