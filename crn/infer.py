@@ -100,7 +100,8 @@ def find_results(
     thresholds = None
     if options.decision.threshold_from is not None:
         thresholds = thresholds_from_file(options, facts.weights)
-    images = read_images(samples, options.network.imsize, options.data.num_workers)
+    shown = options.output.image_output_path is not None
+    images = read_images(samples, options.network.imsize, options.data.num_workers, keep=shown)
     masks = Masks(samples, images.sizes)  # one that cannot be used is found before the work
 
     log.info("scoring %d samples with %s of step %d on %s", len(samples), path, model.step, device)
