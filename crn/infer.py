@@ -30,11 +30,10 @@ from crn.report.pictures import to_bytes
 from crn.report.result_pictures import PICTURES, ResultPictures
 from crn.report.tables import SCORES_FILE, metrics_table, write_score_table
 from crn.system.files import claimed
-from crn.system.hardware import pick_device, set_up_cpu
+from crn.system.hardware import pick_device, set_up_cpu, to_device_if_it_fits
 from crn.system.program import print_result
 from datasets.masks import Masks
-from datasets.memory import normalize, to_device_if_it_fits
-from datasets.reader import Images, read_images
+from datasets.reader import Images, normalize, read_images
 from datasets.samples import TRAIN, Sample
 
 log = logging.getLogger(__name__)

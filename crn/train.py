@@ -27,6 +27,7 @@ from crn.system.files import claimed, set_aside
 from crn.system.hardware import lightning_precision, pick_device, set_up_cpu
 from crn.system.processes import Place
 from crn.system.text import printable
+from crn.training.batches import steps_of_epochs
 from crn.training.callbacks import (
     GRID_IMAGES,
     Checkpoints,
@@ -50,7 +51,7 @@ from crn.training.resuming import (
     read_training,
     without_best,
 )
-from datasets.memory import normalize, steps_of_epochs
+from datasets.reader import normalize
 from datasets.samples import TEST, TRAIN, Sample
 
 log = logging.getLogger(__name__)

@@ -77,6 +77,11 @@ class Images:
         return read_own_size(self.samples[index]) if kept is None else kept
 
 
+def normalize(pixels: Tensor) -> Tensor:
+    """From 0..255 to [-1, 1] in float32, the range that tanh can reach."""
+    return pixels.float() / 127.5 - 1.0
+
+
 def read_images(
     samples: Sequence[Sample], size: int, workers: int = 0, keep: bool = False
 ) -> Images:

@@ -17,8 +17,7 @@ from crn.report.pictures import heat_map, side_by_side, to_image, write_picture
 from crn.system.files import set_aside, written_whole
 from crn.system.hardware import in_threads
 from crn.system.text import file_name
-from datasets.memory import normalize
-from datasets.reader import MAX_PIXELS, Images
+from datasets.reader import MAX_PIXELS, Images, normalize
 from datasets.samples import Sample
 
 log = logging.getLogger(__name__)

@@ -8,14 +8,10 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from crn.system.hardware import to_device_if_it_fits
 from crn.system.processes import Place
-from datasets.memory import (
-    EvaluationBatches,
-    TrainingBatches,
-    normalize,
-    to_device_if_it_fits,
-)
-from datasets.reader import read_images
+from crn.training.batches import EvaluationBatches, TrainingBatches
+from datasets.reader import normalize, read_images
 from datasets.samples import TEST, TRAIN, Sample
 
 VALIDATION_BATCH = 64
