@@ -68,8 +68,8 @@ def infer(options: Options, samples: Sequence[Sample]) -> int:
         log.info("wrote %s and %s", table, metrics)
         if folder is not None:
             with files_folder(folder) as files:
-                shown = pictures.write(folder, files, options.output.save_maps)
-                write_inference_report(folder, files, results, shown, pictures.scale)
+                panels = pictures.write(folder, files, options.output.save_maps)
+                write_inference_report(folder, files, results, panels, pictures.scale)
     return 0
 
 
