@@ -20,7 +20,7 @@ from crn.option import (
     option_names,
     value_type,
 )
-from crn.system.program import Parser, path
+from crn.system.program import Parser, typed_path
 from crn.system.text import shown
 from datasets.layouts import LABELLED, LAYOUTS
 
@@ -126,7 +126,7 @@ _CONVERTERS: dict[type, Callable[[str], Any]] = {
     int: _whole_number,
     float: _number,
     str: str,
-    Path: path,
+    Path: typed_path,
 }
 
 

@@ -64,6 +64,7 @@ GRIDS = "training"
 # What has to stay as it was when a training is resumed.
 _FIXED_ON_RESUME = {
     "model",
+    "recipe",
     *option_names(Network),
     "num_competitive_units",
     "optimizer",

@@ -4,7 +4,6 @@ An archive is compared with its published checksum before it gets its name, extr
 exists, and the layout of the result is checked. Nothing that exists is overwritten.
 """
 
-import argparse
 import io
 import json
 import lzma
@@ -23,7 +22,7 @@ from tqdm import tqdm
 
 from crn.errors import UserError
 from crn.system.files import claimed, require_writable_folder, writing, written_whole
-from crn.system.program import Parser, program
+from crn.system.program import Parser, program, typed_path
 from datasets.folders import is_litter
 from datasets.layouts import CATEGORIES, LAYOUTS
 from datasets.samples import TEST, TRAIN, Sample, list_samples
@@ -267,12 +266,6 @@ def _move(source: Path, target: Path) -> None:
             print(f"{str(there)!r} was there before and is kept as it was")
 
 
-def _path(text: str) -> Path:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("takes the name of a folder, not an empty one")
-    return Path(text)
-
-
 @program("datasets.download", "interrupted; run it again")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
@@ -296,7 +289,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--root",
-        type=_path,
+        type=typed_path,
         default=Path("datasets"),
         metavar="DIR",
         help="the folder to make them in; an archive that lies there already is used "

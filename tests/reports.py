@@ -6,17 +6,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from crn.config import (
-    Adversarial,
-    Competition,
-    Data,
-    Network,
-    Optimization,
-    Options,
-    Output,
-    Run,
-    Scoring,
-)
+from crn.config import GROUPS, Options
 from crn.evaluation.maps import AnomalyMaps
 from crn.evaluation.metrics import evaluate
 from crn.evaluation.results import InferenceResults, ModelFacts, ScoredImage, Thresholds
@@ -36,15 +26,14 @@ PANEL_SHADES = {"input": 60, "reconstruction": 120, "overlay": 180, "mask": 255}
 
 def options(**changes: Any) -> Options:
     plain = Options(
-        Run(mode="inference", model_input=Path("model.ckpt"), seed=1),
-        Data(dataset="MVTec", dataset_path=Path("data/wid<b>get")),
-        Network(),
-        Competition(),
-        Adversarial(),
-        Optimization(),
-        Scoring(),
-        Output(image_output_path=Path("out")),
-        frozenset({"seed", "dataset"}),
+        **{name: group() for name, group in GROUPS.items()}, given=frozenset({"seed", "dataset"})
+    ).replace(
+        mode="inference",
+        model_input=Path("model.ckpt"),
+        seed=1,
+        dataset="MVTec",
+        dataset_path=Path("data/wid<b>get"),
+        image_output_path=Path("out"),
     )
     return plain.replace(**changes)
 
@@ -102,7 +91,7 @@ def write_report(
     size: tuple[int, int] = (24, 16),
     names: tuple[str, ...] = tuple(PANEL_SHADES),
 ) -> Path:
-    """Write a report whose panels are of one shade each, and have the image's number in green.
+    """Write a report whose panels are of one shade each, which tells images apart.
 
     Args:
         size: width and height of the panels.
@@ -112,7 +101,7 @@ def write_report(
         shown = []
         for index, image in enumerate(results.images):
             panels = {
-                name: Image.new("RGB", size, (PANEL_SHADES[name], index % 256, 0))
+                name: Image.new("RGB", size, (PANEL_SHADES[name], index * 16 % 256, index % 256))
                 for name in names
                 if image.label or name != "mask"
             }

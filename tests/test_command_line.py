@@ -405,6 +405,7 @@ def test_missing_parts_are_refused(plain_values: dict[str, Any], name: str) -> N
         ("optimization", "lr_steps", ["50"]),
         ("optimization", "training_steps", 0),
         ("optimization", "batch_size", 2.5),
+        ("scoring", "anomaly_score", "unheard of"),
     ],
 )
 def test_values_out_of_range_are_refused(
@@ -418,7 +419,7 @@ def test_values_out_of_range_are_refused(
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("seed", -1), ("seed", "5"), ("model", "unheard of"), ("anomaly_score", "unheard of")],
+    [("seed", -1), ("seed", "5"), ("model", "unheard of"), ("recipe", "unheard of")],
 )
 def test_other_values_out_of_range_are_refused(
     plain_values: dict[str, Any], name: str, value: Any

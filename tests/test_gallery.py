@@ -1,6 +1,8 @@
 """The gallery of a report, in a browser: opened from a file, without a network."""
 
+import base64
 import re
+import time
 
 import pytest
 from reports import DESKTOP, HOSTILE, NAMES, PHONE, results_of, write_report
@@ -146,9 +148,24 @@ def test_thousands_of_images_stay_usable(show, tmp_path):
     # What is out of sight is not loaded, and not laid out.
     pictures = "[...document.querySelectorAll('.card img')]"
     page.until(f"return {pictures}.at(-1).naturalWidth > 0")
-    assert page.run(f"return {pictures}.filter((i) => i.naturalWidth).length") < 300
+    assert page.run(f"return {pictures}.filter((i) => i.naturalWidth).length") < 800
     assert set(page.run("return [...document.querySelectorAll('#gallery ol')].map("
                         "(e) => getComputedStyle(e).contentVisibility)")) == {"auto"}  # fmt: skip
+
+
+def test_all_images_are_printed(show, tmp_path):
+    names = [f"{index:02d}.png" for index in range(90)]
+    path = write_report(tmp_path, results_of({"good": names, "crack": names[:30]}))
+    for seconds in (1, 2, 4, 8, 16):
+        page = show(path)
+        page.choose("kind", "good")
+        time.sleep(seconds)  # until all pictures were fetched
+        printed = base64.b64decode(page.driver.execute_cdp_cmd("Page.printToPDF", {})["data"])
+        assert page.texts("#count") == ["90 of 120 images."]
+        assert len(page.texts(".card")) == 90
+        if printed.count(b"/Subtype /Image") == 90 + 1:  # the bar of all colours, too
+            return
+    pytest.fail("not all pictures were printed")
 
 
 @pytest.mark.parametrize("size", [(512, 20), (20, 512), (1, 1), (5, 3)])

@@ -159,7 +159,7 @@ def evaluate(
     return Metrics(
         model,
         DatasetFacts(
-            layout=options.data.dataset,
+            layout=str(options.data.dataset),
             path=str(options.data.dataset_path),
             train=len(images) - len(test),
             test=len(test),

@@ -204,7 +204,7 @@ class Metrics:
         asked = self.scores[self.anomaly_score]
         return KindMetrics(
             self.dataset.anomalous,
-            self.decisions and self.decisions.true_positives,
+            None if self.decisions is None else self.decisions.true_positives,
             asked.auroc,
             asked.auroc_95,
             asked.average_precision,

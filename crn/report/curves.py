@@ -1,5 +1,6 @@
 """The curves that charts show, thinned out to what can be seen."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,7 +54,7 @@ class Histogram:
     counts: dict[str, np.ndarray]
 
 
-def histogram(groups: dict[str, ArrayLike]) -> Histogram:
+def histogram(groups: Mapping[str, ArrayLike]) -> Histogram:
     """Histograms of several groups of values over the same bins; none may be empty."""
     arrays = {name: np.asarray(values, np.float64) for name, values in groups.items()}
     values = np.concatenate(list(arrays.values()))

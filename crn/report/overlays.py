@@ -37,8 +37,9 @@ class ColourScale:
 
     def share(self, values: ArrayLike) -> np.ndarray:
         """Where values lie between the first and the last colour, 0 to 1, float32."""
-        span = max(self.high - self.low, np.finfo(np.float32).tiny)
-        return ((np.float32(values) - np.float32(self.low)) / np.float32(span)).clip(0, 1)
+        span = max(self.high - self.low, float(np.finfo(np.float32).tiny))
+        above = np.asarray(values, np.float32) - np.float32(self.low)
+        return (above / np.float32(span)).clip(0, 1)
 
 
 def overlay(

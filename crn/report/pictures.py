@@ -45,7 +45,7 @@ def heat_map(anomaly_map: Tensor | np.ndarray, low: float, high: float) -> Image
             to compare.
     """
     values = np.asarray(anomaly_map, dtype=np.float32)
-    share = (values - low) / max(high - low, np.finfo(np.float32).tiny)
+    share = (values - low) / max(high - low, float(np.finfo(np.float32).tiny))
     index = np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
     return Image.fromarray(heat_colours().take(index, axis=0))
 

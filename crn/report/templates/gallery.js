@@ -5,6 +5,7 @@
   // Cards come in lists of so many, whole rows of one to four: lists out of sight are not laid out,
   // and the page is as quick with thousands of cards as with a few.
   const GROUP = 48;
+  const MOST_FETCHED = 500;
   const data = JSON.parse(document.getElementById("data").textContent);
   const folder = data.folder.split("/").map(encodeURIComponent).join("/");
   const byId = (id) => document.getElementById(id);
@@ -318,6 +319,20 @@
     observer.observe(byId("more"));
   }, {rootMargin: "600px"});
   observer.observe(byId("more"));
+
+  // Paper has all that is shown. A page cannot wait for pictures when it is printed, so they are
+  // fetched before, where there are not too many.
+  const fetched = [];
+  window.addEventListener("load", () => requestIdleCallback(() => {
+    for (const image of images.slice(0, MOST_FETCHED)) {
+      fetched.push(new Image());
+      fetched.at(-1).src = `${folder}/${image.index}.jpg`;
+    }
+  }));
+  window.addEventListener("beforeprint", () => {
+    renderUpTo(shown.length);
+    for (const strip of document.querySelectorAll(".card img")) strip.loading = "eager";
+  });
 
   byId("dialog").querySelector("footer").append(document.querySelector(".scale").cloneNode(true));
   byId("order").textContent =
