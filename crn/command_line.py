@@ -50,7 +50,7 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
     given = vars(_build_parser().parse_args(argv))
     values = _with_defaults(given)
     try:
-        groups = {
+        groups: dict[str, Any] = {
             name: group(**{k: values[k] for k in option_names(group) if k in values})
             for name, group in GROUPS.items()
         }

@@ -27,7 +27,6 @@ from crn.report.training_page import write_training_report
 from crn.system.files import claimed, set_aside
 from crn.system.hardware import lightning_precision, pick_device, set_up_cpu
 from crn.system.processes import Place
-from crn.system.text import printable
 from crn.training.batches import steps_of_epochs
 from crn.training.callbacks import (
     GRID_IMAGES,
@@ -40,6 +39,7 @@ from crn.training.callbacks import (
 )
 from crn.training.data import InMemoryData
 from crn.training.distributed import UnwrappedDDPStrategy, no_process_left
+from crn.training.loggers import log_options, open_wandb, run_name
 from crn.training.metrics_logger import MetricsLogger
 from crn.training.module import TrainingModule
 from crn.training.resuming import (
@@ -99,6 +99,8 @@ def _train(options: Options, samples: Sequence[Sample], place: Place) -> int:
     device = pick_device(options.run.cpu)
     options, resumed = _resume(options)
     _check_processes(options, samples, place)
+    warn_of_flags_without_effect(options)
+    wandb = open_wandb(options) if place.rank == 0 else []
     data = InMemoryData(samples, options.network.imsize, options.data.num_workers, place)
     options = _resolve_length(options, len(data.train_pixels))
     steps = options.optimization.training_steps
@@ -109,12 +111,13 @@ def _train(options: Options, samples: Sequence[Sample], place: Place) -> int:
     if start >= steps:
         log.info("nothing to do: %s has had %d of %d steps", options.run.model_input, start, steps)
         return 0
-    warn_of_flags_without_effect(options)
 
     pl.seed_everything(options.run.seed, verbose=False)
     model = TrainingModule(options.model_config(), data.fingerprint)
     model.normal_images = data.normal_images
-    loggers = _loggers(options) if place.rank == 0 else []
+    table = MetricsLogger(options.output.log_dir) if place.rank == 0 else None
+    if table:
+        log_options(options, table, wandb)
     if resumed:
         resumed = _with_best_state(resumed, options, data, place)
     checkpoints = _checkpoints(options, resumed) if place.rank == 0 else []
@@ -129,24 +132,24 @@ def _train(options: Options, samples: Sequence[Sample], place: Place) -> int:
         # No folder, where Lightning would look for a checkpoint to go on from, unasked.
         default_root_dir=os.devnull,
         num_sanity_val_steps=0,
-        logger=loggers,
+        logger=[table, *wandb] if table else False,
         callbacks=[*shown, stop, *checkpoints],
         enable_progress_bar=place.rank == 0,
         enable_checkpointing=False,
         enable_model_summary=False,
     )
-    if place.rank == 0:
-        _describe(options, data, trainer, start)
+    if table:
+        _describe(options, data, trainer, table.folder, start)
     path = options.run.model_input
     try:
         with stop, no_process_left(trainer, Stopped, Diverged):
             trainer.fit(model, datamodule=data, ckpt_path=path, weights_only=True)
     except Stopped as stopped:
         log.warning("%s: stopped at step %d of %d", stopped, model.step, steps)
-        _try_to_write_report(loggers, options)
+        _write_report(table, options, is_last=False)
         return 128 + stopped.number if place.rank == 0 else 0
     except Diverged:
-        _try_to_write_report(loggers, options)
+        _write_report(table, options, is_last=False)
         if place.rank == 0:
             raise
         return 0
@@ -158,7 +161,7 @@ def _train(options: Options, samples: Sequence[Sample], place: Place) -> int:
         trainer.callback_metrics["metrics/roc_auc"],
         model.max_roc_auc,
     )
-    _write_report(loggers, options)
+    _write_report(table, options)
     return 0
 
 
@@ -273,49 +276,20 @@ def _processes(
     }
 
 
-def _loggers(options: Options) -> list[pl.loggers.Logger]:
-    folder = options.output.log_dir
-    table = MetricsLogger(folder)
-    loggers: list[pl.loggers.Logger] = [table]
-    if options.output.wandb:
-        loggers.append(
-            pl.loggers.WandbLogger(
-                name=run_name(options) if options.output.auto_set_name else None,
-                project=options.output.experiment or "competitive-reconstruction-networks",
-                save_dir=folder,
-            )
-        )
-    values = {
-        name: printable(value) if isinstance(value, str) else value
-        for name, value in options.flat().items()
-    }
-    loggers[0].log_hyperparams(values)
-    for logger in loggers[1:]:
-        # A sweep has set, and locked, those that it decides.
-        known = logger.experiment.config.keys()  # type: ignore[attr-defined]
-        logger.log_hyperparams({k: v for k, v in values.items() if k not in known})
-    return loggers
+def _write_report(table: MetricsLogger | None, options: Options, is_last: bool = True) -> None:
+    """Write the report of what was logged; only process 0 has a table.
 
-
-def _write_report(loggers: Sequence[pl.loggers.Logger], options: Options) -> None:
-    """Write the report of what was logged; only process 0 has loggers."""
-    if loggers:
-        write_training_report(loggers[0].folder, options)
-
-
-def _try_to_write_report(loggers: Sequence[pl.loggers.Logger], options: Options) -> None:
-    """As `_write_report`, where something else has ended the training, which is to be told."""
+    Args:
+        is_last: whether nothing else is to be told: then an error is raised, else logged.
+    """
+    if table is None:
+        return
     try:
-        _write_report(loggers, options)
+        write_training_report(table.folder, options)
     except UserError as error:
+        if is_last:
+            raise
         log.warning("%s", error)
-
-
-def run_name(options: Options) -> str:
-    """Model, data set, category and seed, as in crn-MVTec-cable-41020."""
-    category = (options.data.dataset_path or Path()).resolve().name
-    parts = (options.run.model, options.data.dataset, category, options.run.seed)
-    return printable("-".join(map(str, parts)))
 
 
 def _checkpoints(options: Options, resumed: Checkpoint | None) -> list[Checkpoints]:
@@ -342,7 +316,9 @@ def _pictures(options: Options, data: InMemoryData) -> list[pl.Callback]:
     return [PictureGrids(folder / GRIDS, images, interval)]
 
 
-def _describe(options: Options, data: InMemoryData, trainer: pl.Trainer, start: int) -> None:
+def _describe(
+    options: Options, data: InMemoryData, trainer: pl.Trainer, logs: Path, start: int
+) -> None:
     for name, group in GROUPS.items():
         values = {
             each.name: getattr(getattr(options, name), each.name)
@@ -365,7 +341,7 @@ def _describe(options: Options, data: InMemoryData, trainer: pl.Trainer, start: 
         "device: %s, precision: %s; logs: %s",
         trainer.strategy.root_device,
         trainer.precision,
-        trainer.loggers[0].folder,
+        logs,
     )
     if start:
         log.info("resuming %s from step %d", options.run.model_input, start)

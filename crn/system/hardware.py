@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -63,7 +63,7 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return False
 
 
-def lightning_precision(choice: str, device: torch.device) -> str:
+def lightning_precision(choice: str, device: torch.device) -> Literal["32-true", "bf16-mixed"]:
     """Lightning's name for ``--precision``: parameters and their updates are float32 in both."""
     use_bfloat16 = choice == "bf16" or (choice == "auto" and has_fast_bfloat16(device))
     return "bf16-mixed" if use_bfloat16 else "32-true"

@@ -48,7 +48,7 @@ def summary(study: Study, results: Sequence[Result]) -> str:
     sweep = study.sweep
     names = list(sweep.searched())
     sign = -1 if sweep.goal == "maximize" else 1
-    best = sorted((r for r in results if r.value is not None), key=lambda r: sign * r.value)
+    best = sorted((r for r in results if r.value is not None), key=lambda r: sign * (r.value or 0))
     rows = [
         [
             str(r.number),

@@ -143,7 +143,9 @@ class Study:
 
     def beat(self, job: Job) -> None:
         """Give a sign of life of a run."""
-        self._study._storage.record_heartbeat(job.key._trial_id)
+        self._study._storage.record_heartbeat(  # type: ignore[attr-defined]
+            job.key._trial_id
+        )
 
     def ended(self, job: Job, outcome: Outcome) -> None:
         """Record what came of a run; one that was stopped is queued again."""
