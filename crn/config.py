@@ -26,8 +26,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "balance": 1.0,
         "local_contrast": 10.0,
         "anomaly_score": "reconstruction",
-        "maps": "standardised",
-        "pooling": "max",
+        "maps": "centred",
+        "pooling": "top",
         "pairs": "all",
     },
 }
@@ -271,9 +271,10 @@ class Scoring(OptionGroup):
     )
     maps: str = option(
         "plain",
-        "the anomaly maps that score: as the networks make them, or, at each pixel, less their "
-        "mean over the normal training images and divided by their standard deviation there",
-        choices=("plain", "standardised"),
+        "the anomaly maps that score: as the networks make them; at each pixel less their mean over "
+        "the normal training images and divided by their standard deviation there (standardised); "
+        "or that less the image's own median, since a whole image that differs is no damage",
+        choices=("plain", "standardised", "centred"),
     )
     pooling: str = option(
         "mean",

@@ -109,7 +109,7 @@ class Checkpoint:
         # What the method remembers beside its networks decides which of them score.
         prefixes = tuple(f"{name}." for name in networks)
         load(method, *(_without(each, prefixes) for each in (state, method.state_dict())))
-        if scoring.maps == "standardised":
+        if scoring.maps != "plain":
             self._check_statistics(scoring, int(method.map_scorer.step))
         pairs = method.pairs(scoring.pairs)
         parts = {name: networks[name] for name in method.scoring_networks(pairs)}
@@ -124,8 +124,8 @@ class Checkpoint:
     def _check_statistics(self, scoring: Scoring, step: int) -> None:
         if step < 0:
             raise UserError(
-                f"--maps standardised: {self.path} holds no statistics of normal images; train "
-                "with --maps standardised"
+                f"--maps {scoring.maps}: {self.path} holds no statistics of normal images; train "
+                f"with --maps {scoring.maps}"
             )
         trained, asked = self.config.scoring, scoring
         for name in ("pairs", "map_smoothing"):

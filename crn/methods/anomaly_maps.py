@@ -21,7 +21,9 @@ class AnomalyMapScorer(nn.Module):
     """Smooths anomaly maps, measures them against normal images, and pools them to image scores.
 
     A standardised map is (smoothed map - mean) / deviation, at each pixel over the normal training
-    images: errors are larger in some places than in others, and only their excess is anomalous.
+    images: errors are larger in some places than in others, and only their excess is anomalous. A
+    centred map is that less its own median: what differs in a whole image, as its light or its
+    texture, is no damage.
 
     Attributes:
         mean, deviation: (3, S, S), of the smoothed maps of normal images, for each of `SCORES`; 0
@@ -50,8 +52,10 @@ class AnomalyMapScorer(nn.Module):
         scored = {}
         for index, name in enumerate(SCORES):
             scored[name] = smoothed(maps[name], self.matrix)
-            if self.scoring.maps == "standardised":
+            if self.scoring.maps != "plain":
                 scored[name] = (scored[name] - self.mean[index]) / self.deviation[index]
+            if self.scoring.maps == "centred":
+                scored[name] = scored[name] - _median(scored[name])
         return scored, {name: self._pooled(pixels) for name, pixels in scored.items()}
 
     def _pooled(self, pixels: Tensor) -> Tensor:
@@ -91,3 +95,9 @@ class AnomalyMapScorer(nn.Module):
         self.mean.copy_(mean)
         self.deviation.copy_(deviation.maximum(least).clamp(min=1e-6))
         self.step.fill_(step)
+
+
+def _median(maps: Tensor) -> Tensor:
+    """The median of each map (B, S, S), as (B, 1, 1); exported graphs have no other way to it."""
+    pixels = maps.flatten(1)
+    return pixels.topk(pixels.shape[1] // 2 + 1).values[:, -1, None, None]

@@ -189,7 +189,7 @@ class TrainingModule(pl.LightningModule):
 
     def on_validation_start(self) -> None:
         """Measure the anomaly maps of normal images, where scores are measured against them."""
-        if self.config.scoring.maps != "standardised":
+        if self.config.scoring.maps == "plain":
             return
         pairs = self.method.pairs(self.config.scoring.pairs)
         with torch.autocast(self.device.type, enabled=False):
