@@ -20,7 +20,7 @@ from crn.option import (
     option_names,
     value_type,
 )
-from crn.system.program import Parser, path
+from crn.system.program import Parser, typed_path
 from crn.system.text import shown
 from datasets.layouts import LABELLED, LAYOUTS
 
@@ -83,13 +83,13 @@ def _argument(option_field: dataclasses.Field) -> dict[str, Any]:
     about = [option_field.metadata["help"].replace("%", "%%")]
     if allowed(option_field):
         about.append(f"[{allowed(option_field)}]")
-    if kind is not bool and option_field.default not in (None, ""):
-        default = option_field.default
+    default: Any = option_field.default
+    if kind is not bool and default not in (None, ""):
         about.append(
             f"(default: {' '.join(map(str, default)) if is_list(option_field) else default})"
         )
     if kind is bool:
-        about.append(f"(default: {int(option_field.default)})")
+        about.append(f"(default: {int(default)})")
     only = (option_field.metadata[kind] for kind in ("mode", "model"))
     about += [f"({' or '.join(names)} only)" for names in only if names]
     argument: dict[str, Any] = {"help": " ".join(about), "metavar": kind.__name__.upper()}
@@ -126,7 +126,7 @@ _CONVERTERS: dict[type, Callable[[str], Any]] = {
     int: _whole_number,
     float: _number,
     str: str,
-    Path: path,
+    Path: typed_path,
 }
 
 

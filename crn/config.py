@@ -368,7 +368,7 @@ class Output(OptionGroup):
     )
 
 
-GROUPS = {
+GROUPS: dict[str, type[OptionGroup]] = {
     "run": Run,
     "data": Data,
     "network": Network,

@@ -85,7 +85,7 @@ def export(options: Options) -> int:
         graph = ScoringGraph(model)
         if 4 * sum(each.numel() for each in graph.parameters()) > _MOST_BYTES:
             raise UserError(
-                f"--pairs {options.scoring.pairs}: {len(model.networks)} networks do not fit into "
+                f"--pairs {options.scoring.pairs}: {len(model.parts)} networks do not fit into "
                 "the 2 GB of an ONNX file; give --pairs best"
             )
         content = _serialized(graph, config.network.imsize, facts)
@@ -111,5 +111,6 @@ def _serialized(graph: ScoringGraph, size: int, facts: dict[str, Any]) -> bytes:
             dynamo=True,
             verbose=False,
         )
+    assert program is not None
     program.model.metadata_props.update({name: str(value) for name, value in facts.items()})
     return program.model_proto.SerializeToString()

@@ -30,11 +30,10 @@ from crn.report.pictures import to_bytes
 from crn.report.result_pictures import PICTURES, ResultPictures
 from crn.report.tables import SCORES_FILE, metrics_table, write_score_table
 from crn.system.files import claimed
-from crn.system.hardware import pick_device, set_up_cpu
+from crn.system.hardware import pick_device, set_up_cpu, to_device_if_it_fits
 from crn.system.program import print_result
 from datasets.masks import Masks
-from datasets.memory import normalize, to_device_if_it_fits
-from datasets.reader import Images, read_images
+from datasets.reader import Images, normalize, read_images
 from datasets.samples import TRAIN, Sample
 
 log = logging.getLogger(__name__)
@@ -69,8 +68,8 @@ def infer(options: Options, samples: Sequence[Sample]) -> int:
         log.info("wrote %s and %s", table, metrics)
         if folder is not None:
             with files_folder(folder) as files:
-                shown = pictures.write(folder, files, options.output.save_maps)
-                write_inference_report(folder, files, results, shown, pictures.scale)
+                panels = pictures.write(folder, files, options.output.save_maps)
+                write_inference_report(folder, files, results, panels, pictures.scale)
     return 0
 
 
@@ -100,7 +99,8 @@ def find_results(
     thresholds = None
     if options.decision.threshold_from is not None:
         thresholds = thresholds_from_file(options, facts.weights)
-    images = read_images(samples, options.network.imsize, options.data.num_workers)
+    shown = options.output.image_output_path is not None
+    images = read_images(samples, options.network.imsize, options.data.num_workers, keep=shown)
     masks = Masks(samples, images.sizes)  # one that cannot be used is found before the work
 
     log.info("scoring %d samples with %s of step %d on %s", len(samples), path, model.step, device)

@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 import typing
-from dataclasses import field
+from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any, ClassVar
 
@@ -119,6 +119,7 @@ def missing_for(option_field: dataclasses.Field, values: dict[str, Any]) -> str 
     return flag(name) if wanted == (True,) else f"{flag(name)} {' or '.join(map(str, wanted))}"
 
 
+@dataclass(frozen=True)
 class OptionGroup:
     """Base of dataclasses of options: values of the wrong type or out of range are refused.
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import environments
+from pytorch_lightning.utilities import rank_zero_only
 
 from crn.checkpoints.reading import Checkpoint
 from crn.command_line import (
@@ -27,6 +28,7 @@ from crn.system.files import claimed, set_aside
 from crn.system.hardware import lightning_precision, pick_device, set_up_cpu
 from crn.system.processes import Place
 from crn.system.text import printable
+from crn.training.batches import steps_of_epochs
 from crn.training.callbacks import (
     GRID_IMAGES,
     Checkpoints,
@@ -50,7 +52,7 @@ from crn.training.resuming import (
     read_training,
     without_best,
 )
-from datasets.memory import normalize, steps_of_epochs
+from datasets.reader import normalize
 from datasets.samples import TEST, TRAIN, Sample
 
 log = logging.getLogger(__name__)
@@ -111,6 +113,7 @@ def _train(options: Options, samples: Sequence[Sample], place: Place) -> int:
 
     pl.seed_everything(options.run.seed, verbose=False)
     model = TrainingModule(options.model_config(), data.fingerprint)
+    model.normal_images = data.normal_images
     loggers = _loggers(options) if place.rank == 0 else []
     if resumed:
         resumed = _with_best_state(resumed, options, data, place)
@@ -257,7 +260,7 @@ def _processes(
     """Lightning's arguments about the processes that train together, and their checkpoints."""
     checkpoints = WholeCheckpoints(resumed.content if resumed else None)
     # Lightning would guess both from what a cluster or a launcher has left in the environment.
-    pl.utilities.rank_zero_only.rank = place.rank
+    rank_zero_only.rank = place.rank  # type: ignore[attr-defined]
     if place.count == 1:
         return {"devices": 1, "plugins": [checkpoints, environments.LightningEnvironment()]}
     return {
@@ -272,7 +275,8 @@ def _processes(
 
 def _loggers(options: Options) -> list[pl.loggers.Logger]:
     folder = options.output.log_dir
-    loggers: list[pl.loggers.Logger] = [MetricsLogger(folder)]
+    table = MetricsLogger(folder)
+    loggers: list[pl.loggers.Logger] = [table]
     if options.output.wandb:
         loggers.append(
             pl.loggers.WandbLogger(
@@ -288,7 +292,7 @@ def _loggers(options: Options) -> list[pl.loggers.Logger]:
     loggers[0].log_hyperparams(values)
     for logger in loggers[1:]:
         # A sweep has set, and locked, those that it decides.
-        known = logger.experiment.config.keys()
+        known = logger.experiment.config.keys()  # type: ignore[attr-defined]
         logger.log_hyperparams({k: v for k, v in values.items() if k not in known})
     return loggers
 

@@ -4,7 +4,6 @@ An archive is compared with its published checksum before it gets its name, extr
 exists, and the layout of the result is checked. Nothing that exists is overwritten.
 """
 
-import argparse
 import io
 import json
 import lzma
@@ -15,15 +14,15 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from tqdm import tqdm
 
 from crn.errors import UserError
 from crn.system.files import claimed, require_writable_folder, writing, written_whole
-from crn.system.program import Parser, program
+from crn.system.program import Parser, program, typed_path
 from datasets.folders import is_litter
 from datasets.layouts import CATEGORIES, LAYOUTS
 from datasets.samples import TEST, TRAIN, Sample, list_samples
@@ -36,10 +35,27 @@ MVTEC_URL = (
 MVTEC_CHECKSUM = "sha256:cf4313b13603bec67abb49ca959488f7eedce2a9f7795ec54446c649ac98cd3d"
 ROADS_PAGE = "https://doi.org/10.5281/zenodo.7681876"
 ROADS_RECORD = "https://zenodo.org/api/records/7681876"
-# Archive in the record, folder to make, layout.
-_ROAD_SETS = (
-    ("roadimages.zip", "roadimages", "RoadImages"),
-    ("panorama_images.zip", "panorama", "Panorama"),
+
+
+class _DataSet(NamedTuple):
+    """A data set to make: the archive, the folder, its layout, and the folders at its top."""
+
+    archive: str
+    folder: str
+    layout: str
+    top: tuple[str, ...]
+
+    def samples(self, root: Path) -> list[Sample]:
+        """All samples, of all categories where there are some."""
+        folder, layout = root / self.folder, LAYOUTS[self.layout]
+        folders = [folder / name for name in self.top] if self.top == CATEGORIES else [folder]
+        return [sample for each in folders for sample in list_samples(layout, each)]
+
+
+_MVTEC = _DataSet("mvtec_anomaly_detection.tar.xz", "mvtec", "MVTec", CATEGORIES)
+_ROADS = (
+    _DataSet("roadimages.zip", "roadimages", "RoadImages", ("good_ones", "bad_ones")),
+    _DataSet("panorama_images.zip", "panorama", "Panorama", ("good_ones", "bad_ones")),
 )
 _ATTEMPTS = 3
 _TIMEOUT = 60  # seconds without a single byte
@@ -51,8 +67,6 @@ _DAMAGE = (
     *(EOFError, ValueError, RuntimeError),
 )
 
-_List = Callable[[Path], list[Sample]]
-
 
 def download_mvtec(root: Path, url: str) -> None:
     """Make ``root/mvtec`` with all categories of MVTec AD, unless it is there.
@@ -61,14 +75,9 @@ def download_mvtec(root: Path, url: str) -> None:
         UserError: see `_fetch` and `_install`.
     """
     print(f"MVTec AD is licensed CC BY-NC-SA 4.0, not for commercial use: {MVTEC_PAGE}")
-
-    def list_all(target: Path) -> list[Sample]:
-        return [s for c in CATEGORIES for s in list_samples(LAYOUTS["MVTec"], target / c)]
-
-    target, archive = root / "mvtec", root / "mvtec_anomaly_detection.tar.xz"
-    if not _is_there(target, list_all):
-        _fetch(url, archive, MVTEC_CHECKSUM, f"the form at {MVTEC_PAGE}")
-        _install(archive, target, CATEGORIES, list_all)
+    if not _is_there(_MVTEC, root):
+        _fetch(url, root / _MVTEC.archive, MVTEC_CHECKSUM, f"the form at {MVTEC_PAGE}")
+        _install(_MVTEC, root)
 
 
 def download_roads(root: Path, record: str) -> None:
@@ -82,27 +91,23 @@ def download_roads(root: Path, record: str) -> None:
         UserError: the record cannot be had or read; or see `_fetch` and `_install`.
     """
     print(f"Panorama and RoadImages, with their licence: {ROADS_PAGE}")
-    files: dict[str, tuple[str, str]] = {}
-    for name, folder, layout in _ROAD_SETS:
-
-        def list_set(target: Path, layout: str = layout) -> list[Sample]:
-            return list_samples(LAYOUTS[layout], target)
-
-        if _is_there(root / folder, list_set):
-            continue
-        files = files or _read_record(record)
-        if name not in files:
-            raise UserError(f"{record}: lists no {name}; see {ROADS_PAGE}")
-        _fetch(files[name][0], root / name, files[name][1], ROADS_PAGE)
-        _install(root / name, root / folder, ("good_ones", "bad_ones"), list_set)
+    missing = [data for data in _ROADS if not _is_there(data, root)]
+    files = _read_record(record) if missing else {}
+    for data in missing:
+        if data.archive not in files:
+            raise UserError(f"{record}: lists no {data.archive}; see {ROADS_PAGE}")
+        url, checksum = files[data.archive]
+        _fetch(url, root / data.archive, checksum, ROADS_PAGE)
+        _install(data, root)
 
 
-def _is_there(target: Path, list_set: _List) -> bool:
+def _is_there(data: _DataSet, root: Path) -> bool:
     try:
-        samples = list_set(target)
+        samples = data.samples(root)
     except UserError:
         return False
-    print(f"{target} is there already: {_summary(samples)}; move it away to fetch it again")
+    folder = root / data.folder
+    print(f"{folder} is there already: {_summary(samples)}; move it away to fetch it again")
     return True
 
 
@@ -208,12 +213,13 @@ def _reason(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def _install(archive: Path, target: Path, wanted: Collection[str], list_set: _List) -> None:
-    """Extract the folder of an archive that holds the wanted ones, and check the result.
+def _install(data: _DataSet, root: Path) -> None:
+    """Extract the folder of an archive that holds the data set, and check the result.
 
     Raises:
         UserError: the archive cannot be extracted, or holds no whole data set.
     """
+    archive, target = root / data.archive, root / data.folder
     print(f"extracting {archive}", flush=True)
     require_writable_folder(target, "--root")
     with (
@@ -234,13 +240,13 @@ def _install(archive: Path, target: Path, wanted: Collection[str], list_set: _Li
         except _DAMAGE as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"{archive}: cannot be extracted ({reason}); replace it") from None
-        found = [path for name in wanted for path in folder.rglob(name) if path.is_dir()]
+        found = [path for name in data.top for path in folder.rglob(name) if path.is_dir()]
         found = [path for path in found if not any(map(is_litter, path.relative_to(folder).parts))]
         if not found:
-            raise UserError(f"{archive}: holds no folder {' or '.join(wanted)}; replace it")
+            raise UserError(f"{archive}: holds no folder {' or '.join(data.top)}; replace it")
         _move(min(found, key=lambda path: len(path.parts)).parent, target)
     try:
-        samples = list_set(target)
+        samples = data.samples(root)
     except UserError as error:
         raise UserError(f"{archive} is extracted, but not a whole data set: {error}") from None
     print(f"{target}: {_summary(samples)}; {archive} can be removed")
@@ -258,12 +264,6 @@ def _move(source: Path, target: Path) -> None:
             _move(item, there)
         else:
             print(f"{str(there)!r} was there before and is kept as it was")
-
-
-def _path(text: str) -> Path:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("takes the name of a folder, not an empty one")
-    return Path(text)
 
 
 @program("datasets.download", "interrupted; run it again")
@@ -289,7 +289,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--root",
-        type=_path,
+        type=typed_path,
         default=Path("datasets"),
         metavar="DIR",
         help="the folder to make them in; an archive that lies there already is used "

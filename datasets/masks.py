@@ -47,7 +47,7 @@ class Masks(Sequence[np.ndarray | None]):
 
         Raises:
             UserError: a file cannot be read, is no mask, or has another size than its image; or
-                most of the masks are inverted.
+                half of the masks or more are inverted.
         """
         self._packed: list[bytes | None] = []
         self._sizes = sizes
@@ -72,25 +72,20 @@ class Masks(Sequence[np.ndarray | None]):
                 f"{len(inverted)} of {counted(count, 'mask')}; white has to mark what is "
                 "anomalous"
             )
-            if 2 * len(inverted) > count:
+            if 2 * len(inverted) >= count:
                 raise UserError(f"{message}: invert them")
             log.warning("%s", message)
 
     def __len__(self) -> int:
         return len(self._packed)
 
-    def __getitem__(self, index: int) -> np.ndarray | None:
+    def __getitem__(self, index: int) -> np.ndarray | None:  # type: ignore[override]  # no slices
         packed = self._packed[index]
         if packed is None:
             return None
         height, width = self._sizes[index]
         bits = np.frombuffer(zlib.decompress(packed), np.uint8)
         return np.unpackbits(bits, count=height * width).view(bool).reshape(height, width)
-
-
-def read_mask(sample: Sample, size: tuple[int, int]) -> np.ndarray | None:
-    """As `Masks`, of one sample."""
-    return None if sample.mask is None else _read(sample, size)[0]
 
 
 def _read(sample: Sample, size: tuple[int, int]) -> tuple[np.ndarray, str]:

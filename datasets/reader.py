@@ -37,8 +37,10 @@ MAX_BYTES = 4 * MAX_PIXELS
 Image.MAX_IMAGE_PIXELS = None
 # Pillow knows gray TIFF files of 16 bits whose white is zero in one of the two byte orders.
 TiffImagePlugin.OPEN_INFO.setdefault((b"MM", 0, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
-# Decoded images that are wanted again in their own size are kept up to so many bytes.
+# Decoded images that are wanted again in their own size are kept up to so many bytes; single ones
+# that are very large are not, for they decide how much memory a run takes.
 _KEPT_BYTES = 512 * 1024 * 1024
+_LARGEST_KEPT = _KEPT_BYTES // 8
 # Where the 16-bit images of a data set use less of their range, the user is told.
 _LITTLE_RANGE = 0.25
 # Tags of TIFF files, and their values that matter here.
@@ -73,6 +75,11 @@ class Images:
         """The image in the size of its file, (3, H, W) uint8; decoded again if it was not kept."""
         kept = (self.kept or {}).get(index)
         return read_own_size(self.samples[index]) if kept is None else kept
+
+
+def normalize(pixels: Tensor) -> Tensor:
+    """From 0..255 to [-1, 1] in float32, the range that tanh can reach."""
+    return pixels.float() / 127.5 - 1.0
 
 
 def read_images(
@@ -141,7 +148,7 @@ class _Kept:
     def add(self, index: int, layers: list[Tensor]) -> None:
         needs = 3 * layers[0].shape[1] * layers[0].shape[2]
         with self._lock:
-            if needs > self._room:
+            if needs > min(self._room, _LARGEST_KEPT):
                 return
             self._room -= needs
         self.images[index] = _at_own_size(layers)

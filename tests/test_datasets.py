@@ -16,10 +16,10 @@ from PIL import Image, features
 from torch.nn.functional import interpolate
 
 from crn.errors import UserError
+from crn.training.batches import EvaluationBatches, TrainingBatches, steps_of_epochs
 from datasets import reader
 from datasets.layouts import LAYOUTS
-from datasets.memory import EvaluationBatches, TrainingBatches, normalize, steps_of_epochs
-from datasets.reader import read_file, read_images, resize
+from datasets.reader import normalize, read_file, read_images, resize
 from datasets.samples import ANOMALOUS, NORMAL, TEST, TRAIN, Sample, list_samples
 
 CPU = torch.device("cpu")

@@ -13,8 +13,7 @@ from crn.config import SCORES, Network
 from crn.methods.convolution import with_plain_convolutions
 from crn.methods.encoder_decoder import EncoderDecoder
 from datasets.layouts import LAYOUTS
-from datasets.memory import normalize
-from datasets.reader import read_images
+from datasets.reader import normalize, read_images
 from datasets.samples import list_samples
 
 onnx = pytest.importorskip("onnx")

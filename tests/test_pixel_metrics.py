@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from crn.evaluation.pixel_metrics import BINS, PixelCounts
 from crn.evaluation.results import PixelMetrics
 from datasets.layouts import LAYOUTS
-from datasets.masks import read_mask
+from datasets.masks import Masks
 from datasets.reader import read_file
 from datasets.samples import TRAIN, list_samples
 
@@ -190,7 +190,7 @@ def test_on_real_images(shared_data: Path) -> None:
     pixels = []
     for sample in [s for s in samples if s.split != TRAIN][::16]:
         values = np.abs(read_file(sample.files[0], 1)[0].numpy() - mean).astype(np.float32)
-        mask = read_mask(sample, values.shape)
+        mask = Masks([sample], [values.shape])[0]
         pixels.append((values, np.zeros(values.shape, bool) if mask is None else mask))
     counts = counted(pixels, 0, 255)
     values, labels = (np.concatenate([pair[i].ravel() for pair in pixels]) for i in (0, 1))

@@ -155,10 +155,12 @@ def test_names_that_are_no_files_of_this_machine(name: str, text: str) -> None:
         ("sweep.py", "a.yml", "--folder=s3://b"),
         ("tables.py", "--table", "units", "--root=s3://b"),
         ("tables.py", "--table", "units", "--folder=~nobody1/b"),
+        ("datasets/download.py", "roads", "--root=gs://b"),
     ],
 )
 def test_names_of_the_other_programs(tmp_path: Path, words: tuple) -> None:
-    finished = run_shell(tmp_path, (REPOSITORY / words[0], *words[1:]))
+    program = (REPOSITORY / words[0], *words[1:])
+    finished = run_shell(tmp_path, program, PYTHONPATH=str(REPOSITORY))
     assert finished.status == 2
     assert finished.err.count("\n") == 1
     assert "takes" in finished.err

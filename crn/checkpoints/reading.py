@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 METHOD = "method."
 
 # Parts of a checkpoint and their types.
-_PARTS = {"state_dict": dict, "hyper_parameters": dict, "progress": dict}
+_PARTS: dict[str, type] = {"state_dict": dict, "hyper_parameters": dict, "progress": dict}
 _PROGRESS = {
     "step": int,
     "training_seconds": float,

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,9 +93,9 @@ class CompetitiveReconstructionNetworks(Method):
         """The means over the units of each loss, and of what the two roles minimise."""
         w, logged = self.weights, super().logged(losses)
         reconstruction, feedback = logged["losses/reconstruction"], logged["losses/feedback"]
-        discrimination_weight = self.k.mean() if w.balance else w.discrimination_weight
+        discrimination_weight: Any = w.discrimination_weight
         if w.balance:
-            logged["balance/k"] = discrimination_weight
+            logged["balance/k"] = discrimination_weight = self.k.mean()
         return logged | {
             "losses/generator": w.reconstruction_weight * reconstruction
             + w.feedback_weight * feedback,
@@ -150,7 +151,7 @@ class CompetitiveReconstructionNetworks(Method):
 
     def anomaly_maps(self, x: Tensor, pairs: Sequence[Pair]) -> tuple[Tensor, Maps]:
         """The means over pairs; see `maps_of_pairs`."""
-        return maps_of_pairs(x, self.units, pairs)
+        return maps_of_pairs(x, list(self.units), pairs)
 
 
 def _name(unit: int) -> str:

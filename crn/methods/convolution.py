@@ -93,7 +93,9 @@ class NearestConv(_Convolution):
         return _with_parameters(plain, fold_kernel(self.weight), self.bias)
 
 
-def _with_parameters(layer: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:
+def _with_parameters(
+    layer: nn.Conv2d | nn.ConvTranspose2d, weight: Tensor, bias: Tensor | None
+) -> nn.Module:
     layer.weight = nn.Parameter(weight.detach().contiguous(), requires_grad=False)
     layer.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
     return layer
@@ -106,7 +108,7 @@ def with_plain_convolutions(network: nn.Module) -> nn.Module:
         The network, changed; a NearestConv has become a transposed convolution.
     """
     for name, child in network.named_children():
-        if isinstance(child, _Convolution):
+        if isinstance(child, HalvingConv | NearestConv):
             setattr(network, name, child.as_plain())
         else:
             with_plain_convolutions(child)

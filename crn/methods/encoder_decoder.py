@@ -99,9 +99,11 @@ class _Level(nn.Module):
         super().__init__()
         self.convolution = convolution
         # Batch norm has a shift of its own; beside it a bias of the convolution would do nothing.
+        norms: list[nn.Module]
         if norm == "batch":
-            norms = [nn.BatchNorm2d(channels), nn.BatchNorm2d(channels)]
-            norms[1].weight, norms[1].bias = norms[0].weight, norms[0].bias
+            first, second = nn.BatchNorm2d(channels), nn.BatchNorm2d(channels)
+            second.weight, second.bias = first.weight, first.bias
+            norms = [first, second]
         elif norm == "instance":
             norms = [nn.InstanceNorm2d(channels)] * 2
         else:
@@ -118,8 +120,9 @@ class _Level(nn.Module):
             nn.init.kaiming_normal_(self.convolution.weight, mode="fan_out")
             if self.convolution.bias is not None:
                 nn.init.zeros_(self.convolution.bias)
-        if isinstance(self.norms[IMAGES], nn.BatchNorm2d):
-            nn.init.normal_(self.norms[IMAGES].weight, 1.0, 0.02)
+        norm = self.norms[IMAGES]
+        if isinstance(norm, nn.BatchNorm2d):
+            nn.init.normal_(norm.weight, 1.0, 0.02)
 
 
 def _upsample(channels: int, width: int, bias: bool, improved: bool) -> nn.Module:

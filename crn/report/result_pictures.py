@@ -17,8 +17,7 @@ from crn.report.pictures import heat_map, side_by_side, to_image, write_picture
 from crn.system.files import set_aside, written_whole
 from crn.system.hardware import in_threads
 from crn.system.text import file_name
-from datasets.memory import normalize
-from datasets.reader import MAX_PIXELS, Images, read_own_size
+from datasets.reader import MAX_PIXELS, Images, normalize
 from datasets.samples import Sample
 
 log = logging.getLogger(__name__)
@@ -87,7 +86,7 @@ class ResultPictures:
 
         def write(index: int) -> Panels:
             size = self.images.sizes[index]
-            image = to_image(read_own_size(self.samples[index]).round().byte())
+            image = to_image(self.images.own(index))
             pictures = {
                 "inference": self._row(index, low, high),
                 "diff": heat_map(at_size(self.maps.scored[index], size), low, high),

@@ -44,7 +44,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        mend = _MENDS.get(error.errno, "make it writable")
+        mend = _MENDS.get(error.errno or 0, "make it writable")
         raise UserError(
             f"{path}: cannot be written ({error.strerror or error}); {mend}, or write elsewhere"
         ) from error

@@ -14,6 +14,8 @@ from torch import Tensor
 
 T = TypeVar("T")
 
+# Share of a GPU's free memory that images may take; the rest is for the networks.
+_SHARE_OF_FREE_MEMORY = 0.25
 # Parameters of glibc's mallopt.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_FROM_HEAP = 32 * 1024 * 1024
@@ -56,7 +58,7 @@ def has_fast_bfloat16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
         # Older versions of torch cannot tell, and get float32.
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
         return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return False
 
@@ -103,3 +105,13 @@ def is_finite(tensor: Tensor) -> bool:
     # NaN becomes both the lowest and the highest.
     low, high = tensor.aminmax()
     return bool(low.isfinite()) and bool(high.isfinite())
+
+
+def to_device_if_it_fits(pixels: Tensor, device: torch.device) -> Tensor:
+    """Move images to the device, or pin them in main memory where they would take too much."""
+    if device.type != "cuda":
+        return pixels.to(device)
+    free, _ = torch.cuda.mem_get_info(device)
+    if pixels.numel() * pixels.element_size() < free * _SHARE_OF_FREE_MEMORY:
+        return pixels.to(device)
+    return pixels.pin_memory()

@@ -53,9 +53,9 @@ def find_place(run: Run) -> Place:
     count = run.devices * run.num_nodes
     asked = f"--devices {run.devices} and --num-nodes {run.num_nodes} make {count} processes"
     if count == 1:
-        started = os.environ.get("WORLD_SIZE", "1")
-        if _is_under_torchrun() and started != "1":
-            raise UserError(f"torchrun has started {started} processes, but {asked}")
+        others = os.environ.get("WORLD_SIZE", "1")
+        if _is_under_torchrun() and others != "1":
+            raise UserError(f"torchrun has started {others} processes, but {asked}")
         return Place()
     try:
         environment, external = _environment(run)
@@ -109,6 +109,7 @@ def choose_seed(run: Run, place: Place) -> int:
         return random.SystemRandom().randrange(2**32)
     if _STARTED_BY in os.environ:
         return int(os.environ["PL_GLOBAL_SEED"])
+    assert place.environment is not None
     if run.num_nodes > 1 or place.environment.creates_processes_externally:
         raise UserError(
             "--seed is missing: processes on several machines, or started by torchrun or a "

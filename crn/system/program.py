@@ -45,7 +45,7 @@ def whole_number(lowest: int) -> Callable[[str], int]:
     return read
 
 
-def path(text: str) -> Path:
+def typed_path(text: str) -> Path:
     """A type for arguments: the name of a file or folder, in which ``~`` is expanded."""
     if not text.strip():
         raise argparse.ArgumentTypeError("takes the name of a file or folder, not an empty one")

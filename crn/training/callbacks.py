@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from tqdm import tqdm
 
@@ -18,6 +19,7 @@ from crn.errors import Diverged, DivergedInOneProcess
 from crn.report.pictures import picture_grid, write_picture
 from crn.system.files import set_aside
 from crn.training.distributed import STOP_SIGNALS, StopRequest
+from crn.training.module import module_of
 from crn.training.resuming import BEST, LAST
 
 log = logging.getLogger(__name__)
@@ -32,7 +34,7 @@ SECONDS_TO_WRITE_GUESSED = 0.1
 GRID_IMAGES = 8
 
 
-class WholeCheckpoints(pl.plugins.io.TorchCheckpointIO):
+class WholeCheckpoints(TorchCheckpointIO):
     """Lightning's checkpoint files through this program's own writer and reader."""
 
     def __init__(self, resumed: dict[str, Any] | None = None) -> None:
@@ -78,9 +80,9 @@ class Checkpoints(pl.Callback):
         self._saved_at = time.monotonic()
         self._seconds_to_write = SECONDS_TO_WRITE_GUESSED
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Save where this validation was the best so far."""
-        if pl_module.is_best:
+        if module_of(trainer).is_best:
             self._save(trainer, self.best)
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -102,7 +104,7 @@ class Checkpoints(pl.Callback):
         """
         if not isinstance(exception, Diverged) or trainer.validating:
             return
-        if trainer.lightning_module.is_finite():
+        if module_of(trainer).is_finite():
             # An earlier one, in case that this is too close to the divergence to go on from.
             set_aside(self.last)
             self.save_last(trainer)
@@ -116,10 +118,10 @@ class Checkpoints(pl.Callback):
         """
         self._save(trainer, self.last)
         self._saved_at = time.monotonic()
-        log.info("saved %s at step %d", self.last, trainer.lightning_module.step)
+        log.info("saved %s at step %d", self.last, module_of(trainer).step)
 
     def _save(self, trainer: pl.Trainer, path: Path) -> None:
-        model = trainer.lightning_module
+        model = module_of(trainer)
         if not model.is_finite():
             raise DivergedInOneProcess(str(model.diverged(model.step, "the weights")))
         if path not in self._mine:
@@ -220,18 +222,18 @@ class StepProgress(pl.callbacks.ProgressBar):
         """Show the bar."""
         self._is_enabled = True
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Open the bar at the step where the training starts or goes on."""
         # None: no bar where the output is not a terminal, so that log files stay readable.
         disabled = None if self._is_enabled else True
-        self._bar = tqdm(total=self._steps, initial=pl_module.step, unit="step", disable=disabled)
+        self._bar = tqdm(
+            total=self._steps, initial=module_of(trainer).step, unit="step", disable=disabled
+        )
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Advance by one step."""
         assert self._bar is not None
-        self._bar.update(pl_module.step - self._bar.n)
+        self._bar.update(module_of(trainer).step - self._bar.n)
         metrics = trainer.callback_metrics
         self._bar.set_postfix(
             {
@@ -242,14 +244,14 @@ class StepProgress(pl.callbacks.ProgressBar):
             refresh=False,
         )
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Say the AUROC in words where there is no bar to show it."""
         bar = self._bar
         if bar is not None and bar.disable and self._is_enabled:
             metrics = trainer.callback_metrics
             log.info(
                 "step %d/%d: AUROC %.3f, best so far %.3f",
-                pl_module.step,
+                module_of(trainer).step,
                 self._steps,
                 metrics["metrics/roc_auc"],
                 metrics["metrics/max_roc_auc"],
@@ -260,7 +262,9 @@ class StepProgress(pl.callbacks.ProgressBar):
         if self._bar is not None:
             self._bar.close()
 
-    on_exception = on_train_end
+    def on_exception(self, *_: Any) -> None:
+        """Close the bar."""
+        self.on_train_end()
 
 
 class PictureGrids(pl.Callback):
@@ -278,19 +282,18 @@ class PictureGrids(pl.Callback):
         self.images = images
         self.interval = interval
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Write a grid where the interval is over."""
-        if pl_module.step % self.interval or not trainer.is_global_zero:
+        model = module_of(trainer)
+        if model.step % self.interval or not trainer.is_global_zero:
             return
-        pl_module.eval()
+        model.eval()
         with torch.no_grad():
-            images = self.images.to(pl_module.device)
-            scored = pl_module.score(images)
-        pl_module.train()
-        anomaly_maps = scored.maps[pl_module.config.scoring.anomaly_score]
+            images = self.images.to(model.device)
+            scored = model.score(images)
+        model.train()
+        anomaly_maps = scored.maps[model.config.scoring.anomaly_score]
         grid = picture_grid(images, scored.reconstruction, anomaly_maps)
-        path = self.folder / f"step_{pl_module.step:06d}.png"
+        path = self.folder / f"step_{model.step:06d}.png"
         set_aside(path)
         write_picture(grid, path)

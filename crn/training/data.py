@@ -8,14 +8,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from crn.system.hardware import to_device_if_it_fits
 from crn.system.processes import Place
-from datasets.memory import (
-    EvaluationBatches,
-    TrainingBatches,
-    normalize,
-    to_device_if_it_fits,
-)
-from datasets.reader import read_images
+from crn.training.batches import EvaluationBatches, TrainingBatches
+from crn.training.module import module_of
+from datasets.reader import normalize, read_images
 from datasets.samples import TEST, TRAIN, Sample
 
 VALIDATION_BATCH = 64
@@ -48,11 +45,17 @@ class InMemoryData(pl.LightningDataModule):
         digest.update(memoryview(self.test_pixels.numpy().reshape(-1)).cast("B"))
         return digest.hexdigest()
 
+    @property
+    def _device(self) -> torch.device:
+        assert self.trainer is not None
+        return self.trainer.strategy.root_device
+
     def train_dataloader(self) -> TrainingBatches:
         """The batches of the steps that are left."""
-        model = self.trainer.lightning_module
+        assert self.trainer is not None
+        model = module_of(self.trainer)
         optimization = model.config.optimization
-        device = self.trainer.strategy.root_device
+        device = self._device
         return TrainingBatches(
             to_device_if_it_fits(self.train_pixels, device),
             optimization.batch_size,
@@ -66,14 +69,14 @@ class InMemoryData(pl.LightningDataModule):
 
     def normal_images(self) -> Iterator[Tensor]:
         """The part of the training images that this process measures, (B, 3, S, S) in [-1, 1]."""
-        device = self.trainer.strategy.root_device
+        device = self._device
         pixels = self.train_pixels[self._place.share(len(self.train_pixels))]
         for batch in pixels.split(VALIDATION_BATCH):
             yield normalize(batch.to(device, non_blocking=True))
 
     def val_dataloader(self) -> EvaluationBatches:
         """The part of the test split that this process scores."""
-        device = self.trainer.strategy.root_device
+        device = self._device
         share = self._place.share(len(self.test_labels))
         pixels = to_device_if_it_fits(self.test_pixels[share], device)
         return EvaluationBatches(pixels, self.test_labels[share], VALIDATION_BATCH, device)

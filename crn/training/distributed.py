@@ -41,13 +41,14 @@ class UnwrappedDDPStrategy(pl.strategies.DDPStrategy):
         Raises:
             UserError: this process was told to train something else.
         """
-        model = self.lightning_module
+        assert self.lightning_module is not None
+        model: Any = self.lightning_module
         mine = (model.config, model.step)
         if self.broadcast(mine) != mine:
             raise UserError(
                 "the processes that train together were given different options or checkpoints"
             )
-        for tensor in self.model.state_dict().values():
+        for tensor in model.state_dict().values():
             distributed.broadcast(tensor, src=0)
 
     def barrier(self, name: str | None = None) -> None:

@@ -42,7 +42,7 @@ class MetricsLogger(pl.loggers.logger.Logger):
         return self._version
 
     @pl.utilities.rank_zero_only
-    def log_hyperparams(self, params: dict[str, Any]) -> None:
+    def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
         """Write hparams.yaml.
 
         Raises:

@@ -1,7 +1,7 @@
 """The training of any method as a LightningModule."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -48,6 +48,8 @@ class TrainingModule(pl.LightningModule):
         self.best_step = 0
         self.data = data
         self.stop = StopRequest()
+        # Gives the training images that this process measures; the data of the training set it.
+        self.normal_images: Callable[[], Iterable[Tensor]] = tuple
         self._networks = list(self.method.networks.values())
         self._seconds_before = 0.0
         self._fit_start = time.monotonic()
@@ -80,7 +82,8 @@ class TrainingModule(pl.LightningModule):
         total, losses = self._over_processes(total.detach(), losses, trained)
         self._refuse_divergence(total, trained, undo)
 
-        optimizers = self.optimizers() if len(self._networks) > 1 else [self.optimizers()]
+        known = self.optimizers()
+        optimizers: list[Any] = known if isinstance(known, list) else [known]
         lr = learning_rate(self.config.optimization, self.step)
         for network in trained:
             set_learning_rate(optimizers[network], lr)
@@ -106,7 +109,8 @@ class TrainingModule(pl.LightningModule):
         if not is_several():
             return total, losses
         networks = [self._networks[index] for index in trained]
-        gradients = [p.grad for network in networks for p in network.parameters()]
+        parameters = (p for network in networks for p in network.parameters())
+        gradients = [p.grad for p in parameters if p.grad is not None]
         statistics = [b for network in networks for b in network.buffers() if b.is_floating_point()]
         means = [value.float() for value in (total, *losses.values())]
         average_([*gradients, *statistics, *means, self.stop.flags(total.device)])
@@ -191,7 +195,7 @@ class TrainingModule(pl.LightningModule):
         with torch.autocast(self.device.type, enabled=False):
             maps = (
                 self.method.anomaly_maps(self.method.contrast(images), pairs)[1]
-                for images in self.trainer.datamodule.normal_images()
+                for images in self.normal_images()
             )
             sums = self.method.map_scorer.sums(maps)
         if is_several():
@@ -267,3 +271,10 @@ class TrainingModule(pl.LightningModule):
         self.log_dict(metrics, logger=False)
         for logger in self.loggers:
             logger.log_metrics(metrics, step=self.step)
+
+
+def module_of(trainer: pl.Trainer) -> TrainingModule:
+    """What a trainer trains."""
+    module = trainer.lightning_module
+    assert isinstance(module, TrainingModule)
+    return module

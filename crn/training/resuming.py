@@ -29,7 +29,7 @@ from crn.training.optimizers import make_optimizer
 BEST, LAST = "best.ckpt", "last.ckpt"
 
 # Parts of a checkpoint that training needs besides, and their types.
-_TRAINING_PARTS = {"optimizer_states": list, "random_state": dict}
+_TRAINING_PARTS: dict[str, type] = {"optimizer_states": list, "random_state": dict}
 
 
 def read_training(path: Path) -> Checkpoint:
@@ -120,7 +120,7 @@ def copy_checkpoint(source: Path, path: Path) -> None:
 
 def _check_random_state(path: Path, state: dict[str, Any]) -> None:
     """Refuse what random generators do not take."""
-    generators = [(torch.Generator(), state.get("cpu"))]
+    generators: list[tuple[torch.Generator, Any]] = [(torch.Generator(), state.get("cpu"))]
     cuda = state.get("cuda")
     if isinstance(cuda, list) and len(cuda) == torch.cuda.device_count():
         generators += [(torch.Generator(f"cuda:{i}"), each) for i, each in enumerate(cuda)]

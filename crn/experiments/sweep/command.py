@@ -11,7 +11,7 @@ from crn.experiments.sweep.file import check_command, read_sweep
 from crn.experiments.sweep.report import summary, write_results
 from crn.experiments.sweep.study import COMPLETE, FAILED, Study
 from crn.system.files import require_writable_folder
-from crn.system.program import Parser, path, print_result, split_words, whole_number
+from crn.system.program import Parser, print_result, split_words, typed_path, whole_number
 
 
 def run_sweep(argv: Sequence[str]) -> int:
@@ -58,7 +58,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "What follows -- is added to every command, as in: -- --demo --cpu",
         allow_abbrev=False,
     )
-    parser.add_argument("file", metavar="FILE", type=path, help="the sweep, a YAML file")
+    parser.add_argument("file", metavar="FILE", type=typed_path, help="the sweep, a YAML file")
     parser.add_argument(
         "--count",
         type=whole_number(1),
@@ -75,7 +75,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument(
         "--folder",
-        type=path,
+        type=typed_path,
         metavar="DIR",
         help="where the study and its runs are (default: sweeps/NAME OF THE FILE)",
     )

@@ -74,7 +74,7 @@ class Sweep:
             configuration: values of the searched parameters.
             more: words that follow.
         """
-        values = self.fixed() | configuration
+        values: dict[str, Any] = {**self.fixed(), **configuration}
         stands_for = {
             # Nothing: what it calls, /usr/bin/env, finds the interpreter, which is known here.
             "${env}": [],

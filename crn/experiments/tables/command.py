@@ -14,7 +14,7 @@ from crn.experiments.tables.pages import write_results
 from crn.experiments.tables.trainings import DataSet, Grid, Run
 from crn.experiments.tables.trivial import trivial_aurocs
 from crn.system.files import require_writable_folder
-from crn.system.program import Parser, path, print_result, split_words, whole_number
+from crn.system.program import Parser, print_result, split_words, typed_path, whole_number
 from datasets.layouts import CATEGORIES, layout_of
 
 _TABLES = ("mvtec", "panorama", "roadimages", "units")
@@ -88,7 +88,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument(
         "--root",
-        type=path,
+        type=typed_path,
         metavar="DIR",
         help="folder of the data set: of all categories for mvtec, of any data set for units "
         "(default: datasets/mvtec, datasets/panorama or datasets/roadimages; for units the last)",
@@ -131,7 +131,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument(
         "--folder",
-        type=path,
+        type=typed_path,
         metavar="DIR",
         help="where trainings and results are (default: table_results/TABLE)",
     )

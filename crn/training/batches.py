@@ -1,4 +1,4 @@
-"""Images in memory, on the training device where they fit; batches are index operations."""
+"""The batches of a training and of a validation: index operations on images in memory."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -9,23 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Share of a GPU's free memory that the images may take; the rest is for the networks.
-_SHARE_OF_FREE_MEMORY = 0.25
-
-
-def to_device_if_it_fits(pixels: Tensor, device: torch.device) -> Tensor:
-    """Move images to the device, or pin them in main memory where they would take too much."""
-    if device.type != "cuda":
-        return pixels.to(device)
-    free, _ = torch.cuda.mem_get_info(device)
-    if pixels.numel() * pixels.element_size() < free * _SHARE_OF_FREE_MEMORY:
-        return pixels.to(device)
-    return pixels.pin_memory()
-
-
-def normalize(pixels: Tensor) -> Tensor:
-    """From 0..255 to [-1, 1] in float32, the range that tanh can reach."""
-    return pixels.float() / 127.5 - 1.0
+from datasets.reader import normalize
 
 
 @dataclass(frozen=True)
