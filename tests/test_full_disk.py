@@ -97,7 +97,7 @@ def test_earlier_checkpoints_stay(read_only_road_images, trained, tmp_path):
     ("file_size", "path"),
     [
         (300, "anomaly_scores.csv"),
-        (2000, "inference/good_ones/tile_0.png"),
+        (4000, "inference/good_ones/tile_0.png"),
         (20_000, "report.html"),
     ],
 )
