@@ -18,8 +18,8 @@ def spin_less() -> None:
 
     GNU's library, that of torch on Linux, has them spin 300,000 times by default, and on a busy
     machine they take the cores from those that they wait for: with ten other processes on two cores
-    40 steps of the demo took 92 s (69 to 119), and take 11 (10 to 20). Intel's and LLVM's yields
-    while it waits, and gains nothing from a shorter KMP_BLOCKTIME (27 and 35 s; 26 and 23 s).
+    40 steps of the demo took 92 s (69 to 119), and take 11 (10 to 20). Intel's, of LLVM's sources,
+    yields while it waits; a shorter KMP_BLOCKTIME gains no more than chance (27, 35; 26, 23 s).
     """
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = "2000"
