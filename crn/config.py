@@ -271,9 +271,10 @@ class Scoring(OptionGroup):
     )
     maps: str = option(
         "plain",
-        "the anomaly maps that score: as the networks make them; at each pixel less their mean over "
-        "the normal training images and divided by their standard deviation there (standardised); "
-        "or that less the image's own median, since a whole image that differs is no damage",
+        "the anomaly maps that score: as the networks make them; at each pixel less their mean "
+        "over the normal training images and divided by their standard deviation there "
+        "(standardised); or that less the image's own median, since a whole image that differs is "
+        "no damage (centred)",
         choices=("plain", "standardised", "centred"),
     )
     pooling: str = option(

@@ -299,7 +299,7 @@ def _checkpoints(options: Options, resumed: Checkpoint | None) -> list[Checkpoin
     mine = set()
     if resumed and is_same_file(resumed.path, folder / LAST):
         mine.add(folder / LAST)
-    if resumed and resumed.progress["best_step"] and not is_ahead(folder / BEST, resumed):
+    if resumed and resumed.progress["best_step"]:
         mine.add(folder / BEST)
     return [Checkpoints(folder, mine)]
 

@@ -154,7 +154,11 @@ def trained_models(
     from victims import Victim, run_program
 
     paths = {}
-    for model, more in {"crn": ("--num-competitive-units", 2), "dagan": ()}.items():
+    for model, more in {
+        "crn": ("--num-competitive-units", 2),
+        "dagan": (),
+        "autoencoder": (),
+    }.items():
         folder = tmp_path_factory.mktemp(model)
         words = (
             "--cpu", "--imsize", 8, "--max-network-depth", 2, "--batch-size", 2, "--seed", 1,

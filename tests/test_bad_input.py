@@ -539,7 +539,7 @@ def test_inference_without_a_checkpoint(run_main, read_only_road_images: Path) -
 
 
 @pytest.mark.parametrize(
-    ("flag", "word"), [("--pairs", "all"), ("--anomaly-score-file", "scores.csv")]
+    ("flag", "word"), [("--save-maps", "1"), ("--anomaly-score-file", "scores.csv")]
 )
 def test_flags_of_inference_in_training(
     run_main, read_only_road_images: Path, flag: str, word: str

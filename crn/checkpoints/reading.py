@@ -4,6 +4,7 @@ import hashlib
 import logging
 import math
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -233,7 +234,9 @@ def _read_plain(path: Path) -> Any:
             unpacked = sum(entry.file_size for entry in archive.infolist())
         if unpacked > path.stat().st_size:
             raise pickle.UnpicklingError
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks about kinds of tensor
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path}: refused, since it is no checkpoint or holds more than numbers and text; "
@@ -273,7 +276,9 @@ def _without(state: dict[str, Any], prefixes: tuple[str, ...]) -> dict[str, Any]
 
 def fits(value: Any, shape: torch.Size, dtype: torch.dtype) -> bool:
     """Whether something is a tensor of this shape and type."""
-    return isinstance(value, Tensor) and (value.shape, value.dtype) == (shape, dtype)
+    # Not a sparse one, for example.
+    is_plain = isinstance(value, Tensor) and value.layout == torch.strided
+    return is_plain and (value.shape, value.dtype) == (shape, dtype)
 
 
 def check_state(path: Path, state: dict[str, Any], expected: dict[str, Tensor]) -> None:

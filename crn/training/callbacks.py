@@ -151,8 +151,8 @@ class StoppedAtOnce(Stopped):
 class StopOnSignal(pl.Callback):
     """On one of `STOP_SIGNALS` finish the step at hand, save, and stop; a second stops at once.
 
-    It acts inside of a ``with`` statement. A signal that the process was started to ignore, as by
-    nohup, stays ignored.
+    It acts inside of a ``with`` statement. A closed terminal that the process was started to
+    ignore, as by nohup, stays ignored.
     """
 
     def __init__(self, stop: StopRequest, checkpoints: Checkpoints | None = None) -> None:
@@ -186,7 +186,8 @@ class StopOnSignal(pl.Callback):
 
     def _take_signals(self) -> None:
         for number in STOP_SIGNALS:
-            if number in self._previous or signal.getsignal(number) != signal.SIG_IGN:
+            ignored = signal.Signals(number).name == "SIGHUP" and number not in self._previous
+            if not (ignored and signal.getsignal(number) == signal.SIG_IGN):
                 self._previous.setdefault(number, signal.signal(number, self._handle))
 
     def _handle(self, number: int, frame: Any) -> None:  # noqa: ARG002

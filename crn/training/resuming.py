@@ -1,6 +1,7 @@
 """What a training goes on from, and where its best state so far is."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,15 +84,20 @@ def best_state_of(checkpoint: Checkpoint) -> Path | None:
 
 
 def is_ahead(path: Path, checkpoint: Checkpoint) -> bool:
-    """Whether a file has a better state, which the training will reach again.
+    """Whether a file has a better state of the same training, which it will reach again.
 
     So it is where a run was killed after a validation and before last.ckpt was written again.
     """
-    theirs, mine = _progress(path), checkpoint.progress
+    try:
+        other = read_checkpoint(path)
+    except UserError:
+        return False
+    theirs, mine = other.progress, checkpoint.progress
     return (
         theirs["step"] > mine["step"]
         and theirs["max_roc_auc"] > mine["max_roc_auc"]
         and theirs["data"] == mine["data"]
+        and replace(other.config, optimization=checkpoint.config.optimization) == checkpoint.config
     )
 
 
