@@ -6,6 +6,9 @@ from statistics import mean, stdev
 from crn.experiments.tables.summary import Summary
 from crn.system.files import written_whole
 
+# Of crn with each recipe, and of the control; what has no units has others.
+_COLOURS = ("C0", "C2", "C4")
+
 
 def write_plot(path: Path, summary: Summary) -> None:
     """Draw mean and standard deviation over seeds, beside what has no units.
@@ -20,23 +23,27 @@ def write_plot(path: Path, summary: Summary) -> None:
     figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     counted = sorted((m for m in summary.methods if m.units), key=lambda m: m.units)
-    for name, style in (
-        ("best", {"color": "0.6", "marker": ".", "label": "CRN, best validation (no result)"}),
-        ("last", {"color": "C0", "marker": "o", "label": "CRN, last validation"}),
-    ):
-        points = [(m.units, v) for m in counted if (v := summary.cells[data, m].values(name))]
-        if points:
-            units, values = zip(*points, strict=True)
-            spread = [stdev(each) if len(each) > 1 else 0 for each in values]
-            axes.errorbar(units, list(map(mean, values)), spread, capsize=3, **style)
-    axes.set_xticks([method.units for method in counted])
+    kinds = dict.fromkeys((method.model, method.recipe) for method in counted)
+    for index, kind in enumerate(kinds):
+        mine = [method for method in counted if (method.model, method.recipe) == kind]
+        for name, style, what in (
+            ("best_auroc", {"marker": ".", "alpha": 0.3}, "best validation (no result)"),
+            ("last_auroc", {"marker": "o"}, "last validation"),
+        ):
+            points = [(m.units, v) for m in mine if (v := summary.cells[data, m].values(name))]
+            if points:
+                units, values = zip(*points, strict=True)
+                spread = [stdev(each) if len(each) > 1 else 0 for each in values]
+                style |= {"color": _COLOURS[index], "label": f"{', '.join(kind)}: {what}"}
+                axes.errorbar(units, list(map(mean, values)), spread, capsize=3, **style)
+    axes.set_xticks(sorted({method.units for method in counted}))
     lines = [
-        (f"{m.label}, last validation", mean(v), "C1", "--")
+        (f"{m.label}: last validation", mean(v), "C1", "--")
         for m in summary.methods
-        if not m.units and (v := summary.cells[data, m].values("last"))
+        if not m.units and (v := summary.cells[data, m].values("last_auroc"))
     ]
-    if (best := summary.best_trivial(data)) is not None:
-        lines.append((f"{best[0]}, the best trivial baseline", best[1], "C3", ":"))
+    if (best := summary.best_baseline(data)) is not None:
+        lines.append((f"{best[0]}: the best without training", best[1], "C3", ":"))
     for label, height, colour, dashes in lines:
         axes.axhline(height, color=colour, linestyle=dashes, label=label)
     axes.set_xlabel("competitive units")
