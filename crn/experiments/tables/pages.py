@@ -7,7 +7,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from crn.command_line import parse_options
-from crn.experiments.tables.summary import BASELINES, Summary, summarize
+from crn.experiments.tables.summary import BASELINES, Summary, spread, summarize
 from crn.experiments.tables.trainings import DataSet, Grid, Result
 from crn.system.files import written_whole
 from crn.system.text import printable, spreadsheet_cell
@@ -89,7 +89,8 @@ def _page(grid: Grid, summary: Summary) -> Iterator[str]:
         "no result. *Swing* is the highest less the lowest AUROC over the last third of a "
         "training's validations. *False alarms* and *found* are the normal and the anomalous test "
         "images above the threshold, which 99 % of the normal training images are below. Pixel "
-        "AUROC and AUPRO are of the last state, too."
+        "AUROC and AUPRO are of the last state, too. What is called *above* another is so by more "
+        "than its standard deviation over the seeds; that of the control is added to the control's."
     )
     yield ""
     yield (
@@ -138,8 +139,8 @@ def _overview(summary: Summary) -> Iterator[list[str]]:
         cells = [_spread(summary.cells[data, method].values("last_auroc")) for data in summary.data]
         yield [method.label, *cells, _spread(summary.averages(method))]
     for name in BASELINES:
-        cells = [_auroc(summary.baseline(data, name)) for data in summary.data]
-        yield [name, *cells, _auroc(summary.baseline_average(name))]
+        aurocs = [summary.baseline(data, name) for data in summary.data]
+        yield [name, *map(_auroc, aurocs), _mean([each for each in aurocs if each is not None])]
 
 
 def _details(summary: Summary) -> Iterator[list[str]]:
@@ -170,19 +171,15 @@ def _details(summary: Summary) -> Iterator[list[str]]:
 def _verdicts(summary: Summary) -> Iterator[str]:
     """Where a model is better than what needs no training, and units than without their game."""
     for method in summary.methods:
-        control = method.control
-        for rival in ("the best baseline", "its control"):
+        best = {data: summary.best_baseline(data) for data in summary.data}
+        control = {data: summary.reached_by(method.control, data) for data in summary.data}
+        for rival, figures in (("the best baseline", best), ("its control", control)):
             places: dict[bool, list[str]] = {True: [], False: []}
-            for data in summary.data:
-                aurocs, best = summary.cells[data, method].values("last_auroc"), None
-                if rival == "the best baseline":
-                    best = summary.best_baseline(data)
-                elif control in summary.methods:
-                    values = summary.cells[data, control].values("last_auroc")
-                    best = (control.label, mean(values)) if values else None
-                if aurocs and best is not None:
-                    words = f"{printable(data.name)} ({best[0]}: {best[1]:.3f})"
-                    places[mean(aurocs) > best[1]].append(words)
+            for data, figure in figures.items():
+                aurocs = summary.cells[data, method].values("last_auroc")
+                if aurocs and figure is not None:
+                    words = f"{printable(data.name)} ({figure[0]}: {figure[1]:.3f})"
+                    places[mean(aurocs) - spread(aurocs) > figure[1]].append(words)
             for is_above, names in places.items():
                 if names:
                     verb = "is above" if is_above else "is **not** above"
@@ -200,9 +197,7 @@ def _errors(summary: Summary) -> Iterator[str]:
 
 def _spread(values: Sequence[float]) -> str:
     """Mean and, of several, standard deviation of the sample."""
-    if len(values) < 2:
-        return _auroc(values[0] if values else None)
-    return f"{mean(values):.3f} ± {stdev(values):.3f}"
+    return f"{mean(values):.3f} ± {stdev(values):.3f}" if len(values) > 1 else _mean(values)
 
 
 def _auroc(value: float | None) -> str:

@@ -1,9 +1,9 @@
 """The plot of AUROC against the number of units."""
 
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
-from crn.experiments.tables.summary import Summary
+from crn.experiments.tables.summary import Summary, spread
 from crn.system.files import written_whole
 
 # Of crn with each recipe, and of the control; what has no units has others.
@@ -33,9 +33,10 @@ def write_plot(path: Path, summary: Summary) -> None:
             points = [(m.units, v) for m in mine if (v := summary.cells[data, m].values(name))]
             if points:
                 units, values = zip(*points, strict=True)
-                spread = [stdev(each) if len(each) > 1 else 0 for each in values]
                 style |= {"color": _COLOURS[index], "label": f"{', '.join(kind)}: {what}"}
-                axes.errorbar(units, list(map(mean, values)), spread, capsize=3, **style)
+                axes.errorbar(
+                    units, list(map(mean, values)), list(map(spread, values)), capsize=3, **style
+                )
     axes.set_xticks(sorted({method.units for method in counted}))
     lines = [
         (f"{m.label}: last validation", mean(v), "C1", "--")

@@ -1,7 +1,9 @@
 """Trainings of a table put together: each method on each data set, over its seeds."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import mean
+from operator import itemgetter
+from statistics import mean, stdev
 
 from crn.experiments.tables.trainings import DataSet, Grid, Method, Result
 
@@ -61,18 +63,22 @@ class Summary:
         aurocs = self.baselines.get(data)
         return aurocs[name] if isinstance(aurocs, dict) else None
 
-    def baseline_average(self, name: str) -> float | None:
-        """Its mean over the data sets."""
-        aurocs = [self.baseline(data, name) for data in self.data]
-        known = [auroc for auroc in aurocs if auroc is not None]
-        return mean(known) if known else None
-
     def best_baseline(self, data: DataSet) -> tuple[str, float] | None:
-        """The baseline of the highest AUROC; None where they failed."""
+        """The baseline of the highest AUROC, and that; None where they failed."""
         aurocs = self.baselines.get(data)
-        if not isinstance(aurocs, dict):
+        return max(aurocs.items(), key=itemgetter(1)) if isinstance(aurocs, dict) else None
+
+    def reached_by(self, method: Method | None, data: DataSet) -> tuple[str, float] | None:
+        """Name and last AUROC of a method, its spread added; None where there is none."""
+        if method not in self.methods:
             return None
-        return max(aurocs.items(), key=lambda item: item[1])
+        values = self.cells[data, method].values("last_auroc")
+        return (method.label, mean(values) + spread(values)) if values else None
+
+
+def spread(values: Sequence[float]) -> float:
+    """Standard deviation of a sample, which one value does not tell: 0."""
+    return stdev(values) if len(values) > 1 else 0.0
 
 
 def summarize(grid: Grid, baselines: dict[DataSet, dict[str, float] | str]) -> Summary:
