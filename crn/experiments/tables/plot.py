@@ -23,23 +23,18 @@ def write_plot(path: Path, summary: Summary) -> None:
     figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     counted = sorted((m for m in summary.methods if m.units), key=lambda m: m.units)
-    kinds = dict.fromkeys((method.model, method.recipe) for method in counted)
-    for index, kind in enumerate(kinds):
-        mine = [method for method in counted if (method.model, method.recipe) == kind]
-        for name, style, what in (
-            ("best_auroc", {"marker": ".", "alpha": 0.3}, "best validation (no result)"),
-            ("last_auroc", {"marker": "o"}, "last validation"),
-        ):
-            points = [(m.units, v) for m in mine if (v := summary.cells[data, m].values(name))]
-            if points:
-                units, values = zip(*points, strict=True)
-                style |= {"color": _COLOURS[index], "label": f"{', '.join(kind)}: {what}"}
-                axes.errorbar(
-                    units, list(map(mean, values)), list(map(spread, values)), capsize=3, **style
-                )
+    for colour, kind in zip(
+        _COLOURS, dict.fromkeys((m.model, m.recipe) for m in counted), strict=False
+    ):
+        mine = [m for m in counted if (m.model, m.recipe) == kind]
+        points = [(m.units, v) for m in mine if (v := summary.cells[data, m].values("last_auroc"))]
+        if points:
+            units, values = zip(*points, strict=True)
+            style = {"marker": "o", "color": colour, "label": ", ".join(kind), "capsize": 3}
+            axes.errorbar(units, list(map(mean, values)), list(map(spread, values)), **style)
     axes.set_xticks(sorted({method.units for method in counted}))
     lines = [
-        (f"{m.label}: last validation", mean(v), "C1", "--")
+        (m.label, mean(v), "C1", "--")
         for m in summary.methods
         if not m.units and (v := summary.cells[data, m].values("last_auroc"))
     ]
@@ -48,7 +43,7 @@ def write_plot(path: Path, summary: Summary) -> None:
     for label, height, colour, dashes in lines:
         axes.axhline(height, color=colour, linestyle=dashes, label=label)
     axes.set_xlabel("competitive units")
-    axes.set_ylabel("AUROC of images")
+    axes.set_ylabel("AUROC of images, last validation")
     axes.set_title(f"{data.name}, mean ± standard deviation over seeds", fontsize="medium")
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
