@@ -13,18 +13,27 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from conftest import REPOSITORY, Finished, write_mvtec_category
 from PIL import Image
 
+from crn.evaluation.metrics import auroc
+from crn.evaluation.results import read_metrics
+from crn.experiments.tables.baselines import (
+    baseline_aurocs,
+    gaussians,
+    scores_of_figures,
+    scores_of_maps,
+)
 from crn.experiments.tables.pages import write_results
-from crn.experiments.tables.summary import Method, summarize
-from crn.experiments.tables.trainings import DataSet, Grid, Result, Run
-from crn.experiments.tables.trivial import TRIVIAL, trivial_scores
+from crn.experiments.tables.summary import BASELINES, summarize
+from crn.experiments.tables.trainings import DataSet, Grid, Method, Result, Run, swing
 from tables import main
 
 # For train.py, so that a training takes no time.
+HPARAMS = "logged_metrics/version_0/hparams.yaml"
 TINY = ("--", "--demo", "--cpu", "--imsize", 8, "--max-network-depth", 1)
-TRIVIAL_AUROCS = {"brightness": 0.5, "contrast": 0.6, "gradient energy": 0.4, "mean image": 0.3}
+BASELINE_AUROCS = dict.fromkeys(BASELINES, 0.3) | {"brightness": 0.5, "contrast": 0.6}
 
 
 @pytest.fixture
@@ -70,9 +79,13 @@ def wait_for(condition: Callable[[], Any]) -> None:
         time.sleep(0.02)
 
 
-def table(folder: Path) -> list[dict[str, str]]:
-    with (folder / "results.csv").open(newline="", encoding="utf-8") as file:
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    return rows_of(folder / "results.csv")
 
 
 # --- with real trainings ---
@@ -82,37 +95,60 @@ def test_a_table_with_a_category_that_is_missing(make_tables, tmp_path: Path) ->
     write_mvtec_category(tmp_path / "mvtec/widget")
     words = (
         "--table", "mvtec", "--root", "mvtec", "--categories", "widget", "nothing", "--seeds", 7,
-        "--units", 2, "--workers", 2, *TINY, "--training-steps", 3,
+        "--units", 2, "--models", "crn", "control", "--workers", 2, *TINY, "--training-steps", 3,
+        "--validation-interval", 1,
     )  # fmt: skip
     finished = make_tables(*words)
     assert finished.status == 1  # something has failed
     folder = tmp_path / "table_results/mvtec"
     rows = table(folder)
-    trained = {(row["dataset"], row["method"]): row for row in rows if row["seed"]}
-    assert set(trained) == {(c, m) for c in ("widget", "nothing") for m in ("crn", "dagan")}
-    for (category, method), row in trained.items():
-        assert row["units"] == ("2" if method == "crn" else "")
+    methods = [("crn", "published"), ("crn", "balanced"), ("control", "balanced")]
+    trained = {(r["dataset"], (r["method"], r["recipe"])): r for r in rows if r["seed"]}
+    assert set(trained) == {(c, m) for c in ("widget", "nothing") for m in methods}
+    for (category, (_, recipe)), row in trained.items():
+        assert row["units"] == "2"
         if category == "nothing":
             assert row["state"] == "failed"
             assert "mvtec/nothing: no such folder" in row["error"]
             continue
         assert (row["state"], row["steps"], row["error"]) == ("complete", "3", "")
         (metrics,) = Path(row["folder"]).glob("logged_metrics/version_0/metrics.csv")
-        with metrics.open(newline="") as file:
-            *_, last = csv.DictReader(file)
+        *_, last = validations = [r for r in rows_of(metrics) if r["metrics/roc_auc"]]
         assert row["last_auroc"] == last["metrics/roc_auc"]
         assert row["best_auroc"] == last["metrics/max_roc_auc"]
         assert row["training_seconds"] == last["metrics/training_time"]
+        assert (len(validations), row["swing"]) == (3, "")  # one is no swing
+        inferred = read_metrics(Path(row["folder"]) / "metrics.json")
+        score = "residual" if recipe == "published" else "reconstruction"
+        assert inferred.anomaly_score == score
+        # Of the last state, as the last validation is.
+        assert inferred.scores[score].auroc == pytest.approx(float(row["last_auroc"]))
+        assert float(row["pixel_auroc"]) == inferred.pixels.auroc
+        assert float(row["aupro"]) == inferred.pixels.aupro
+        assert float(row["false_alarms"]) == inferred.decisions.false_positives / 3
+        assert float(row["found"]) == inferred.decisions.true_positives / 6
+        assert len(rows_of(Path(row["folder"]) / "anomaly_scores.csv")) == 15
         # Checkpoints are gigabytes.
         assert not (Path(row["folder"]) / "checkpoints").exists()
-    trivial = [row for row in rows if not row["seed"] and row["dataset"] == "widget"]
-    assert [row["method"] for row in trivial] == list(TRIVIAL)
-    assert all(0 <= float(row["last_auroc"]) <= 1 for row in trivial)
+    # The control differs from the balanced game by its losses alone.
+    hparams = [
+        yaml.safe_load((Path(trained["widget", m]["folder"]) / HPARAMS).read_text())
+        for m in methods[1:]
+    ]
+    assert {k for k in hparams[0] if hparams[0][k] != hparams[1][k]} == {
+        *("feedback_weight", "balance", "discrimination_weight"),
+        *("checkpoint_path", "log_dir"),
+    }
+    baselines = [row for row in rows if not row["seed"] and row["dataset"] == "widget"]
+    assert [row["method"] for row in baselines] == list(BASELINES)
+    assert all(0 <= float(row["last_auroc"]) <= 1 for row in baselines)
     text = (folder / "results.md").read_text()
     assert finished.out.strip() == text.strip()
-    assert "| nothing | DAGAN | – | – | – | 0, 1 failed |" in text
+    assert "| nothing | 2 autoencoders, balanced |" in text
+    assert "| 0, 1 failed |" in text
     assert "mvtec/nothing: no such folder" in text
     assert "`python tables.py --table mvtec --root mvtec" in text
+    assert "the score `residual` (published) and `reconstruction` (balanced)" in text
 
     # Nothing is done twice, and what failed is tried again when that is asked for.
     before = {path: path.stat().st_mtime_ns for path in folder.glob("runs/widget*/**/*")}
@@ -134,7 +170,7 @@ def test_it_goes_on_where_it_was(start, make_tables, tmp_path: Path) -> None:
         "--imsize", 8, "--max-network-depth", 1, "--batch-size", 2, "--training-steps", 500,
         "--validation-interval", 100,
     )  # fmt: skip
-    run = tmp_path / "table_results/units/runs/widget-crn-2-units-seed-3"
+    run = tmp_path / "table_results/units/runs/widget-crn-2-units-published-seed-3"
     process = start(*words)
     wait_for((run / "logged_metrics/version_0/metrics.csv").exists)
     process.send_signal(signal.SIGTERM)
@@ -161,7 +197,27 @@ def test_it_goes_on_where_it_was(start, make_tables, tmp_path: Path) -> None:
     undisturbed = make_tables(*words[:end], "--folder", "other", *words[end:])
     assert undisturbed.status == 0, undisturbed.err
     (other, *_) = table(tmp_path / "other")
-    assert (other["last_auroc"], other["best_auroc"]) == (row["last_auroc"], row["best_auroc"])
+    for column in ("last_auroc", "best_auroc", "swing", "pixel_auroc", "aupro", "found"):
+        assert other[column] == row[column] != ""
+
+
+def test_a_failure_of_inference_is_one_of_the_run(make_tables, tmp_path: Path) -> None:
+    """And what was trained is kept for the next try."""
+    write_mvtec_category(tmp_path / "widget")
+    words = ("--table", "units", "--root", "widget", "--seeds", 3, "--units", 2)
+    run = tmp_path / "table_results/units/runs/widget-crn-2-units-published-seed-3"
+    (run / "anomaly_scores.csv").mkdir(parents=True)
+    assert make_tables(*words, *TINY, "--training-steps", 1).status == 1
+    (row, *_) = table(tmp_path / "table_results/units")
+    assert row["state"] == "failed"
+    assert "anomaly_scores.csv: is a folder" in row["error"]
+    stored = (run / "checkpoints/last.ckpt").read_bytes()
+    (run / "anomaly_scores.csv").rmdir()
+    # What has been trained is not trained again: nothing is logged.
+    assert stored
+    assert make_tables(*words, "--retry-failed", *TINY, "--training-steps", 1).status == 0
+    assert [path.name for path in (run / "logged_metrics").iterdir()] == ["version_0"]
+    assert table(tmp_path / "table_results/units")[0]["state"] == "complete"
 
 
 def test_without_locks_and_with_an_output_in_ascii(
@@ -191,74 +247,94 @@ def make_grid(folder: Path, table: str, results: dict[Run, Result]) -> Grid:
 
 def test_means_deviations_and_averages(tmp_path: Path) -> None:
     cable, screw, wood = (DataSet(n, "MVTec", Path(n)) for n in ("cable", "=screw|x", "wood"))
-    crn, dagan = Method("crn", 4), Method("dagan", None)
+    crn, dagan = Method("crn", "balanced", 4), Method("dagan", "published")
+    control = Method("control", "balanced", 4)
     results = {
-        Run("crn", 4, cable, 1): Result(0.5, 0.9, 60.0, 300),
-        Run("crn", 4, cable, 2): Result(0.7, 0.7, 120.0, 300),
-        Run("crn", 4, screw, 1): Result(0.9, 0.9, 10.0, 300),
-        Run("crn", 4, screw, 2): Result(0.8, 0.8, 11.0, 300),
-        Run("crn", 4, wood, 1): Result(error="the reason"),
-        Run("crn", 4, wood, 2): None,
-        Run("dagan", None, cable, 1): Result(0.65, 0.65, 4000.0, 300),
-        Run("dagan", None, cable, 2): None,
-        Run("dagan", None, screw, 1): None,
-        Run("dagan", None, screw, 2): None,
-        Run("dagan", None, wood, 1): None,
-        Run("dagan", None, wood, 2): None,
+        Run(crn, cable, 1): Result(0.5, 0.9, 60.0, 300, 0.1, 0.8, 0.7, 0.25, 0.5),
+        Run(crn, cable, 2): Result(0.7, 0.7, 120.0, 300, 0.3, 0.9, 0.7, 0.75, 0.5),
+        Run(crn, screw, 1): Result(0.9, 0.9, 10.0, 300),
+        Run(crn, screw, 2): Result(0.8, 0.8, 11.0, 300),
+        Run(crn, wood, 1): Result(error="the reason"),
+        Run(crn, wood, 2): None,
+        Run(dagan, cable, 1): Result(0.65, 0.65, 4000.0, 300),
+        Run(dagan, cable, 2): None,
+        Run(dagan, screw, 1): None,
+        Run(dagan, wood, 1): None,
+        Run(control, cable, 1): Result(0.45, 0.65, 1.0, 300),
+        Run(control, screw, 1): Result(0.95, 0.95, 1.0, 300),
+        Run(control, wood, 1): None,
     }
     grid = make_grid(tmp_path, "mvtec", results)
-    trivial = {cable: TRIVIAL_AUROCS, screw: TRIVIAL_AUROCS | {"contrast": 1.0}, wood: "unreadable"}
-    summary = summarize(grid, trivial)
-    assert summary.averages(crn, "last") == pytest.approx([0.7, 0.75])  # without wood
-    assert summary.averages(dagan, "last") == [0.65]
-    assert summary.best_trivial(screw) == ("contrast", 1.0)
-    assert summary.trivial_average("contrast") == pytest.approx(0.8)
+    baselines = {
+        cable: BASELINE_AUROCS,
+        screw: BASELINE_AUROCS | {"contrast": 1.0},
+        wood: "unreadable",
+    }
+    summary = summarize(grid, baselines)
+    assert summary.averages(crn) == pytest.approx([0.7, 0.75])  # without wood
+    assert summary.averages(dagan) == [0.65]
+    assert summary.best_baseline(screw) == ("contrast", 1.0)
 
-    lines = write_results(grid, trivial).splitlines()
-    assert "**6 of 12 trainings have ended.**" in lines
+    lines = write_results(grid, baselines).splitlines()
+    assert "**8 of 13 trainings have ended.**" in lines
+    label = "CRN, 4 units, balanced"
     for line in (
-        "| AUROC, last | CRN, 4 units | DAGAN | brightness | contrast | gradient energy | "
-        "mean image |",
-        "| cable | 0.600 ± 0.141 | 0.650 | 0.500 | 0.600 | 0.400 | 0.300 |",
-        "| average | 0.725 ± 0.035 | 0.650 | 0.500 | 0.800 | 0.400 | 0.300 |",
-        "| cable | CRN, 4 units | 0.600 ± 0.141 | 0.800 ± 0.141 | 1:30 | 2 |",
-        "| cable | DAGAN | 0.650 | 0.650 | 1:06:40 | 1 |",
-        "| wood | CRN, 4 units | – | – | – | 0, 1 failed |",
-        "| wood | contrast | – |  |  |  |",
-        "- CRN, 4 units is **not** above the best trivial baseline on cable (contrast: 0.600), "
+        "| AUROC, last | cable | =screw\\|x | wood | average |",
+        f"| {label} | 0.600 ± 0.141 | 0.850 ± 0.071 | – | 0.725 ± 0.035 |",
+        "| DAGAN, published | 0.650 | – | – | 0.650 |",
+        "| contrast | 0.600 | 1.000 | – | 0.800 |",
+        f"| cable | {label} | 0.600 ± 0.141 | 0.800 ± 0.141 | 0.200 | 0.850 ± 0.071 | "
+        "0.700 ± 0.000 | 50 % | 50 % | 1:30 | 2 |",
+        "| cable | DAGAN, published | 0.650 | 0.650 | – | – | – | – | – | 1:06:40 | 1 |",
+        f"| wood | {label} | – | – | – | – | – | – | – | – | 0, 1 failed |",
+        "| wood | contrast | – |  |  |  |  |  |  |  |  |",
+        f"- {label} is **not** above the best baseline on cable (contrast: 0.600), "
         "=screw|x (contrast: 1.000).",
-        "- DAGAN is above the best trivial baseline on cable (contrast: 0.600).",
-        "- wood, CRN, 4 units **failed**: the reason",
-        "- wood, trivial baselines **failed**: unreadable",
+        f"- {label} is above its control on cable (4 autoencoders, balanced: 0.450).",
+        f"- {label} is **not** above its control on =screw|x (4 autoencoders, balanced: 0.950).",
+        "- DAGAN, published is above the best baseline on cable (contrast: 0.600).",
+        f"- wood, {label} **failed**: the reason",
+        "- wood, baselines **failed**: unreadable",
     ):
-        assert line in lines
-    assert any(line.startswith("| =screw\\|x | CRN, 4 units |") for line in lines)
+        assert line in lines, line
     rows = table(tmp_path)
-    assert len(rows) == 12 + 3 * 4
+    assert len(rows) == 13 + 3 * 7
     assert {row["dataset"] for row in rows} == {"cable", "'=screw|x", "wood"}
-    assert [row["state"] for row in rows].count("missing") == 6
+    assert [row["state"] for row in rows].count("missing") == 5
 
 
 def test_a_table_of_units_has_a_plot_even_before_the_first_result(tmp_path: Path) -> None:
     roads = DataSet("roads", "RoadImages", Path("roads"))
-    runs = [Run("crn", units, roads, seed) for units in (2, 8) for seed in (1, 2)]
-    runs.append(Run("dagan", None, roads, 1))
+    methods = [Method("crn", r, n) for r in ("published", "balanced") for n in (2, 8)]
+    runs = [Run(method, roads, seed) for method in methods for seed in (1, 2)]
+    runs.append(Run(Method("dagan", "published"), roads, 1))
     nothing = dict.fromkeys(runs)
     write_results(make_grid(tmp_path, "units", nothing), {roads: "unreadable"})
     empty = Image.open(tmp_path / "units.png").tobytes()
-    some = {run: Result(0.5 + index / 10, 0.9, 1.0, 300) for index, run in enumerate(runs)}
-    text = write_results(make_grid(tmp_path, "units", some), {roads: TRIVIAL_AUROCS})
+    some = {run: Result(0.5 + index / 20, 0.9, 1.0, 300) for index, run in enumerate(runs)}
+    text = write_results(make_grid(tmp_path, "units", some), {roads: BASELINE_AUROCS})
     assert "(units.png)" in text
     assert Image.open(tmp_path / "units.png").tobytes() != empty
 
 
-def test_trivial_baselines_by_hand() -> None:
+def test_the_swing_is_over_the_last_third_of_the_validations(tmp_path: Path) -> None:
+    """Also where the training was killed, and has done some steps twice."""
+    for version, aurocs in (("0", {1: 0.1, 2: 0.9, 3: 0.2}), ("1", {3: 0.4, 4: 0.5, 5: 0.8})):
+        path = tmp_path / f"version_{version}/metrics.csv"
+        path.parent.mkdir()
+        lines = [f"{step},{auroc},0.5" for step, auroc in aurocs.items()] + ["6,,0.4"]
+        path.write_text("\n".join(["step,metrics/roc_auc,losses/generator", *lines]))
+        os.utime(path, (int(version), int(version)))
+    assert swing(tmp_path) == pytest.approx(0.3)  # 0.5 and 0.8, the last two of five
+
+
+def test_baselines_of_whole_images_by_hand() -> None:
     train = torch.zeros(2, 3, 2, 2)
     train[1] = 4.0  # brightness 0 and 4, the mean image is 2; no contrast
     test = torch.full((2, 3, 2, 2), 3.0)
     test[1, :, 0, 0] = 7.0  # brightness 4, contrast sqrt(3), differences 4 twice of 2 each
-    scores = trivial_scores(train, test)
-    assert list(scores) == list(TRIVIAL)
+    scores = scores_of_figures(train, test)
+    assert list(scores) == list(BASELINES[:4])
     # The mean over the training images is 2, the standard deviation 2.
     torch.testing.assert_close(scores["brightness"], torch.tensor([0.5, 1.0]))
     assert scores["contrast"][0] == 0 < scores["contrast"][1]
@@ -266,27 +342,60 @@ def test_trivial_baselines_by_hand() -> None:
     torch.testing.assert_close(scores["mean image"], torch.tensor([1.0, 2.0]))
     # In standard deviations of figures that differ.
     noise = torch.linspace(0, 1, 10 * 3 * 16).reshape(10, 3, 4, 4) ** 2
+    scores = scores_of_figures(noise, noise[:1])
     known = noise.std((1, 2, 3), correction=0)
     expected = (noise[0].std(correction=0) - known.mean()).abs() / known.std(correction=0)
-    torch.testing.assert_close(trivial_scores(noise, noise[:1])["contrast"][0], expected)
+    torch.testing.assert_close(scores["contrast"][0], expected)
     down, across = noise.diff(dim=2).square(), noise.diff(dim=3).square()
     energy = down.mean((1, 2, 3)) + across.mean((1, 2, 3))
     expected = (energy[0] - energy.mean()).abs() / energy.std(correction=0)
-    torch.testing.assert_close(trivial_scores(noise, noise[:1])["gradient energy"][0], expected)
+    torch.testing.assert_close(scores["gradient energy"][0], expected)
 
 
-def test_trivial_baselines_on_real_images(make_tables, shared_data: Path, tmp_path: Path) -> None:
-    """The distance to the mean image is known to reach 0.73 on MVTec's transistors at 64 pixels."""
-    from crn.command_line import parse_options
-    from crn.experiments.tables.trivial import trivial_aurocs
+def test_baselines_with_maps_find_what_is_small() -> None:
+    """By its place alone where other places vary more, and whatever the light is."""
+    random = torch.Generator().manual_seed(0)
+    images = 0.05 * torch.randn(60, 3, 16, 16, generator=random)
+    images[:, :, :, 8:] *= 8
+    train, test = images[:40], images[40:]
+    test[10:, :, 4:7, 2:5] += 0.5
+    labels = [0] * 10 + [1] * 10
+    state = torch.get_rng_state()
+    scores = scores_of_maps(train, test)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert list(scores) == list(BASELINES[4:])
+    assert all(auroc(values, labels) > 0.95 for values in scores.values())
+    assert auroc((test - train.mean(0)).abs().mean(1).amax((1, 2)), labels) < 0.8
+    brighter = scores_of_maps(train, test + 0.5)
+    torch.testing.assert_close(
+        brighter["high-pass image"], scores["high-pass image"], rtol=1e-3, atol=1e-3
+    )
+    assert (brighter["standardised mean image"] > scores["standardised mean image"] + 1).all()
 
+
+def test_gaussians_of_features() -> None:
+    """The precision of many images is known; of fewer than there are features it is finite."""
+    random = torch.Generator().manual_seed(0)
+    mix = torch.tensor([[1.0, 0.0], [0.8, 0.6]], dtype=torch.float64)
+    drawn = torch.randn(1, 20_000, 2, generator=random, dtype=torch.float64) @ mix.T + 3
+    mean, precision = gaussians(drawn.split(1_000, dim=1))
+    torch.testing.assert_close(mean, torch.full_like(mean, 3), atol=0.05, rtol=0)
+    expected = torch.linalg.inv(mix @ mix.T)[None]
+    torch.testing.assert_close(precision, expected, atol=0, rtol=0.1)
+    few = torch.randn(1, 3, 50, generator=random, dtype=torch.float64)
+    assert torch.linalg.cond(gaussians([few])[1])[0] < 100
+
+
+def test_baselines_on_real_images(shared_data: Path, tmp_path: Path) -> None:
+    """What they are known to reach on MVTec's transistors at 64 pixels."""
     data = DataSet("transistor", "MVTec", shared_data / "mvtec/transistor")
-    words = ["--dataset", "MVTec", "--dataset-path", str(data.path), "--imsize", "64"]
-    aurocs = trivial_aurocs(data, parse_options(words), tmp_path)
+    aurocs = baseline_aurocs(data, 64, tmp_path)
     assert aurocs["mean image"] == pytest.approx(0.73, abs=0.01)
-    (kept,) = (tmp_path / "trivial").iterdir()
-    kept.write_text(json.dumps(dict.fromkeys(TRIVIAL, 0.25)))
-    assert trivial_aurocs(data, parse_options(words), tmp_path)["mean image"] == 0.25
+    assert aurocs["standardised mean image"] == pytest.approx(0.84, abs=0.02)
+    assert aurocs["untrained features"] == pytest.approx(0.91, abs=0.02)
+    (kept,) = (tmp_path / "baselines").iterdir()
+    kept.write_text(json.dumps(dict.fromkeys(BASELINES, 0.25)))
+    assert baseline_aurocs(data, 64, tmp_path)["mean image"] == 0.25
 
 
 # --- bad input ---
@@ -306,6 +415,8 @@ def test_trivial_baselines_on_real_images(make_tables, shared_data: Path, tmp_pa
         (("--table", "panorama", "--root", "data", "--", "--imsize", "65"), "--imsize takes"),
         (("--table", "panorama", "--root", "data", "--", "--unheard-of"), "--unheard-of"),
         (("--table", "panorama", "--root", "data", "--models", "gan"), "--models"),
+        (("--table", "panorama", "--root", "data", "--", "--recipe=x"), "--recipe: leave it out"),
+        (("--table", "units", "--root", "data", "--models", "control"), "has the recipe balanced"),
         (
             ("--table", "panorama", "--root", "data", "--", "--contextual-loss-weight", "3"),
             "--contextual-loss-weight works with --model dagan only",
@@ -324,7 +435,16 @@ def test_bad_input(make_tables, tmp_path: Path, words: tuple[str, ...], mention:
 def test_the_folder_of_another_table(make_tables, tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-    words = ("--table", "panorama", "--seeds", "1", "--models", "dagan", "--folder", "results")
+    words = (
+        "--table",
+        "panorama",
+        "--seeds",
+        "1",
+        "--models",
+        "autoencoder",
+        "--folder",
+        "results",
+    )
     assert make_tables(*words, "--root", "one", *TINY).status == 1  # trained, and failed
     other = make_tables(*words, "--root", "two", *TINY)
     assert other.status == 2

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crn.command_line import parse_options
-from crn.config import MODELS, Competition
+from crn.config import RECIPES, Competition
 from crn.errors import UserError
 from crn.experiments.jobs import Workers, say, turn
 from crn.experiments.tables.pages import write_results
-from crn.experiments.tables.trainings import DataSet, Grid, Run
-from crn.experiments.tables.trivial import trivial_aurocs
+from crn.experiments.tables.trainings import MODELS, DataSet, Grid, Method, Run
 from crn.system.files import require_writable_folder
 from crn.system.program import Parser, print_result, split_words, typed_path, whole_number
 from datasets.layouts import CATEGORIES, layout_of
@@ -20,10 +19,11 @@ from datasets.layouts import CATEGORIES, layout_of
 _TABLES = ("mvtec", "panorama", "roadimages", "units")
 _SEEDS = (1, 2, 3)
 _UNITS_OF_PLOT = (2, 4, 8, 12, 16)
+_RECIPE_OF_PLOT = "published"
 # Set for every run by the grid.
 _OF_THE_GRID = (
-    *("--mode", "--model", "--model-input", "--dataset", "--dataset-path", "--seed"),
-    *("--num-competitive-units", "--checkpoint-path", "--log-dir"),
+    *("--mode", "--model", "--recipe", "--model-input", "--dataset", "--dataset-path"),
+    *("--seed", "--num-competitive-units", "--checkpoint-path", "--log-dir"),
 )
 
 
@@ -52,10 +52,14 @@ def run_tables(argv: Sequence[str]) -> int:
         grid.open()
         if options.retry_failed:
             grid.forget_failed()
-    trivial = {each: trivial_aurocs(each, settings[0], folder) for each in data}
+    # torch comes with it, which --help and bad input need not wait for.
+    from crn.experiments.tables.baselines import baseline_aurocs
+
+    size = settings[0].network.imsize
+    baselines = {each: baseline_aurocs(each, size, folder) for each in data}
 
     def report() -> str:
-        return write_results(grid, trivial)
+        return write_results(grid, baselines)
 
     with turn(folder):
         report()
@@ -73,10 +77,10 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options, and the flags of train.py after ``--``."""
     parser = Parser(
         usage="python tables.py --table NAME [--root DIR] [...] [-- FLAGS OF TRAIN.PY]",
-        description="Train models on data sets with several seeds, and write results.csv and "
-        "results.md: AUROC, its mean and standard deviation, and training time, beside trivial "
-        "baselines. Called again, it goes on where it was. What follows -- is added to every "
-        "training, as in: -- --imsize 64 --training-steps 300",
+        description="Train models on data sets with several seeds, score with each, and write "
+        "results.csv and results.md: AUROC and other figures, mean and standard deviation, beside "
+        "baselines that need no training. Called again, it goes on where it was. What follows -- "
+        "is added to every training, as in: -- --imsize 64 --training-steps 300",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -97,13 +101,20 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--categories",
         nargs="+",
         metavar="NAME",
-        help="of --table mvtec (default: the fifteen of MVTec AD)",
+        help="of --table mvtec: folders in --root (default: the fifteen of MVTec AD)",
     )
     parser.add_argument(
         "--models",
         nargs="+",
         choices=MODELS,
-        help=f"(default: {' '.join(MODELS)}; for units crn)",
+        help="what to train; control is the units of crn without their game, and it and "
+        f"autoencoder have the balanced recipe only (default: {' '.join(MODELS)}; for units crn)",
+    )
+    parser.add_argument(
+        "--recipes",
+        nargs="+",
+        choices=tuple(RECIPES),
+        help=f"of each model (default: {' '.join(RECIPES)}; for units {_RECIPE_OF_PLOT})",
     )
     parser.add_argument(
         "--seeds",
@@ -119,7 +130,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         nargs="+",
         type=whole_number(1),
         metavar="N",
-        help=f"numbers of competitive units of crn (default: {default_units}; for units "
+        help=f"numbers of units of crn and control (default: {default_units}; for units "
         f"{' '.join(map(str, _UNITS_OF_PLOT))})",
     )
     parser.add_argument(
@@ -147,6 +158,9 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
             "pip install -r requirements-benchmark.txt"
         )
     options.models = options.models or (["crn"] if is_units else list(MODELS))
+    options.recipes = options.recipes or ([_RECIPE_OF_PLOT] if is_units else list(RECIPES))
+    if not any(set(MODELS[model]) & set(options.recipes) for model in options.models):
+        raise UserError(f"--recipes: {options.models[0]} has the recipe balanced only; add it")
     options.units = options.units or (_UNITS_OF_PLOT if is_units else (default_units,))
     for word in flags:
         if word.partition("=")[0] in _OF_THE_GRID:
@@ -180,14 +194,16 @@ def _data_sets(options: argparse.Namespace, root: Path) -> list[DataSet]:
 
 def _runs(options: argparse.Namespace, data: Sequence[DataSet]) -> list[Run]:
     """In an order in which every table is complete for few seeds before it has more."""
-    kinds = [
-        (model, units)
+    methods = [
+        Method(model, recipe, units)
         for model in dict.fromkeys(options.models)
-        for units in (dict.fromkeys(options.units) if model == "crn" else (None,))
+        for recipe in MODELS[model]
+        if recipe in options.recipes
+        for units in (dict.fromkeys(options.units) if model in ("crn", "control") else (None,))
     ]
     return [
-        Run(model, units, each, seed)
+        Run(method, each, seed)
         for seed in dict.fromkeys(options.seeds)
         for each in data
-        for model, units in kinds
+        for method in methods
     ]

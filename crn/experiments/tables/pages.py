@@ -1,31 +1,32 @@
 """results.csv, a row for every training, and results.md, the tables that people read."""
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, fields
 from statistics import mean, stdev
 from typing import Any
 
 from crn.command_line import parse_options
-from crn.experiments.tables.summary import Cell, Summary, summarize
-from crn.experiments.tables.trainings import DataSet, Grid
-from crn.experiments.tables.trivial import TRIVIAL
+from crn.experiments.tables.summary import BASELINES, Summary, spread, summarize
+from crn.experiments.tables.trainings import DataSet, Grid, Result
 from crn.system.files import written_whole
 from crn.system.text import printable, spreadsheet_cell
 
 PLOT_FILE = "units.png"
 
 _COLUMNS = (
-    *("dataset", "method", "units", "seed", "state", "last_auroc", "best_auroc"),
-    *("training_seconds", "steps", "folder", "error"),
+    *("dataset", "method", "recipe", "units", "seed", "state"),
+    *(field.name for field in fields(Result)),
+    "folder",
 )
 
 
-def write_results(grid: Grid, trivial: dict[DataSet, dict[str, float] | str]) -> str:
+def write_results(grid: Grid, baselines: dict[DataSet, dict[str, float] | str]) -> str:
     """Write results.csv, results.md and, for a table of units, units.png.
 
     Args:
         grid: the trainings.
-        trivial: as `Summary.trivial`.
+        baselines: as `Summary.baselines`.
 
     Returns:
         What results.md says.
@@ -34,8 +35,8 @@ def write_results(grid: Grid, trivial: dict[DataSet, dict[str, float] | str]) ->
         table = csv.DictWriter(file, _COLUMNS)
         table.writeheader()
         table.writerows(_trainings(grid))
-        table.writerows(_baselines(trivial))
-    summary = summarize(grid, trivial)
+        table.writerows(_baselines(baselines))
+    summary = summarize(grid, baselines)
     text = "\n".join(_page(grid, summary)) + "\n"
     with written_whole(grid.folder / "results.md", "w", encoding="utf-8") as file:
         file.write(text)
@@ -49,51 +50,63 @@ def write_results(grid: Grid, trivial: dict[DataSet, dict[str, float] | str]) ->
 def _trainings(grid: Grid) -> Iterator[dict[str, Any]]:
     for run in grid.runs:
         row = {
-            "dataset": spreadsheet_cell(run.data.name),
-            "method": run.model,
-            "units": run.units,
-            "seed": run.seed,
-            "state": "missing",
-            "folder": spreadsheet_cell(str(grid.run_folder(run))),
+            **{"dataset": spreadsheet_cell(run.data.name), "method": run.method.model},
+            **{"recipe": run.method.recipe, "units": run.method.units, "seed": run.seed},
+            **{"state": "missing", "folder": spreadsheet_cell(str(grid.run_folder(run)))},
         }
         if (result := grid.result(run)) is not None:
-            row |= {
-                "state": "failed" if result.error else "complete",
-                "last_auroc": result.last,
-                "best_auroc": result.best,
-                "training_seconds": result.seconds,
-                "steps": result.steps,
-                "error": spreadsheet_cell(result.error),
-            }
+            row |= asdict(result)
+            row["state"] = "failed" if result.error else "complete"
+            row["error"] = spreadsheet_cell(result.error)
         yield row
 
 
-def _baselines(trivial: dict[DataSet, dict[str, float] | str]) -> Iterator[dict[str, Any]]:
-    for data, aurocs in trivial.items():
-        for baseline in TRIVIAL:
-            row = {"dataset": spreadsheet_cell(data.name), "method": baseline}
+def _baselines(baselines: dict[DataSet, dict[str, float] | str]) -> Iterator[dict[str, Any]]:
+    for data, aurocs in baselines.items():
+        for name in BASELINES:
+            row = {"dataset": spreadsheet_cell(data.name), "method": name}
             if isinstance(aurocs, str):
                 yield row | {"state": "failed", "error": spreadsheet_cell(aurocs)}
             else:
-                yield row | {"state": "complete", "last_auroc": aurocs[baseline]}
+                yield row | {"state": "complete", "last_auroc": aurocs[name]}
 
 
 def _page(grid: Grid, summary: Summary) -> Iterator[str]:
-    models = " and ".join(dict.fromkeys(method.model.upper() for method in summary.methods))
-    score = parse_options(grid.flags(grid.runs[0])).scoring.anomaly_score
+    scores = {}
+    for run in grid.runs:
+        recipe = run.method.recipe
+        scores[recipe] = scores.get(recipe) or parse_options(grid.flags(run)).scoring.anomaly_score
+    by_recipe = " and ".join(f"`{score}` ({recipe})" for recipe, score in scores.items())
     seeds = ", ".join(map(str, summary.seeds))
-    yield f"# {models}: {grid.table}"
+    yield f"# Results: {grid.table}"
     yield ""
     yield f"`{printable(grid.command)}`"
     yield ""
     yield (
-        f"AUROC of images by the score `{score}`, whose direction is fixed beforehand: mean ± "
+        f"AUROC of images by the score {by_recipe}, whose direction is fixed beforehand: mean ± "
         f"standard deviation over the seeds {seeds}. *Last* is the last validation, the result. "
         "*Best* is the highest validation of each training; the test labels choose it, so it is "
-        "no result. Trivial baselines need no training: how far the brightness, contrast or "
-        "gradient energy of an image is from its mean over the normal training images, in "
-        "standard deviations, and how far the image is from their mean image."
+        "no result. *Swing* is the highest less the lowest AUROC over the last third of a "
+        "training's validations. *False alarms* and *found* are the normal and the anomalous test "
+        "images above the threshold, which 99 % of the normal training images are below. Pixel "
+        "AUROC and AUPRO are of the last state, too. What is called *above* another is so by more "
+        "than its standard deviation over the seeds; that of the control is added to the control's."
     )
+    yield ""
+    yield (
+        "Baselines need no training: how far the brightness, contrast or gradient energy of an "
+        "image is from its mean over the normal training images, in standard deviations; how far "
+        "the image is from their mean image; and the maximum of a smoothed map, as the balanced "
+        "recipe scores: the distance to the mean image and to the image's own local mean, both "
+        "standardised by normal images, and the Mahalanobis distance of an untrained network's "
+        "features from those of normal images."
+    )
+    if any(method.model == "control" for method in summary.methods):
+        yield ""
+        yield (
+            "*Autoencoders, balanced* in the plural are the control: the units of CRN without "
+            "their game, which only learn to reproduce images, by the same steps and scores."
+        )
     ended = len(grid.results())
     if ended < len(grid.runs):
         yield ""
@@ -120,75 +133,83 @@ def _table(rows: Iterator[Sequence[str]]) -> Iterator[str]:
 
 
 def _overview(summary: Summary) -> Iterator[list[str]]:
-    """The last AUROC: a row for every data set and a column for every method, as in the paper."""
-    yield ["AUROC, last", *(method.label for method in summary.methods), *TRIVIAL]
-    for data in summary.data:
-        cells = [_spread(summary.cells[data, method].values("last")) for method in summary.methods]
-        cells += [_auroc(summary.trivial_auroc(data, baseline)) for baseline in TRIVIAL]
-        yield [printable(data.name), *cells]
-    cells = [_spread(summary.averages(method, "last")) for method in summary.methods]
-    yield ["average", *cells, *(_auroc(summary.trivial_average(each)) for each in TRIVIAL)]
+    """The last AUROC: a row for every method and a column for every data set."""
+    yield ["AUROC, last", *(printable(data.name) for data in summary.data), "average"]
+    for method in summary.methods:
+        cells = [_spread(summary.cells[data, method].values("last_auroc")) for data in summary.data]
+        yield [method.label, *cells, _spread(summary.averages(method))]
+    for name in BASELINES:
+        aurocs = [summary.baseline(data, name) for data in summary.data]
+        yield [name, *map(_auroc, aurocs), _mean([each for each in aurocs if each is not None])]
 
 
 def _details(summary: Summary) -> Iterator[list[str]]:
     """A row for every method on every data set."""
-    yield ["data set", "method", "AUROC, last", "AUROC, best", "training", "seeds"]
+    columns: dict[str, tuple[str, Callable[[Sequence[float]], str]]] = {
+        "AUROC, last": ("last_auroc", _spread),
+        "AUROC, best": ("best_auroc", _spread),
+        "swing": ("swing", _mean),
+        "pixel AUROC": ("pixel_auroc", _spread),
+        "AUPRO": ("aupro", _spread),
+        "false alarms": ("false_alarms", _percent),
+        "found": ("found", _percent),
+        "training": ("training_seconds", _time),
+    }
+    yield ["data set", "method", *columns, "seeds"]
+    nothing = [""] * len(columns)
     for data in summary.data:
-        name = printable(data.name)
+        place = printable(data.name)
         for method in summary.methods:
             cell = summary.cells[data, method]
-            last, best = (_spread(cell.values(figure)) for figure in ("last", "best"))
-            yield [name, method.label, last, best, _time(cell.values("seconds")), _seeds(cell)]
-        for baseline in TRIVIAL:
-            yield [name, baseline, _auroc(summary.trivial_auroc(data, baseline)), "", "", ""]
-    if len(summary.data) == 1:
-        return
-    for method in summary.methods:
-        figures = {name: summary.averages(method, name) for name in ("last", "best", "seconds")}
-        last, best = _spread(figures["last"]), _spread(figures["best"])
-        yield ["average", method.label, last, best, _time(figures["seconds"]), ""]
-    for baseline in TRIVIAL:
-        yield ["average", baseline, _auroc(summary.trivial_average(baseline)), "", "", ""]
+            failed = f", {len(cell.errors)} failed" if cell.errors else ""
+            cells = [show(cell.values(name)) for name, show in columns.values()]
+            yield [place, method.label, *cells, f"{len(cell.done)}{failed}"]
+        for name in BASELINES:
+            yield [place, name, _auroc(summary.baseline(data, name)), *nothing]
 
 
 def _verdicts(summary: Summary) -> Iterator[str]:
-    """On which data sets a model is better than what needs no training."""
+    """Where a model is better than what needs no training, and units than without their game."""
     for method in summary.methods:
-        places: dict[bool, list[str]] = {True: [], False: []}
-        for data in summary.data:
-            aurocs, best = summary.cells[data, method].values("last"), summary.best_trivial(data)
-            if aurocs and best is not None:
-                words = f"{printable(data.name)} ({best[0]}: {best[1]:.3f})"
-                places[mean(aurocs) > best[1]].append(words)
-        for is_above, names in places.items():
-            if names:
-                verb = "is above" if is_above else "is **not** above"
-                yield f"- {method.label} {verb} the best trivial baseline on {', '.join(names)}."
+        best = {data: summary.best_baseline(data) for data in summary.data}
+        control = {data: summary.reached_by(method.control, data) for data in summary.data}
+        for rival, figures in (("the best baseline", best), ("its control", control)):
+            places: dict[bool, list[str]] = {True: [], False: []}
+            for data, figure in figures.items():
+                aurocs = summary.cells[data, method].values("last_auroc")
+                if aurocs and figure is not None:
+                    words = f"{printable(data.name)} ({figure[0]}: {figure[1]:.3f})"
+                    places[mean(aurocs) - spread(aurocs) > figure[1]].append(words)
+            for is_above, names in places.items():
+                if names:
+                    verb = "is above" if is_above else "is **not** above"
+                    yield f"- {method.label} {verb} {rival} on {', '.join(names)}."
 
 
 def _errors(summary: Summary) -> Iterator[str]:
     for (data, method), cell in summary.cells.items():
         for error in dict.fromkeys(cell.errors):
             yield f"- {printable(data.name)}, {method.label} **failed**: {printable(error)}"
-    for data, aurocs in summary.trivial.items():
+    for data, aurocs in summary.baselines.items():
         if isinstance(aurocs, str):
-            yield f"- {printable(data.name)}, trivial baselines **failed**: {printable(aurocs)}"
+            yield f"- {printable(data.name)}, baselines **failed**: {printable(aurocs)}"
 
 
 def _spread(values: Sequence[float]) -> str:
     """Mean and, of several, standard deviation of the sample."""
-    if len(values) < 2:
-        return _auroc(values[0] if values else None)
-    return f"{mean(values):.3f} ± {stdev(values):.3f}"
+    return f"{mean(values):.3f} ± {stdev(values):.3f}" if len(values) > 1 else _mean(values)
 
 
 def _auroc(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _seeds(cell: Cell) -> str:
-    failed = f", {len(cell.errors)} failed" if cell.errors else ""
-    return f"{len(cell.done)}{failed}"
+def _mean(values: Sequence[float]) -> str:
+    return _auroc(mean(values) if values else None)
+
+
+def _percent(values: Sequence[float]) -> str:
+    return f"{100 * mean(values):.0f} %" if values else "–"
 
 
 def _time(seconds: Sequence[float]) -> str:

@@ -1,10 +1,13 @@
 """The plot of AUROC against the number of units."""
 
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
-from crn.experiments.tables.summary import Summary
+from crn.experiments.tables.summary import Summary, spread
 from crn.system.files import written_whole
+
+# Of crn with each recipe, and of the control; what has no units has others.
+_COLOURS = ("C0", "C2", "C4")
 
 
 def write_plot(path: Path, summary: Summary) -> None:
@@ -20,27 +23,27 @@ def write_plot(path: Path, summary: Summary) -> None:
     figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     counted = sorted((m for m in summary.methods if m.units), key=lambda m: m.units)
-    for name, style in (
-        ("best", {"color": "0.6", "marker": ".", "label": "CRN, best validation (no result)"}),
-        ("last", {"color": "C0", "marker": "o", "label": "CRN, last validation"}),
+    for colour, kind in zip(
+        _COLOURS, dict.fromkeys((m.model, m.recipe) for m in counted), strict=False
     ):
-        points = [(m.units, v) for m in counted if (v := summary.cells[data, m].values(name))]
+        mine = [m for m in counted if (m.model, m.recipe) == kind]
+        points = [(m.units, v) for m in mine if (v := summary.cells[data, m].values("last_auroc"))]
         if points:
             units, values = zip(*points, strict=True)
-            spread = [stdev(each) if len(each) > 1 else 0 for each in values]
-            axes.errorbar(units, list(map(mean, values)), spread, capsize=3, **style)
-    axes.set_xticks([method.units for method in counted])
+            style = {"marker": "o", "color": colour, "label": ", ".join(kind), "capsize": 3}
+            axes.errorbar(units, list(map(mean, values)), list(map(spread, values)), **style)
+    axes.set_xticks(sorted({method.units for method in counted}))
     lines = [
-        (f"{m.label}, last validation", mean(v), "C1", "--")
+        (m.label, mean(v), "C1", "--")
         for m in summary.methods
-        if not m.units and (v := summary.cells[data, m].values("last"))
+        if not m.units and (v := summary.cells[data, m].values("last_auroc"))
     ]
-    if (best := summary.best_trivial(data)) is not None:
-        lines.append((f"{best[0]}, the best trivial baseline", best[1], "C3", ":"))
+    if (best := summary.best_baseline(data)) is not None:
+        lines.append((f"{best[0]}: the best without training", best[1], "C3", ":"))
     for label, height, colour, dashes in lines:
         axes.axhline(height, color=colour, linestyle=dashes, label=label)
     axes.set_xlabel("competitive units")
-    axes.set_ylabel("AUROC of images")
+    axes.set_ylabel("AUROC of images, last validation")
     axes.set_title(f"{data.name}, mean ± standard deviation over seeds", fontsize="medium")
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:

@@ -1,22 +1,16 @@
 """Trainings of a table put together: each method on each data set, over its seeds."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import mean
+from operator import itemgetter
+from statistics import mean, stdev
 
-from crn.experiments.tables.trainings import DataSet, Grid, Result
+from crn.experiments.tables.trainings import DataSet, Grid, Method, Result
 
-
-@dataclass(frozen=True)
-class Method:
-    """A model, with its number of units where it has such."""
-
-    model: str
-    units: int | None
-
-    @property
-    def label(self) -> str:
-        """For people."""
-        return self.model.upper() + (f", {self.units} units" if self.units else "")
+BASELINES = (
+    *("brightness", "contrast", "gradient energy", "mean image"),
+    *("standardised mean image", "high-pass image", "untrained features"),
+)
 
 
 @dataclass(frozen=True)
@@ -32,8 +26,9 @@ class Cell:
     errors: list[str]
 
     def values(self, figure: str) -> list[float]:
-        """One figure of `Result`, of every seed."""
-        return [getattr(result, figure) for result in self.done.values()]
+        """One figure of `Result`, of every seed that has it."""
+        values = (getattr(result, figure) for result in self.done.values())
+        return [value for value in values if value is not None]
 
 
 @dataclass(frozen=True)
@@ -45,60 +40,63 @@ class Summary:
         methods: what was trained.
         seeds: of the trainings.
         cells: what came of it.
-        trivial: data set to baseline to AUROC; the error where there is none.
+        baselines: data set to baseline to AUROC; the error where there is none.
     """
 
     data: list[DataSet]
     methods: list[Method]
     seeds: list[int]
     cells: dict[tuple[DataSet, Method], Cell]
-    trivial: dict[DataSet, dict[str, float] | str]
+    baselines: dict[DataSet, dict[str, float] | str]
 
-    def averages(self, method: Method, figure: str) -> list[float]:
-        """The mean over data sets, for every seed that has ended on all that have ended at all."""
+    def averages(self, method: Method) -> list[float]:
+        """The mean last AUROC over data sets, for every seed that has ended on all that have."""
         rows = [row for data in self.data if (row := self.cells[data, method].done)]
         return [
-            mean(getattr(row[seed], figure) for row in rows)
+            mean(row[seed].last_auroc for row in rows)
             for seed in self.seeds
             if rows and all(seed in row for row in rows)
         ]
 
-    def trivial_auroc(self, data: DataSet, baseline: str) -> float | None:
-        """AUROC of a trivial baseline; None where it failed."""
-        aurocs = self.trivial.get(data)
-        return aurocs[baseline] if isinstance(aurocs, dict) else None
+    def baseline(self, data: DataSet, name: str) -> float | None:
+        """AUROC of a baseline; None where it failed."""
+        aurocs = self.baselines.get(data)
+        return aurocs[name] if isinstance(aurocs, dict) else None
 
-    def trivial_average(self, baseline: str) -> float | None:
-        """Its mean over the data sets."""
-        aurocs = [self.trivial_auroc(data, baseline) for data in self.data]
-        known = [auroc for auroc in aurocs if auroc is not None]
-        return mean(known) if known else None
+    def best_baseline(self, data: DataSet) -> tuple[str, float] | None:
+        """The baseline of the highest AUROC, and that; None where they failed."""
+        aurocs = self.baselines.get(data)
+        return max(aurocs.items(), key=itemgetter(1)) if isinstance(aurocs, dict) else None
 
-    def best_trivial(self, data: DataSet) -> tuple[str, float] | None:
-        """The trivial baseline of the highest AUROC; None where they failed."""
-        aurocs = self.trivial.get(data)
-        if not isinstance(aurocs, dict):
+    def reached_by(self, method: Method | None, data: DataSet) -> tuple[str, float] | None:
+        """Name and last AUROC of a method, its spread added; None where there is none."""
+        if method not in self.methods:
             return None
-        return max(aurocs.items(), key=lambda item: item[1])
+        values = self.cells[data, method].values("last_auroc")
+        return (method.label, mean(values) + spread(values)) if values else None
 
 
-def summarize(grid: Grid, trivial: dict[DataSet, dict[str, float] | str]) -> Summary:
+def spread(values: Sequence[float]) -> float:
+    """Standard deviation of a sample, which one value does not tell: 0."""
+    return stdev(values) if len(values) > 1 else 0.0
+
+
+def summarize(grid: Grid, baselines: dict[DataSet, dict[str, float] | str]) -> Summary:
     """Put together what there is of results.
 
     Args:
         grid: the trainings.
-        trivial: as `Summary.trivial`.
+        baselines: as `Summary.baselines`.
     """
     results: dict[tuple[DataSet, Method], dict[int, Result | None]] = {}
     for run in grid.runs:
-        key = run.data, Method(run.model, run.units)
-        results.setdefault(key, {})[run.seed] = grid.result(run)
+        results.setdefault((run.data, run.method), {})[run.seed] = grid.result(run)
     return Summary(
         data=list(dict.fromkeys(data for data, _ in results)),
         methods=list(dict.fromkeys(method for _, method in results)),
         seeds=list(dict.fromkeys(run.seed for run in grid.runs)),
         cells={key: _cell(by_seed) for key, by_seed in results.items()},
-        trivial=trivial,
+        baselines=baselines,
     )
 
 

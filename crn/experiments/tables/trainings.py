@@ -1,6 +1,8 @@
 """The trainings of a table: which there are, which are done, and what came of them."""
 
+import csv
 import json
+import math
 import shutil
 import sys
 from collections.abc import Sequence
@@ -8,12 +10,25 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from crn.command_line import parse_options
+from crn.config import RECIPES
 from crn.errors import UserError
+from crn.evaluation.results import METRICS_FILE, read_metrics
 from crn.experiments.jobs import Job, Outcome, last_row, log_dir
+from crn.report.tables import SCORES_FILE
 from crn.system.files import locked, written_whole
 
-_TRAIN = Path(__file__).resolve().parents[3] / "train.py"
+_PROGRAM = Path(__file__).with_name("train_and_score.py").resolve()
 _DEFINITION, _RESULT, _CHECKPOINTS = "grid.json", "result.json", "checkpoints"
+# What can be trained, and with which recipes. The control tells what competition adds: units of CRN
+# with the balanced recipe that only learn to reproduce images.
+MODELS = {
+    "crn": tuple(RECIPES),
+    "dagan": tuple(RECIPES),
+    "autoencoder": ("balanced",),
+    "control": ("balanced",),
+}
+_NO_GAME = ("--feedback-weight", "0", "--balance", "0", "--discrimination-weight", "0")
 _LAST, _BEST, _SECONDS = "metrics/roc_auc", "metrics/max_roc_auc", "metrics/training_time"
 
 
@@ -33,40 +48,78 @@ class DataSet:
 
 
 @dataclass(frozen=True)
-class Run:
-    """A training.
+class Method:
+    """What is trained, on whatever data and with whatever seed.
 
     Attributes:
+        model: of `MODELS`.
+        recipe: of ``--recipe``.
         units: competitive units; None for a model without them.
     """
 
     model: str
-    units: int | None
+    recipe: str
+    units: int | None = None
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        names = {
+            "crn": f"CRN, {self.units} units",
+            "dagan": "DAGAN",
+            "autoencoder": "autoencoder",
+            "control": f"{self.units} autoencoders",
+        }
+        return f"{names[self.model]}, {self.recipe}"
+
+    @property
+    def control(self) -> "Method | None":
+        """The same without competition, where it has such."""
+        has_one = (self.model, self.recipe) == ("crn", "balanced")
+        return Method("control", "balanced", self.units) if has_one else None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training."""
+
+    method: Method
     data: DataSet
     seed: int
 
     @property
     def name(self) -> str:
         """Of its folder."""
-        units = f"-{self.units}-units" if self.units else ""
-        return f"{self.data.name}-{self.model}{units}-seed-{self.seed}"
+        units = f"-{self.method.units}-units" if self.method.units else ""
+        kind = f"{self.method.model}{units}-{self.method.recipe}"
+        return f"{self.data.name}-{kind}-seed-{self.seed}"
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a training that has ended.
+    """What came of a training that has ended; where it failed, only why.
 
     Attributes:
-        last, best: AUROC at the last validation, and the highest of all; None where it failed.
-        seconds: of training; None where it failed.
-        steps: training steps at the last validation; None where it failed.
+        last_auroc, best_auroc: AUROC at the last validation, and the highest of all.
+        training_seconds: how long it took, without inference.
+        steps: training steps at the last validation.
+        swing: highest less lowest AUROC over the last third of the validations; None where that is
+            fewer than two.
+        pixel_auroc, aupro: of the maps that scored; None without masks.
+        false_alarms, found: the shares of the normal and of the anomalous test images above the
+            threshold, the 0.99 quantile of the normal training images.
         error: why it failed; empty where it did not.
     """
 
-    last: float | None = None
-    best: float | None = None
-    seconds: float | None = None
+    last_auroc: float | None = None
+    best_auroc: float | None = None
+    training_seconds: float | None = None
     steps: int | None = None
+    swing: float | None = None
+    pixel_auroc: float | None = None
+    aupro: float | None = None
+    false_alarms: float | None = None
+    found: float | None = None
     error: str = ""
 
 
@@ -141,11 +194,16 @@ class Grid:
 
     def flags(self, run: Run) -> list[str]:
         """The flags of train.py for a training, but for those about its folder."""
-        units = ["--num-competitive-units", str(run.units)] if run.units else []
+        method, is_control = run.method, run.method.model == "control"
+        model = "crn" if is_control else method.model
+        units = ["--num-competitive-units", str(method.units)] if method.units else []
         return [
-            *("--mode", "train", "--model", run.model, "--seed", str(run.seed), *units),
+            *("--mode", "train", "--model", model, "--recipe", method.recipe),
+            *("--seed", str(run.seed), *units),
             *("--dataset", run.data.layout, "--dataset-path", str(run.data.path)),
             *self.extra,
+            # Whatever the game of the others is, this one has none.
+            *(_NO_GAME if is_control else ()),
         ]
 
     def result(self, run: Run) -> Result | None:
@@ -192,8 +250,21 @@ class Grid:
         if last.exists():
             description += ", resumed"
             more += ["--model-input", last]
-        words = [sys.executable, str(_TRAIN), *self.flags(run), *map(str, more)]
-        return Job(run, run.name, description, words, folder, _LAST, held)
+        training = [*self.flags(run), *more]
+        words = [sys.executable, _PROGRAM, *training, "--", *self._flags_to_score(run)]
+        return Job(run, run.name, description, list(map(str, words)), folder, _LAST, held)
+
+    def _flags_to_score(self, run: Run) -> list[str | Path | int]:
+        """The flags of train.py for inference after a training; the rest is in its checkpoint."""
+        options = parse_options(self.flags(run))
+        folder = self.run_folder(run)
+        return [
+            *("--mode", "inference", "--model-input", folder / _CHECKPOINTS / "last.ckpt"),
+            *("--dataset", run.data.layout, "--dataset-path", run.data.path),
+            *("--anomaly-score-file", folder / SCORES_FILE),
+            *("--batch-size", options.optimization.batch_size),
+            *("--num-workers", options.data.num_workers, "--cpu", int(options.run.cpu)),
+        ]
 
     def is_over(self) -> bool:
         """Whether all trainings have ended, be it in another process."""
@@ -207,12 +278,39 @@ class Grid:
         if outcome.value is not None:
             row = last_row(log_dir(job.folder), _LAST)
             figures = float(row[_BEST]), float(row[_SECONDS]), int(row["step"])
-            self.record(job.key, Result(outcome.value, *figures))
+            inferred = _inferred(job.folder)
+            result = Result(outcome.value, *figures, swing(log_dir(job.folder)), **inferred)
+            self.record(job.key, result)
             # Gigabytes, which nobody needs any more.
             shutil.rmtree(job.folder / _CHECKPOINTS, ignore_errors=True)
         elif outcome.error:
             self.record(job.key, Result(error=outcome.error))
         self._locks.pop(job.key).close()
+
+
+def swing(logs: Path) -> float | None:
+    """As `Result.swing`, of a training with a folder in ``logs`` for each time it was started."""
+    aurocs = {}
+    for path in sorted(logs.glob("*/metrics.csv"), key=lambda file: file.stat().st_mtime):
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if row.get(_LAST)]
+        aurocs |= {int(row["step"]): float(row[_LAST]) for row in rows}
+    last = [aurocs[step] for step in sorted(aurocs)[-math.ceil(len(aurocs) / 3) :]]
+    return max(last) - min(last) if len(last) > 1 else None
+
+
+def _inferred(folder: Path) -> dict[str, float]:
+    """What of `Result` inference has found out."""
+    metrics = read_metrics(folder / METRICS_FILE)
+    decisions, images = metrics.decisions, metrics.dataset
+    assert decisions is not None  # there are training images
+    figures = {
+        "false_alarms": decisions.false_positives / images.normal,
+        "found": decisions.true_positives / images.anomalous,
+    }
+    if metrics.pixels is not None:
+        figures |= {"pixel_auroc": metrics.pixels.auroc, "aupro": metrics.pixels.aupro}
+    return figures
 
 
 def _write_json(path: Path, values: dict) -> None:

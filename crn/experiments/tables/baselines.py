@@ -1,0 +1,201 @@
+"""Scores that need no training, to hold models against: what does not beat them has learned little.
+
+None of them looks at a test label. Three are how far a figure of an image is from its mean over the
+normal training images, in standard deviations; the fourth is the distance from their mean image.
+The others make anomaly maps, which are scored as the balanced recipe scores those of its networks.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from joblib import cpu_count
+from torch import Tensor
+from torch.nn.functional import interpolate, leaky_relu
+
+from crn.config import GROUPS, RECIPES, SCORES, ModelConfig, Network, Options
+from crn.errors import UserError
+from crn.evaluation.metrics import auroc
+from crn.experiments.jobs import say
+from crn.experiments.tables.summary import BASELINES
+from crn.experiments.tables.trainings import DataSet
+from crn.methods.anomaly_maps import AnomalyMapScorer
+from crn.methods.contrast import LocalContrast
+from crn.methods.encoder_decoder import IMAGES, EncoderDecoder
+from crn.methods.smoothing import smoothed, smoothing_matrix
+from crn.system.files import written_whole
+from datasets.layouts import LAYOUTS
+from datasets.memory import normalize
+from datasets.reader import read_images
+from datasets.samples import TEST, TRAIN, list_samples
+
+_BATCH = 32
+# Channels of the first level of the untrained network.
+_WIDTH = 16
+# The least share of a covariance that is replaced by as much variance in all directions.
+_LEAST_SHRINKAGE = 0.01
+
+Maps = Callable[[Tensor], Tensor]
+
+
+def baseline_aurocs(data: DataSet, size: int, folder: Path) -> dict[str, float] | str:
+    """AUROC of each of `BASELINES` on the test images of a data set; the error where that fails.
+
+    Args:
+        data: the data set.
+        size: width and height of the images.
+        folder: in which the figures are kept, since decoding takes its time.
+    """
+    path = folder / "baselines" / f"{data.name}-{size}.json"
+    try:
+        return {name: float(json.loads(path.read_text())[name]) for name in BASELINES}
+    except (OSError, ValueError, KeyError, TypeError):
+        say(f"{data.name}: baselines")
+    try:
+        samples = list_samples(LAYOUTS[data.layout], data.path)
+        pixels = read_images(samples, size, cpu_count()).pixels
+    except UserError as error:
+        say(f"{data.name}: {error}")
+        return str(error)
+    train, test = (
+        normalize(pixels[[i for i, sample in enumerate(samples) if sample.split == split]])
+        for split in (TRAIN, TEST)
+    )
+    labels = [sample.label for sample in samples if sample.split == TEST]
+    scores = scores_of_figures(train, test) | scores_of_maps(train, test)
+    aurocs = {name: auroc(scores[name], labels) for name in BASELINES}
+    path.parent.mkdir(exist_ok=True)
+    with written_whole(path, "w", encoding="utf-8") as file:
+        json.dump(aurocs, file)
+    return aurocs
+
+
+def scores_of_figures(train: Tensor, test: Tensor) -> dict[str, Tensor]:
+    """Anomaly scores of whole images; higher is more anomalous.
+
+    Args:
+        train: normal images, (N, 3, S, S), on any scale.
+        test: images, (M, 3, S, S), on the same.
+
+    Returns:
+        For each of the first four of `BASELINES` the scores (M,).
+    """
+    figures = {"brightness": _brightness, "contrast": _contrast, "gradient energy": _gradients}
+    scores = {}
+    for name, figure in figures.items():
+        known = figure(train)
+        # All training images may be alike.
+        spread = known.std(correction=0).clamp(min=1e-12)
+        scores[name] = (figure(test) - known.mean()).abs() / spread
+    scores["mean image"] = (test - train.mean(0)).abs().mean((1, 2, 3))
+    return scores
+
+
+def _brightness(images: Tensor) -> Tensor:
+    return images.mean((1, 2, 3))
+
+
+def _contrast(images: Tensor) -> Tensor:
+    return images.std((1, 2, 3), correction=0)
+
+
+def _gradients(images: Tensor) -> Tensor:
+    """Mean squared difference of neighbouring pixels, down and across."""
+    down, across = images.diff(dim=2), images.diff(dim=3)
+    return down.square().mean((1, 2, 3)) + across.square().mean((1, 2, 3))
+
+
+@torch.no_grad()
+def scores_of_maps(train: Tensor, test: Tensor) -> dict[str, Tensor]:
+    """Anomaly scores by maps, smoothed, standardised and pooled as the balanced recipe has it.
+
+    Args:
+        train: normal images, (N, 3, S, S) in [-1, 1].
+        test: images, (M, 3, S, S), in the same range.
+
+    Returns:
+        For each of the last three of `BASELINES` the scores (M,).
+    """
+    size = train.shape[-1]
+    options = Options(**{name: group() for name, group in GROUPS.items()})
+    config = options.replace(
+        **RECIPES["balanced"], imsize=size, width=_WIDTH, seed=0
+    ).model_config()
+    mean = train.mean(0)
+    local = smoothing_matrix(config.network.local_contrast, size)
+    # A Mahalanobis distance is measured against normal images already.
+    plain = replace(config, scoring=replace(config.scoring, maps="plain"))
+    baselines: dict[str, tuple[ModelConfig, Maps]] = {
+        "standardised mean image": (config, lambda x: (x - mean).abs().mean(1)),
+        "high-pass image": (config, lambda x: (x - smoothed(x, local)).abs().mean(1)),
+        "untrained features": (plain, _distance_of_features(train, config.network)),
+    }
+    return {name: _scores(maps, train, test, of) for name, (of, maps) in baselines.items()}
+
+
+def _scores(maps: Maps, train: Tensor, test: Tensor, config: ModelConfig) -> Tensor:
+    """Scores (M,) by the maps that are made of batches of images."""
+    scorer = AnomalyMapScorer(config)
+    if config.scoring.maps == "standardised":
+        known = (dict.fromkeys(SCORES, maps(batch)) for batch in train.split(_BATCH))
+        scorer.measure(scorer.sums(known), step=0)
+    asked = config.scoring.anomaly_score
+    scores = [scorer(dict.fromkeys(SCORES, maps(batch)))[1][asked] for batch in test.split(_BATCH)]
+    return torch.cat(scores)
+
+
+def _distance_of_features(train: Tensor, network: Network) -> Maps:
+    """Mahalanobis distance of an untrained network's features from normal ones, at each position.
+
+    This is the idea of PaDiM (Defard et al. 2021), with the first two levels of a network as it is
+    before training, which sees what it would be trained on. The second is brought to the size of
+    the first.
+    """
+    size = network.imsize
+    contrast = LocalContrast(network)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        first, second, *_ = EncoderDecoder(network).eval().down
+
+    def features(x: Tensor) -> Tensor:
+        """(P, B, F) at P = (S/2)^2 positions, float64."""
+        one = leaky_relu(first(contrast(x), IMAGES), 0.2)
+        two = leaky_relu(second(one, IMAGES), 0.2)
+        two = interpolate(two, size=one.shape[-2:], mode="bilinear")
+        return torch.cat([one, two], 1).flatten(2).permute(2, 0, 1).double()
+
+    mean, precision = gaussians(map(features, train.split(_BATCH)))
+
+    def distance(x: Tensor) -> Tensor:
+        away = features(x) - mean
+        squares = ((away @ precision) * away).sum(2).clamp(min=0)
+        half = squares.sqrt().T.reshape(len(x), 1, size // 2, size // 2).float()
+        return interpolate(half, size=size, mode="bilinear")[:, 0]
+
+    return distance
+
+
+def gaussians(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """The Gaussian of features at each position.
+
+    Args:
+        batches: (P, B, F) of normal images, float64.
+
+    Returns:
+        The means (P, 1, F) and the inverse covariances (P, F, F). The covariance is shrunk towards
+        that of independent features, the more, the fewer images there are for F features.
+    """
+    count, first, second = 0, torch.zeros(()), torch.zeros(())
+    for batch in batches:
+        count += batch.shape[1]
+        first = first + batch.sum(1, keepdim=True)
+        second = second + batch.mT @ batch
+    mean = first / count
+    covariance = second / count - mean.mT @ mean
+    size = covariance.shape[-1]
+    share = max(_LEAST_SHRINKAGE, 1 - count / size)
+    variance = covariance.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)
+    every = variance[:, None, None] * torch.eye(size, dtype=torch.float64)
+    return mean, torch.linalg.inv((1 - share) * covariance + share * every)
