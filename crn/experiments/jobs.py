@@ -209,10 +209,10 @@ class Workers:
                     self._jobs.beat(job)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_TICK)
-        value, error = _judged(process.returncode, job)
+        value, reason = _judged(process.returncode, job)
         if value is None and self._stops:
-            error = ""
-        return Outcome(round(time.monotonic() - begun, 1), value, error)
+            reason = ""
+        return Outcome(round(time.monotonic() - begun, 1), value, reason)
 
     def _environment(self) -> dict[str, str]:
         """The programs share the cores; torch would give all of them to each."""

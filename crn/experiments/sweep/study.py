@@ -251,7 +251,10 @@ def _open(file: Path, goal: str, has_locks: bool) -> "optuna.Study":
             grace_period=GRACE_PERIOD,
         )
         return optuna.create_study(
-            storage=storage, study_name="sweep", direction=goal, load_if_exists=True
+            storage=storage,
+            study_name="sweep",
+            direction=goal,  # type: ignore[arg-type]
+            load_if_exists=True,
         )
     except (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError) as error:
         reason = str(getattr(error, "orig", None) or error)
@@ -273,7 +276,7 @@ def _distribution(parameter: Choice | Range) -> "BaseDistribution":
     if isinstance(parameter, Choice):
         return known.CategoricalDistribution(parameter.texts)
     if isinstance(parameter.low, int):
-        return known.IntDistribution(parameter.low, parameter.high)
+        return known.IntDistribution(parameter.low, int(parameter.high))
     return known.FloatDistribution(parameter.low, parameter.high, log=parameter.is_logarithmic)
 
 

@@ -27,8 +27,7 @@ from crn.methods.encoder_decoder import IMAGES, EncoderDecoder
 from crn.methods.smoothing import smoothed, smoothing_matrix
 from crn.system.files import written_whole
 from datasets.layouts import LAYOUTS
-from datasets.memory import normalize
-from datasets.reader import read_images
+from datasets.reader import normalize, read_images
 from datasets.samples import TEST, TRAIN, list_samples
 
 _BATCH = 32
