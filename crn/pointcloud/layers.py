@@ -84,6 +84,16 @@ class Grid:
         top = (self.bottom + self.rows) * BLOCK / 100 / self.unit
         return Affine(size, 0, self.left * BLOCK / 100 / self.unit, 0, -size, top)
 
+    def on_map(self, column: float, row: float) -> tuple[float, float]:
+        """Where a place in the pictures, in cells from their upper left corner, is on the map."""
+        to = self.transform
+        return to.c + to.a * column, to.f + to.e * row
+
+    def in_pictures(self, east: float, north: float) -> tuple[float, float]:
+        """The column and the row, with fractions, of a place on the map."""
+        to = self.transform
+        return (east - to.c) / to.a, (north - to.f) / to.e
+
     def window(self, block: Block) -> Window:
         """The place of a block in a picture."""
         row = self.rows - 1 - (block[1] - self.bottom)
@@ -198,8 +208,8 @@ def damaged_cells(folder: Path, grid: Grid, blocks: Sequence[Block], threshold: 
 def damages(damaged: Damaged, grid: Grid) -> list[dict[str, Any]]:
     """GeoJSON features of what touches, the highest score first.
 
-    A damage's depth is the height that two in a hundred of its cells are below: one noisy cell
-    does not count.
+    A damage's depth is the height that a tenth of its cells is below: a few noisy cells
+    do not count.
     """
     if not len(damaged.cells):
         return []
@@ -264,12 +274,13 @@ def _feature(damaged: Damaged, grid: Grid) -> dict[str, Any]:
     centred = place - place.mean(0)
     axes = np.linalg.svd(centred.T @ centred)[0]
     length, width = np.ptp(centred @ axes, axis=0) * size + size
-    middle = grid.transform * (damaged.cells.mean(0)[::-1] + 0.5)
+    north, east = damaged.cells.mean(0) + 0.5
+    middle = grid.on_map(east, north)
     properties = {
         "score_max": float(damaged.score.max()),
         "score_mean": float(damaged.score.mean(dtype=np.float64)),
         "area_m2": round(len(place) * size**2, 4),
-        "depth_mm": round(max(0.0, -float(np.quantile(damaged.height, 0.02))), 1),
+        "depth_mm": round(max(0.0, -float(np.quantile(damaged.height, 0.1))), 1),
         "length_m": round(float(length), 2),
         "width_m": round(float(width), 2),
         "east": round(float(middle[0]), 3),

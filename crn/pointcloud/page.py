@@ -155,7 +155,7 @@ def _place(
 ) -> dict[str, str]:
     """Pictures of a damage: height, intensity, and its score over the intensity."""
     properties = feature["properties"]
-    column, row = ~grid.transform * (properties["east"], properties["north"])
+    column, row = grid.in_pictures(properties["east"], properties["north"])
     side = round(_PLACE * 100 / grid.cell)
     window = Window(round(column) - side // 2, round(row) - side // 2, side, side)
     score, height, intensity = (
@@ -174,7 +174,7 @@ def _place(
 
 def _mark(grid: Grid, window: Window, properties: dict[str, Any]) -> tuple[float, float]:
     """Where a damage is in the overview, in percent from the left and the top."""
-    column, row = ~grid.transform * (properties["east"], properties["north"])
+    column, row = grid.in_pictures(properties["east"], properties["north"])
     return (
         100 * (column - window.col_off) / window.width,
         100 * (row - window.row_off) / window.height,
