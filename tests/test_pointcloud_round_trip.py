@@ -92,8 +92,7 @@ def test_damages(street, scored):
 def test_the_road_is_told_from_the_rest_by_the_filter(street, scored):
     with rasterio.open(scored / "result/intensity.tif") as file:
         known = np.isfinite(file.read(1))
-        left, bottom, *_ = file.bounds
-        top = file.bounds.top
+        left, top = file.bounds.left, file.bounds.top
     column = ((street.xyz[:, 0] - left) / CELL).astype(int)
     row = ((top - street.xyz[:, 1]) / CELL).astype(int)
     assert known[row, column][street.truth != NOT_ROAD].mean() > 0.98

@@ -26,7 +26,7 @@ from crn.pointcloud.layers import (
     write_damages,
 )
 from crn.pointcloud.page import PAGE_FILE, write_page
-from crn.pointcloud.paint import paint, refuse_painted
+from crn.pointcloud.paint import name_of_copy, paint, refuse_painted
 from crn.pointcloud.partition import BLOCK, Block
 from crn.pointcloud.raster import CELLS, choose_cell
 from crn.pointcloud.roadway import Roadway, area_in_words, find_road
@@ -399,9 +399,7 @@ def _output_names(scans: Sequence[Scan], out: Path) -> dict[Scan, str]:
     """
     names = {}
     for scan in scans:
-        name = scan.path.name
-        if name.lower().endswith(".copc.laz"):
-            name = name[: -len(".copc.laz")] + ".laz"
+        name = name_of_copy(scan)
         if name in names.values():
             raise UserError(f"{scan.path}: another scan is named {name}, too; rename one")
         path = out / name

@@ -15,6 +15,9 @@ from crn.pointcloud.roadway import Roadway
 from crn.pointcloud.score import Scores
 from crn.system.files import written_whole
 
+# The record of waveforms, the bytes before its content, and how many dimensions a file describes.
+_WAVEFORMS, _EVLR, _MOST_BYTES = ("LASF_Spec", 65535), 60, 300
+_WITH_WAVEFORMS = (4, 5, 9, 10)  # point formats
 SCORE, ANOMALOUS = "crn_score", "crn_anomalous"
 
 
@@ -27,6 +30,20 @@ def refuse_painted(scan: Scan) -> None:
     names = set(scan.header.point_format.dimension_names) & {SCORE, ANOMALOUS}
     if names:
         raise UserError(f"{scan.path}: has a {min(names)} already; score the scan as it was before")
+
+
+def name_of_copy(scan: Scan) -> str:
+    """The file name of the painted copy.
+
+    Points with waveforms are not compressed: lazrs 0.8 changes them where a scanner has several
+    channels, and what it makes of the older formats LASzip does not read.
+    """
+    name = scan.path.name
+    if scan.header.point_format.id in _WITH_WAVEFORMS:
+        return f"{scan.path.stem}.las"
+    if name.lower().endswith(".copc.laz"):
+        return name[: -len(".copc.laz")] + ".laz"
+    return name
 
 
 def paint(
@@ -82,6 +99,7 @@ def paint(
                 bar.update(len(points))
             if evlrs:
                 writer.write_evlrs(evlrs)
+                _point_to_waveforms(writer.header, evlrs)
         file.flush()
         _check(path, file, scan.points)
     return scored
@@ -115,10 +133,14 @@ def _new_header(
 ) -> tuple[laspy.LasHeader, VLRList | None]:
     with reading(scan.path), laspy.open(scan.path) as reader:
         header, evlrs = reader.header.copy(), reader.evlrs
+        evlrs = VLRList(evlrs or ())
+        if header.version.minor == 3 and header.start_of_waveform_data_packet_record:
+            evlrs.append(_waveforms(scan.path, header))
     # The order of a COPC file is that of its octree: what describes it is dropped.
     header.vlrs = [each for each in header.vlrs if each.user_id != "copc"]
-    evlrs = VLRList(each for each in evlrs or () if each.user_id != "copc")
+    evlrs = VLRList(each for each in evlrs if each.user_id != "copc")
     header.version = laspy.header.Version(1, 4)
+    _describe_bytes(scan, header)
     names = [(SCORE, "anomaly score; NaN: no road")]
     if with_decision:
         names.append((ANOMALOUS, "1 above the threshold"))
@@ -126,6 +148,42 @@ def _new_header(
     if add_crs:
         header.add_crs(scan.crs, keep_compatibility=False)
     return header, evlrs
+
+
+def _describe_bytes(scan: Scan, header: laspy.LasHeader) -> None:
+    """Make a dimension of each byte that no record describes: only then can others follow.
+
+    Raises:
+        UserError: there are too many.
+    """
+    dimensions = header.point_format.dimensions
+    if dimensions[-1].description != "Un-registered ExtraBytes":
+        return
+    count = dimensions.pop().num_elements
+    if count > _MOST_BYTES:
+        raise UserError(
+            f"{scan.path}: has {count} bytes in every point that nothing describes, which are too "
+            "many; remove them (pdal translate)"
+        )
+    names = [f"byte_{number}" for number in range(count)]
+    header.add_extra_dims([laspy.ExtraBytesParams(each, "u1", "not described") for each in names])
+
+
+def _waveforms(path: Path, header: laspy.LasHeader) -> laspy.VLR:
+    """The waveforms that LAS 1.3 has after the points, as the record that they are in LAS 1.4."""
+    with path.open("rb") as file:
+        file.seek(header.start_of_waveform_data_packet_record)
+        (record,) = VLRList.read_from(file, 1, extended=True)
+    return record
+
+
+def _point_to_waveforms(header: laspy.LasHeader, evlrs: VLRList) -> None:
+    """Tell where the waveforms are that the file had."""
+    place = header.start_of_first_evlr
+    for each in evlrs:
+        if (each.user_id, each.record_id) == _WAVEFORMS:
+            header.start_of_waveform_data_packet_record = place
+        place += _EVLR + len(each.record_data_bytes())
 
 
 def _check(path: Path, file, points: int) -> None:
