@@ -72,7 +72,7 @@ def write_las(
     for name, values in dimensions.items():
         points[name][:] = values
     with laspy.open(path, "w", header=header) as writer:
-        writer.write_points(points[order])
+        writer.write_points(points[np.arange(len(points))[order]])
     return path
 
 

@@ -281,8 +281,9 @@ def _check_compression(path: Path, header: laspy.LasHeader) -> None:
         table = number(start, 8)
         if table == -1:  # was written to a stream, and has its place at the end
             table = number(size - 8, 8)
-        whole = start < table <= size - 8 and number(table + 4, 4) <= min(size, header.point_count)
-    if not whole or not records:
+        chunks = number(table + 4, 4) if start < table <= size - 8 else 0
+    in_a_chunk = int.from_bytes(records[0].record_data[12:16], "little") if records else 0
+    if not header.point_count / max(1, in_a_chunk) <= chunks <= min(size, header.point_count):
         raise UserError(f"{path}: its compressed points do not fit its {size:,} bytes; get it anew")
 
 
@@ -313,16 +314,16 @@ def _check_numbers(scan: Scan) -> None:
     if not np.isfinite(extent).all():
         return  # the points tell
     x, y, z = map(float, extent)
-    if z > 3 * min(x, y):
-        raise UserError(
-            f"{path}: is {x:.3g} x {y:.3g} m wide and {z:.3g} m high, as if it lay on its side; "
-            "turn it so that z points up"
-        )
     near = np.abs([*header.mins[:2], *header.maxs[:2]]).max() <= 180
     if scan.crs is None and near and max(x, y) < _SMALLEST and header.point_count > CHUNK // 1000:
         raise UserError(
             f"{path}: is {x:.3g} x {y:.3g} wide, as if its coordinates were degrees; reproject it "
             "to metres (pdal translate -f filters.reprojection)"
+        )
+    if z > 3 * min(x, y) > 0:
+        raise UserError(
+            f"{path}: is {x:.3g} x {y:.3g} m wide and {z:.3g} m high, as if it lay on its side; "
+            "turn it so that z points up"
         )
 
 

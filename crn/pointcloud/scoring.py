@@ -30,6 +30,7 @@ class TileScorer:
 
     Attributes:
         name: the checkpoint and the anomaly score.
+        path: the checkpoint.
         model: its networks.
         anomaly_score: whose maps are used.
         smoothing: the matrix of `crn.evaluation.maps.smoothing_matrix`.
@@ -37,6 +38,7 @@ class TileScorer:
     """
 
     name: str
+    path: Path
     model: TrainedModel
     anomaly_score: str
     smoothing: Tensor
@@ -62,7 +64,7 @@ class TileScorer:
         model = load_model(path, pairs, device)
         score = anomaly_score or model.config.anomaly_score
         matrix = smoothing_matrix(Scoring().map_smoothing, model.config.network.imsize)
-        return cls(f"{score} score of {path}", model, score, matrix.to(device), device)
+        return cls(f"{score} score of {path}", path, model, score, matrix.to(device), device)
 
     def threshold_from(self, metrics: Path) -> float:
         """The pixel threshold in the metrics.json of an inference with this model.
@@ -70,8 +72,9 @@ class TileScorer:
         Raises:
             UserError: the file cannot be used, or is of another model or score.
         """
-        words = ("--mode", "inference", "--dataset", "RoadImages", "--dataset-path", ".")
-        more = ("--model-input", ".", "--threshold-from", str(metrics))
+        data = ("--dataset", "RoadImages", "--dataset-path", str(self.path.parent))
+        words = ("--mode", "inference", "--model-input", str(self.path), *data)
+        more = ("--threshold-from", str(metrics))
         pairs = ("--pairs", self._pairs, "--anomaly-score", self.anomaly_score)
         options = parse_options([*words, *more, *pairs])
         threshold = thresholds_from_file(options, fingerprint(self.model)).pixel

@@ -174,7 +174,8 @@ class _Surface:
         """Height in metres, intensity, and truth."""
         texel = (u / _TEXEL).astype(int) % _GRID, (v / _TEXEL).astype(int) % _GRID
         beside = abs(v) > HALF_WIDTH
-        z = SLOPE * u - CROWN * np.minimum(abs(v), HALF_WIDTH)
+        # The crown is rounded in the middle.
+        z = SLOPE * u - CROWN * (np.hypot(np.minimum(abs(v), HALF_WIDTH), 0.6) - 0.6)
         z += np.where(beside, KERB + 0.02 * (abs(v) - HALF_WIDTH), 0)
         z += self.waves[texel] + self.grain[texel]
         intensity = np.where(beside, 15_000.0, 9_000.0) + self.tone[texel]
