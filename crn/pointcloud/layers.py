@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -108,8 +109,11 @@ class Layers:
         self._files = files
         self._grid = grid
 
+        self.blocks: list[Block] = []
+
     def write(self, block: Block, mosaic: Mosaic) -> None:
         """Write the cells of a block."""
+        self.blocks.append(block)
         for name, file in self._files.items():
             file.write(getattr(mosaic, name)[::-1], 1, window=self._grid.window(block))
 
@@ -139,15 +143,43 @@ def drawn_layers(folder: Path, grid: Grid) -> Iterator[Layers]:
         "bigtiff": "if_safer",
     }
     paths = [folder / f"{name}.tif" for name in LAYERS]
-    with _drawing(folder), rasterio.Env(GDAL_CACHEMAX=_CACHE_MB, GDAL_TIFF_OVR_BLOCKSIZE=256):
+    # GDAL prints what it finds wrong, and goes on.
+    settings = {"GDAL_CACHEMAX": _CACHE_MB, "GDAL_TIFF_OVR_BLOCKSIZE": 256, "CPL_LOG": os.devnull}
+    with _drawing(folder), rasterio.Env(**settings):
         with ExitStack() as files:
             opened = [files.enter_context(rasterio.open(path, "w", **profile)) for path in paths]
-            yield Layers(dict(zip(LAYERS, opened, strict=True)), grid)
+            layers = Layers(dict(zip(LAYERS, opened, strict=True)), grid)
+            yield layers
         longest = max(profile["width"], profile["height"])
         factors = [2**n for n in range(1, 12) if longest / 2 ** (n - 1) > 512]
         for path in paths:
             with rasterio.open(path, "r+", sparse_ok=True) as file:
                 file.build_overviews(factors, Resampling.average)
+            for level, factor in enumerate([1, *factors], -1):
+                _read_all(path, level, factor, [grid.window(block) for block in layers.blocks])
+
+
+def _read_all(path: Path, level: int, factor: int, windows: Sequence[Window]) -> None:
+    """Read what was written in some windows: a full disk is no error for GDAL when it closes.
+
+    Args:
+        path: a picture.
+        level, factor: of the overview, and how many cells a side of its cells has; -1 and 1 for
+            the picture itself.
+        windows: in the picture.
+
+    Raises:
+        RasterioError: something is not there.
+    """
+    options = {} if level < 0 else {"overview_level": level}
+    with rasterio.open(path, **options) as file:
+        whole = Window(0, 0, file.width, file.height)
+        for window in windows:
+            left, top, side = (
+                each // factor for each in (window.col_off, window.row_off, window.width)
+            )
+            part = Window(left, top, side + 1, side + 1)
+            file.read(1, window=part.intersection(whole))
 
 
 @contextmanager

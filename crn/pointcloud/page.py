@@ -14,6 +14,7 @@ import rasterio
 from PIL import Image
 from rasterio.enums import Resampling
 from rasterio.windows import Window
+from scipy.ndimage import gaussian_filter
 
 from crn.pointcloud.layers import LAYERS, Grid
 from crn.system.files import written_whole
@@ -25,6 +26,7 @@ _WORST = 24
 _ROWS = 200
 _PLACE = 3.84  # metres on a side of the pictures of places
 _SHOWN_MM = 40.0  # heights that are black and white there
+_SMOOTHED_MM = 60.0
 _STEEPEST_SHADE = 0.06  # of the slope that is black or white in the overview
 # Colours of scores, from low to high; each is legible on gray.
 _COLOURS = np.array([(60, 20, 110), (150, 30, 110), (220, 70, 50), (250, 150, 20), (255, 240, 120)])
@@ -129,10 +131,13 @@ def _seen_from_above(opened: dict[str, Any]) -> tuple[Window, np.ndarray, np.nda
         for name in ("score", "height_mm")
     )
     step = window.width / size[1] * file.res[0] * 1000
-    with np.errstate(invalid="ignore"):
-        north, east = np.gradient(height, step)
-        light = 150 + (east - north) / _STEEPEST_SHADE * 60
     known = np.isfinite(score)
+    # Smoothed over a few centimetres, or the noise of single points is all that shows.
+    width = max(0.5, _SMOOTHED_MM / step)
+    weight = gaussian_filter(known.astype(np.float32), width)
+    height = gaussian_filter(np.where(known, height, 0), width) / np.maximum(weight, 1e-6)
+    north, east = np.gradient(height, step)
+    light = 150 + (east - north) / _STEEPEST_SHADE * 60
     light = np.where(known, np.nan_to_num(light, nan=150.0).clip(20, 255), 235.0)
     return window, score, light
 
