@@ -30,7 +30,7 @@ from crn.pointcloud.paint import name_of_copy, paint, refuse_painted
 from crn.pointcloud.partition import BLOCK, Block
 from crn.pointcloud.raster import CELLS, choose_cell
 from crn.pointcloud.roadway import Roadway, area_in_words, find_road
-from crn.pointcloud.score import Scorer, Scores, blocks_with_corners, score_block, some_scores
+from crn.pointcloud.score import Scorer, Scores, score_block, some_scores
 from crn.pointcloud.street import make_street, some_damages, write_scan, write_truth
 from crn.pointcloud.surface import burn, read_polygons
 from crn.pointcloud.tiles import (
@@ -238,12 +238,12 @@ def make_tiles(options: argparse.Namespace) -> None:
             for kind in counts:
                 for name in (*TILE_FOLDERS, EMPTY_FOLDER):
                     (results / kind / name).mkdir(parents=True)
-            blocks = list(blocks_with_corners(roadway.points.blocks))
-            for block in tqdm(blocks, unit="blocks", desc="tiles", disable=None):
+            # A tile that begins in a block without road is half empty at least.
+            for block in tqdm(roadway.points.blocks, unit="blocks", desc="tiles", disable=None):
                 raster = raster_of(roadway.points, block, tiles)
                 marks = None if damage is None else _marks(damage, block, tiles)
                 for part in cut(raster, tiles, tiles.min_fill, 0):
-                    images = images_of(part, tiles, intensity_range)
+                    images = part.known, *images_of(part, tiles, intensity_range)
                     kinds = ["."] * len(part.fill)
                     if marks is not None:
                         kinds = [
@@ -254,7 +254,6 @@ def make_tiles(options: argparse.Namespace) -> None:
                         write_tile(
                             results / kind,
                             tile_name(block, part.corners[index]),
-                            part.known[index],
                             *(pictures[index] for pictures in images),
                         )
         if not sum(counts.values()):

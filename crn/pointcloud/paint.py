@@ -110,21 +110,17 @@ def _scores_of(
 ) -> np.ndarray:
     """The scores (N,) float32 of points, NaN where they are not of the road."""
     values = np.full(len(points), np.nan, np.float32)
-    which = np.flatnonzero(usable(points))
-    if not len(which):
-        return values
-    points = points[which]
+    may_be = usable(points)
     i, j = centimetres(scan, points)
     z, kinds = heights(scan, points), np.asarray(points.classification)
-    columns, rows = i // BLOCK, j // BLOCK
-    for block, index in groups(columns, rows):
+    for block, index in groups(i // BLOCK, j // BLOCK):
         mosaic = scores.of(block)
         if mosaic is None:
             continue
         east, north = i[index] - block[0] * BLOCK, j[index] - block[1] * BLOCK
         road = roadway.road.of_road(kinds[index], east, north, z[index], roadway.level(block))
         found = mosaic[north // cell, east // cell]
-        values[which[index]] = np.where(road, found, np.nan)
+        values[index] = np.where(road & may_be[index], found, np.nan)
     return values
 
 

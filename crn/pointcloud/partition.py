@@ -48,7 +48,6 @@ class Counts:
         points: all of them.
         withheld, noise, not_last: those that were left out, by the first reason.
         classes: (256,) of those that were not.
-        intensities: the lowest and the highest.
     """
 
     points: int = 0
@@ -56,7 +55,6 @@ class Counts:
     noise: int = 0
     not_last: int = 0
     classes: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
-    intensities: tuple[int, int] = (65535, 0)
 
     @property
     def kept(self) -> int:
@@ -128,24 +126,26 @@ class Partition:
 
     def _add(self, scan: Scan, points: ScaleAwarePointRecord) -> None:
         keep = usable(points, self.counts)
+        i, j = centimetres(scan, points)
         z = heights(scan, points)
         keep &= abs(z) <= _HIGHEST / HEIGHT_STEP
-        points, z = points[keep], z[keep]
-        if not len(points):
+        values = [i, j, z, points.array["intensity"], np.asarray(points.classification)]
+        if not keep.all():
+            values = [each[keep] for each in values]
+        if not len(values[0]):
             return
-        i, j = centimetres(scan, points)
+        i, j, z, intensity, kinds = values
         columns, rows = i // BLOCK, j // BLOCK
-        records = np.empty(len(points), RECORD)
+        records = np.zeros(len(i), RECORD)
         records["i"], records["j"] = i - columns * BLOCK, j - rows * BLOCK
-        records["z"] = z
-        intensity = records["intensity"] = points.array["intensity"]
-        kinds = records["kind"] = np.asarray(points.classification)
-        records["_"] = 0
+        records["z"], records["intensity"], records["kind"] = z, intensity, kinds
         self.counts.classes += np.bincount(kinds, minlength=256)
-        low, high = self.counts.intensities
-        self.counts.intensities = min(low, int(intensity.min())), max(high, int(intensity.max()))
         for block, index in groups(columns, rows):
             self.add(block, records[index])
+
+    def has(self, block: Block) -> bool:
+        """Whether a block has points."""
+        return block in self._blocks
 
     def points(self, block: Block) -> np.ndarray:
         """The points of a block, (N,) of `RECORD`."""
@@ -171,13 +171,13 @@ class Partition:
             if neighbour not in self._blocks:
                 continue
             records = self.points(neighbour)
-            i, j = (
-                records[axis].astype(np.int32) + ((neighbour[n] - block[n]) * BLOCK + margin)
-                for n, axis in enumerate("ij")
-            )
-            if neighbour != block:
-                near = (i >= 0) & (i < last) & (j >= 0) & (j < last)
-                i, j, records = i[near], j[near], records[near]
+            steps = [(neighbour[n] - block[n]) * BLOCK + margin for n in (0, 1)]
+            for axis, step in zip("ij", steps, strict=True):
+                if step < 0:
+                    records = records[records[axis] >= -step]
+                elif step + BLOCK > last:
+                    records = records[records[axis] < last - step]
+            i, j = (records[a].astype(np.int32) + s for a, s in zip("ij", steps, strict=True))
             yield i, j, records
 
     def _path(self, block: Block) -> Path:

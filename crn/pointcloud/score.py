@@ -1,6 +1,5 @@
 """Scores on the map: tiles that overlap are scored, and their maps averaged for every cell."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -124,9 +123,3 @@ def some_scores(mosaic: Mosaic) -> np.ndarray:
     """Every sixteenth score of a block, for quantiles of all."""
     scores = mosaic.score[np.isfinite(mosaic.score)]
     return scores[::16]
-
-
-def blocks_with_corners(blocks: list[Block]) -> Iterator[Block]:
-    """The blocks in which a tile may begin that reaches into one of these."""
-    steps = ((0, 0), (-1, 0), (0, -1), (-1, -1))
-    yield from sorted({(east + x, north + y) for east, north in blocks for x, y in steps})

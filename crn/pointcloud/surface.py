@@ -8,6 +8,7 @@ kerb or a square for road, too: classes or polygons that others have made are be
 import json
 import logging
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,13 @@ from rasterio.transform import Affine
 from scipy import ndimage
 
 from crn.errors import UserError
-from crn.pointcloud.partition import BLOCK, HEIGHT_STEP, Block, Partition
+from crn.pointcloud.partition import (
+    BLOCK,
+    HEIGHT_STEP,
+    Block,
+    Partition,
+    with_neighbours,
+)
 
 log = logging.getLogger(__name__)
 
@@ -173,12 +180,26 @@ def _inside(polygons: tuple[dict[str, Any], ...], block: Block) -> np.ndarray:
 
 def _lowest(partition: Partition, block: Block) -> np.ndarray:
     """The lowest height in every cell of a block and its margin, metres; infinite without any."""
-    side = _SIDE + 2 * (_MARGIN // CELL)
-    lowest = np.full(side * side, np.inf)
-    for i, j, records in partition.around(block, _MARGIN):
-        cells = (j // CELL) * np.int32(side) + i // CELL
-        np.minimum.at(lowest, cells, records["z"])
-    return lowest.reshape(side, side) * HEIGHT_STEP
+    edge = _MARGIN // CELL
+    whole = np.full((3 * _SIDE, 3 * _SIDE), np.inf)
+    for column, row in with_neighbours(block):
+        if (own := _lowest_in(partition, (column, row))) is not None:
+            east, north = (column - block[0] + 1) * _SIDE, (row - block[1] + 1) * _SIDE
+            whole[north : north + _SIDE, east : east + _SIDE] = own
+    return whole[_SIDE - edge : 2 * _SIDE + edge, _SIDE - edge : 2 * _SIDE + edge]
+
+
+@lru_cache(maxsize=256)
+def _lowest_in(partition: Partition, block: Block) -> np.ndarray | None:
+    """As `_lowest`, of a block alone; None without points."""
+    if not partition.has(block):
+        return None
+    records = partition.points(block)
+    lowest = np.full(_SIDE * _SIDE, np.iinfo(np.int32).max, np.int32)
+    cells = (records["j"] // CELL).astype(np.int32) * _SIDE + records["i"] // CELL
+    np.minimum.at(lowest, cells, records["z"])
+    known = lowest < np.iinfo(np.int32).max
+    return np.where(known, lowest * HEIGHT_STEP, np.inf).reshape(_SIDE, _SIDE)
 
 
 def _opened(lowest: np.ndarray) -> np.ndarray:

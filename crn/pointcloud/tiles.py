@@ -250,7 +250,7 @@ def write_tile(
     Args:
         folder: it appears in its place when all tiles are whole.
         name: of the tile.
-        known: (S, S) bool, row 0 in the south; the image of the rest is white.
+        known: (S, S) bool, row 0 in the south; where all is, there is no image of what is empty.
         height, intensity: of `images_of`.
 
     Raises:
@@ -258,7 +258,9 @@ def write_tile(
     """
     kinds = zip((*TILE_FOLDERS, EMPTY_FOLDER), (height, intensity, ~known[::-1]), strict=True)
     for kind, pixels in kinds:
-        Image.fromarray(pixels).save(folder / kind / f"{name}.png", compress_level=1)
+        if kind != EMPTY_FOLDER or pixels.any():
+            # Noise is not worth compressing.
+            Image.fromarray(pixels).save(folder / kind / f"{name}.png", compress_level=0)
 
 
 def write_description(path: Path, description: dict[str, Any]) -> None:
