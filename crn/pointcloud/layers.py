@@ -30,7 +30,7 @@ LAYERS = ("score", "height_mm", "intensity")
 DAMAGES_FILE = "damages.geojson"
 LEAST_CELLS = 4  # of a damage
 
-_MOST_PIXELS = 1_000_000  # on a side of a picture
+_MOST_CELLS_ON_A_SIDE = 200_000  # of a picture: 8 km in cells of 4 cm
 _MOST_CELLS = 20_000_000  # of all damages
 _CACHE_MB = 64
 
@@ -66,10 +66,10 @@ class Grid:
         """
         east, north = zip(*blocks, strict=True)
         columns, rows = max(east) - min(east) + 1, max(north) - min(north) + 1
-        if max(columns, rows) * BLOCK // cell > _MOST_PIXELS:
+        if max(columns, rows) * BLOCK // cell > _MOST_CELLS_ON_A_SIDE:
             raise UserError(
-                f"the road is {max(columns, rows) * BLOCK / 1e5:,.0f} km long, or a point of it is "
-                "astray; score the files one by one"
+                f"the road spans {max(columns, rows) * BLOCK / 1e5:,.0f} km, which are too many "
+                f"cells of {cell} cm for one picture; score fewer files at a time"
             )
         return cls(min(east), min(north), columns, rows, cell, unit, crs)
 
