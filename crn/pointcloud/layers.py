@@ -237,8 +237,8 @@ def damaged_cells(folder: Path, grid: Grid, blocks: Sequence[Block], threshold: 
     return Damaged(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
 
-def damages(damaged: Damaged, grid: Grid) -> list[dict[str, Any]]:
-    """GeoJSON features of what touches, the highest score first.
+def damages(damaged: Damaged, grid: Grid, threshold: float) -> list[dict[str, Any]]:
+    """GeoJSON features of what touches, those first that have most above the threshold in all.
 
     A damage's depth is the height that a tenth of its cells is below: a few noisy cells
     do not count.
@@ -252,7 +252,7 @@ def damages(damaged: Damaged, grid: Grid) -> list[dict[str, Any]]:
         if len(index) >= LEAST_CELLS:
             each = Damaged(damaged.cells[index], damaged.score[index], damaged.height[index])
             features.append(_feature(each, grid))
-    features.sort(key=lambda feature: -feature["properties"]["score_max"])
+    features.sort(key=lambda each: -_excess(each["properties"], threshold))
     for number, feature in enumerate(features, 1):
         feature["properties"] = {"number": number, **feature["properties"]}
     return features
@@ -292,6 +292,10 @@ def _connected(cells: np.ndarray) -> np.ndarray:
     one, other = np.concatenate(pairs, 1)
     graph = coo_matrix((np.ones(len(one), bool), (one, other)), shape=(len(key), len(key)))
     return connected_components(graph, directed=False)[1]
+
+
+def _excess(properties: dict[str, Any], threshold: float) -> float:
+    return (properties["score_mean"] - threshold) * properties["area_m2"]
 
 
 def _feature(damaged: Damaged, grid: Grid) -> dict[str, Any]:
