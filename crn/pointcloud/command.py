@@ -1,0 +1,460 @@
+"""The command line of pointcloud.py, and what its three commands do from beginning to end."""
+
+import argparse
+import logging
+import math
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from crn.errors import UserError
+from crn.pointcloud.las import Scan, check_scans, find_files
+from crn.pointcloud.layers import (
+    DAMAGES_FILE,
+    LAYERS,
+    Grid,
+    damaged_cells,
+    damages,
+    drawn_layers,
+    write_damages,
+)
+from crn.pointcloud.page import PAGE_FILE, write_page
+from crn.pointcloud.paint import name_of_copy, paint, refuse_painted
+from crn.pointcloud.partition import BLOCK, Block
+from crn.pointcloud.raster import CELLS, choose_cell
+from crn.pointcloud.roadway import Roadway, area_in_words, find_road
+from crn.pointcloud.score import Scorer, Scores, score_block, some_scores
+from crn.pointcloud.street import make_street, some_damages, write_scan, write_truth
+from crn.pointcloud.surface import burn, read_polygons
+from crn.pointcloud.tiles import (
+    EMPTY_FOLDER,
+    STRIDE,
+    TILES_FILE,
+    TileSet,
+    cut,
+    images_of,
+    raster_of,
+    read_tile_set,
+    tile_name,
+    write_description,
+    write_tile,
+)
+from crn.system.files import claimed, require_writable_folder, set_aside, writing
+from crn.system.program import Parser, print_result
+from datasets.road_images import TILE_FOLDERS
+
+log = logging.getLogger(__name__)
+
+# What is called damaged where there is no threshold: the highest scores of this share.
+_SHARE = 0.01
+_UNFINISHED = ".unfinished-"
+
+
+def run_pointcloud(argv: Sequence[str]) -> int:
+    """Do what a command line asks for.
+
+    Args:
+        argv: words after the program's name.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        UserError: the command line, a file or the output cannot be used.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
+    logging.getLogger("crn").setLevel(logging.INFO)
+    options = _parser().parse_args(argv)
+    if options.command == "demo":
+        make_demo(options.folder)
+    elif options.command == "tiles":
+        make_tiles(options)
+    else:
+        from crn.pointcloud.scoring import TileScorer
+
+        tiles = read_tile_set(options.tiles_from)
+        scorer = TileScorer.from_checkpoint(
+            options.model_input, options.pairs, options.anomaly_score, options.cpu
+        )
+        threshold, source = options.threshold, "--threshold"
+        if options.threshold_from is not None:
+            threshold = scorer.threshold_from(options.threshold_from)
+            source = f"--threshold-from {options.threshold_from}"
+        score(options, tiles, scorer, threshold, source)
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="pointcloud.py",
+        description="Tiles of the road from mobile-mapping point clouds, to train on; and scores "
+        "of a trained model back on the map and on the points. See docs/pointclouds.md.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    demo = commands.add_parser("demo", help="make a synthetic street, sound and damaged")
+    demo.add_argument("folder", type=Path, help="new folder for it")
+    tiles = commands.add_parser("tiles", help="make height and intensity tiles to train on")
+    score = commands.add_parser("score", help="score scans, and write points, layers and a page")
+    for each in (tiles, score):
+        each.add_argument(
+            "scans", type=Path, nargs="+", help="LAS or LAZ files, or folders of them"
+        )
+        each.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the results")
+        each.add_argument(
+            "--crs", metavar="NAME", help="coordinate reference system of the scans, as EPSG:25832"
+        )
+        each.add_argument(
+            "--road",
+            type=Path,
+            metavar="GEOJSON",
+            help="polygons of the road, in the coordinates of the scans (default: class 11, else "
+            "2, else a simple filter)",
+        )
+    tiles.add_argument(
+        "--cell",
+        type=float,
+        choices=[cell / 100 for cell in CELLS],
+        help="side of a cell in metres (default: by the density of the points)",
+    )
+    tiles.add_argument(
+        "--height-range-mm",
+        type=float,
+        nargs=2,
+        default=(-60.0, 60.0),
+        metavar=("LOW", "HIGH"),
+        help="heights that become black and white (default: -60 60)",
+    )
+    tiles.add_argument("--no-intensity", action="store_true", help="go by the heights alone")
+    tiles.add_argument(
+        "--damages",
+        type=Path,
+        metavar="GEOJSON",
+        help="polygons of known damage: tiles that they touch go to bad_ones/, others to "
+        "good_ones/",
+    )
+    score.add_argument("--model-input", type=Path, required=True, metavar="CKPT", help="the model")
+    score.add_argument(
+        "--tiles-from",
+        type=Path,
+        required=True,
+        metavar="JSON",
+        help="the tiles.json of the tiles that the model was trained on",
+    )
+    score.add_argument("--pairs", choices=("best", "all"), default="best", help="as of train.py")
+    score.add_argument(
+        "--anomaly-score",
+        choices=("reconstruction", "residual", "discrimination"),
+        help="as of train.py (default: that of the training)",
+    )
+    above = score.add_mutually_exclusive_group()
+    above.add_argument(
+        "--threshold", type=_number, help="scores above it are damage (default: the highest 1 %%)"
+    )
+    above.add_argument(
+        "--threshold-from",
+        type=Path,
+        metavar="JSON",
+        help="take the pixel threshold from this metrics.json of train.py --mode inference",
+    )
+    score.add_argument("--cpu", action="store_true", help="use no GPU")
+    return parser
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"takes a number, not {text!r}")
+    return value
+
+
+def make_demo(folder: Path) -> None:
+    """Write a sound and a damaged synthetic street, and where the damage is.
+
+    Raises:
+        UserError: the folder is not empty, or cannot be written to.
+    """
+    _require_new(folder, "demo")
+    with _workspace(folder) as work:
+        results = work / "results"
+        with writing(results):
+            results.mkdir()
+        bar = tqdm(total=2, unit="streets", desc="demo", disable=None)
+        with bar:
+            write_scan(results / "sound.laz", make_street(64, [], seed=1))
+            bar.update()
+            # Further east, as the next stretch: sorted by name, its tiles come last.
+            damaged = make_street(
+                32,
+                some_damages(np.random.default_rng(5), 32),
+                seed=2,
+                place=(362_100.0, 5_701_300.0, 66.0),
+            )
+            write_scan(results / "damaged.laz", damaged)
+            write_truth(results / DAMAGES_FILE, damaged)
+            bar.update()
+        _hand_over(results, folder)
+    print_result(
+        f"{folder}: sound.laz, damaged.laz, and {len(damaged.damages)} damages in {DAMAGES_FILE}"
+    )
+
+
+def make_tiles(options: argparse.Namespace) -> None:
+    """Make the tiles of some scans.
+
+    Raises:
+        UserError: a file or the folder cannot be used, or no tile comes of them.
+    """
+    low, high = options.height_range_mm
+    if not -1e4 < low < 0 < high < 1e4:
+        raise UserError(f"--height-range-mm {low:g} {high:g}: takes a depth below 0 and a height")
+    _require_new(options.out, "tiles")
+    scans = check_scans(find_files(options.scans), options.crs)
+    road, damage = (
+        None if path is None else read_polygons(path, scans[0].unit, flag)
+        for path, flag in ((options.road, "--road"), (options.damages, "--damages"))
+    )
+    with _workspace(options.out, scans) as work:
+        roadway = find_road(scans, road, work)
+        log.info("%s, by %s", area_in_words(roadway.density), roadway.road.rule)
+        cell = _cell(options.cell, roadway)
+        for scan in scans:
+            scan.require_fine_scale(cell)
+        tiles = TileSet(cell, (low, high), not options.no_intensity)
+        intensity_range = roadway.intensity_range() if tiles.intensity else (0.0, 0.0)
+        results = work / "results"
+        counts = dict.fromkeys((".",) if damage is None else ("good_ones", "bad_ones"), 0)
+        with writing(results):
+            for kind in counts:
+                for name in (*TILE_FOLDERS, EMPTY_FOLDER):
+                    (results / kind / name).mkdir(parents=True)
+            # A tile that begins in a block without road is half empty at least.
+            for block in tqdm(roadway.points.blocks, unit="blocks", desc="tiles", disable=None):
+                raster = raster_of(roadway.points, block, tiles)
+                marks = None if damage is None else _marks(damage, block, tiles)
+                for part in cut(raster, tiles, tiles.min_fill, 0):
+                    images = part.known, *images_of(part, tiles, intensity_range)
+                    kinds = ["."] * len(part.fill)
+                    if marks is not None:
+                        kinds = [
+                            "bad_ones" if marks(corner) else "good_ones" for corner in part.corners
+                        ]
+                    for index, kind in enumerate(kinds):
+                        counts[kind] += 1
+                        write_tile(
+                            results / kind,
+                            tile_name(block, part.corners[index]),
+                            *(pictures[index] for pictures in images),
+                        )
+        if not sum(counts.values()):
+            raise UserError(
+                f"{roadway.where}: no tile of {STRIDE / 50:.2f} m is {tiles.min_fill:.0%} full of "
+                f"road: {area_in_words(roadway.density)}"
+            )
+        facts = {
+            "tiles": sum(counts.values()),
+            "scans": [str(scan.path) for scan in scans],
+            "road": roadway.road.rule,
+            "points_per_m2": round(float(np.median(roadway.density)), 1),
+            "intensity_range": list(intensity_range) if tiles.intensity else None,
+            "crs": None if scans[0].crs is None else scans[0].crs.name,
+        }
+        write_description(results / TILES_FILE, tiles.description(facts))
+        _hand_over(results, options.out)
+    shown = ", ".join(f"{n} in {kind}/" for kind, n in counts.items() if kind != ".")
+    print_result(
+        f"{options.out}: {sum(counts.values())} tiles of {tiles.pixels} x {tiles.pixels} cells of "
+        f"{cell} cm{' (' + shown + ')' if shown else ''}, and {TILES_FILE}"
+    )
+
+
+def score(
+    options: argparse.Namespace,
+    tiles: TileSet,
+    scorer: Scorer,
+    threshold: float | None = None,
+    source: str = "",
+) -> None:
+    """Score scans, and write points, layers and a page.
+
+    Args:
+        options: of the command.
+        tiles: what the scorer was trained on.
+        scorer: what scores tiles.
+        threshold: what is above it is damage; the highest `_SHARE` where None.
+        source: of the threshold, in words.
+
+    Raises:
+        UserError: a file or the folder cannot be used.
+    """
+    scans = check_scans(find_files(options.scans), options.crs)
+    names = _output_names(scans, options.out)
+    for scan in scans:
+        refuse_painted(scan)
+        scan.require_fine_scale(tiles.cell)
+    road = None if options.road is None else read_polygons(options.road, scans[0].unit, "--road")
+    require_writable_folder(options.out, "--out")
+    with _workspace(options.out, scans) as work:
+        roadway = find_road(scans, road, work)
+        log.info("%s, by %s", area_in_words(roadway.density), roadway.road.rule)
+        natural = choose_cell(roadway.density, roadway.where)
+        if natural > tiles.cell:
+            raise UserError(
+                f"{roadway.where}: {np.median(roadway.density):,.0f} points/m2 fill cells of "
+                f"{natural} cm, but those of --tiles-from {options.tiles_from} have {tiles.cell} "
+                "cm; take a model that was trained on such tiles"
+            )
+        intensity_range = roadway.intensity_range() if tiles.intensity else (0.0, 0.0)
+        results, mosaics = work / "results", work / "mosaics"
+        with writing(work):
+            results.mkdir()
+            mosaics.mkdir()
+        blocks = roadway.points.blocks
+        grid = Grid.around(blocks, tiles.cell, scans[0].unit, scans[0].crs)
+        scores, some = Scores(mosaics), []
+        with drawn_layers(results, grid) as layers:
+            for block in tqdm(blocks, unit="blocks", desc="score", disable=None):
+                mosaic = score_block(roadway, block, tiles, intensity_range, scorer)
+                scores.keep(block, mosaic)
+                some.append(some_scores(mosaic))
+                layers.write(block, mosaic)
+        some_of_all = np.concatenate(some)
+        if not len(some_of_all):
+            raise UserError(
+                f"{roadway.where}: no tile is full enough to be scored: "
+                f"{area_in_words(roadway.density)}"
+            )
+        given = threshold
+        if threshold is None:
+            threshold = float(np.quantile(some_of_all, 1 - _SHARE))
+            source = f"the highest {_SHARE:.0%} of the road's area"
+        facts = {
+            "model": scorer.name,
+            "threshold": threshold,
+            "threshold_is": source,
+            "cell_m": tiles.cell / 100,
+            "road": f"{area_in_words(roadway.density)}, by {roadway.road.rule}",
+            "scans": [str(scan.path) for scan in scans],
+        }
+        features = damages(damaged_cells(results, grid, blocks, threshold), grid, threshold)
+        write_damages(results / DAMAGES_FILE, features, grid, facts)
+        write_page(results, grid, features, facts)
+        for scan, name in names.items():
+            own = scan.has_crs or scan.crs is None
+            scored = paint(scan, results / name, roadway, scores, tiles.cell, given, not own)
+            log.info("%s: %s of %s points have a score", name, f"{scored:,}", f"{scan.points:,}")
+        _hand_over(results, options.out)
+    area = sum(feature["properties"]["area_m2"] for feature in features)
+    print_result(
+        f"{options.out}: {len(features)} places of {area:.2f} m2 with scores above {threshold:.4g} "
+        f"({source}); {', '.join(names.values())}, {', '.join(f'{n}.tif' for n in LAYERS)}, "
+        f"{DAMAGES_FILE}, {PAGE_FILE}"
+    )
+
+
+def _cell(asked: float | None, roadway: Roadway) -> int:
+    """The side of a cell in centimetres.
+
+    Raises:
+        UserError: the road is too sparse for any.
+    """
+    natural = choose_cell(roadway.density, roadway.where)
+    cell = natural if asked is None else round(asked * 100)
+    if cell < natural:
+        log.warning("--cell %g: the points fill cells of %g m", cell / 100, natural / 100)
+    if cell == max(CELLS):
+        log.warning("cells of %d cm: only deep potholes can show", cell)
+    return cell
+
+
+def _marks(damage: tuple[dict[str, Any], ...], block: Block, tiles: TileSet):
+    """A function that tells whether the tile at a corner of a block touches a damage."""
+    left, bottom = (number * BLOCK / 100 for number in block)
+    side = (BLOCK + 2 * STRIDE) // tiles.cell
+    burnt = burn(damage, left, bottom, tiles.cell / 100, side, "--damages")
+
+    def touches(corner: np.ndarray) -> bool:
+        east, north = corner // tiles.cell
+        return burnt[north : north + tiles.pixels, east : east + tiles.pixels].any()
+
+    return touches
+
+
+def _output_names(scans: Sequence[Scan], out: Path) -> dict[Scan, str]:
+    """The name of the painted copy of every scan.
+
+    Raises:
+        UserError: two would have one name, or one is a scan itself.
+    """
+    names = {}
+    for scan in scans:
+        name = name_of_copy(scan)
+        if name in names.values():
+            raise UserError(f"{scan.path}: another scan is named {name}, too; rename one")
+        path = out / name
+        if path.exists() and os.path.samefile(path, scan.path):
+            raise UserError(f"--out {out}: {scan.path} itself is there; give another folder")
+        names[scan] = name
+    return names
+
+
+def _require_new(folder: Path, command: str) -> None:
+    """Make a folder that has to be new or empty.
+
+    Raises:
+        UserError: it is not, or cannot be made.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; give a new folder for {command}")
+    if folder.is_dir() and any(not each.name.startswith(_UNFINISHED) for each in folder.iterdir()):
+        raise UserError(f"{folder}: is not empty; give a new folder for {command}")
+    require_writable_folder(folder, "folder" if command == "demo" else "--out")
+
+
+@contextmanager
+def _workspace(out: Path, scans: Sequence[Scan] = ()) -> Iterator[Path]:
+    """A folder in the output folder that is gone afterwards, and what killed runs left as well.
+
+    Raises:
+        UserError: another run is at it, or the disk has too little room for the points.
+    """
+    with claimed(out):
+        for left in out.glob(f"{_UNFINISHED}*"):
+            shutil.rmtree(left, ignore_errors=True)
+            log.info("removed %s, which a killed run has left", left)
+        needed = 24 * sum(scan.points for scan in scans)
+        free = shutil.disk_usage(out).free
+        if free < needed:
+            raise UserError(
+                f"{out}: has {free / 1e9:.1f} GB free, and {needed / 1e9:.1f} GB are needed for "
+                "the points alone; free some space, or write elsewhere"
+            )
+        work = out / f"{_UNFINISHED}{secrets.token_hex(4)}"
+        try:
+            with writing(work):
+                work.mkdir()
+            yield work
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _hand_over(results: Path, out: Path) -> None:
+    """Move what is whole to its place; what an earlier run left there is renamed.
+
+    Raises:
+        UserError: the system refuses to.
+    """
+    for path in sorted(results.iterdir()):
+        set_aside(out / path.name)
+        with writing(out / path.name):
+            os.replace(path, out / path.name)

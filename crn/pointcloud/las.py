@@ -1,0 +1,384 @@
+"""LAS and LAZ files: checked before they are read, and read so that damage ends in one line.
+
+Readers trust what headers promise: a changed byte makes them reserve gigabytes, loop over billions
+of records, or end the process. So counts are held against the size of the file first.
+"""
+
+import logging
+import math
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import laspy
+import numpy as np
+import pyproj
+from laspy.errors import LaspyException
+from laspy.point.record import ScaleAwarePointRecord
+
+from crn.errors import UserError
+from crn.system.text import shortened
+
+log = logging.getLogger(__name__)
+# What it finds wrong is said here, once.
+logging.getLogger("laspy").setLevel(logging.CRITICAL + 1)
+
+CHUNK = 1_000_000  # points that are in memory at a time
+SUFFIXES = (".las", ".laz")
+COARSEST_HEIGHT = 0.005  # metres; a coarser z shows no damage
+
+# Of the header: its bytes, where counts are in it, and the least bytes of a record.
+_HEADER, _OFFSET_AT, _VLRS_AT = 227, 96, 100
+_VLR, _EVLR = 54, 60
+_POINTWISE = 1  # LASzip's first way to compress, without chunks
+# A degree has 111 km, so a scan that is this small in x and y is in degrees, or of a hand's size.
+_SMALLEST = 0.3
+_LARGEST_CELL = 8  # centimetres
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """A file whose header has been checked.
+
+    Attributes:
+        path: the file.
+        header: as laspy has read it; nobody changes it.
+        points: how many it has.
+        crs: its coordinate reference system; None where nobody knows.
+        has_crs: whether the file says so itself.
+        unit: metres in a unit of x and y.
+        unit_of_z: metres in a unit of z.
+    """
+
+    path: Path
+    header: laspy.LasHeader
+    points: int
+    crs: pyproj.CRS | None
+    has_crs: bool
+    unit: float
+    unit_of_z: float
+
+    def scale(self, axis: int) -> float:
+        """Metres in a step of the stored whole numbers of x, y or z (0, 1, 2)."""
+        return float(self.header.scales[axis]) * (self.unit_of_z if axis == 2 else self.unit)
+
+    def require_fine_scale(self, cell: int) -> None:
+        """Refuse a file whose coordinates are rounded to more than a tenth of a cell.
+
+        Args:
+            cell: centimetres.
+
+        Raises:
+            UserError: they are.
+        """
+        scale = max(self.scale(0), self.scale(1))
+        if scale > cell / 1000 * 1.001:
+            raise UserError(
+                f"{self.path}: its coordinates are rounded to {scale * 1000:.3g} mm, too much for "
+                f"cells of {cell} cm; export it with a scale of 0.001"
+            )
+
+    def steps(self, points: ScaleAwarePointRecord, axis: int, metres: float) -> np.ndarray:
+        """Coordinates (N,) counted in steps of ``metres``, float64, still with their fractions."""
+        name, unit = "XYZ"[axis], self.unit_of_z if axis == 2 else self.unit
+        steps = points.array[name] * (float(self.header.scales[axis]) * unit / metres)
+        steps += float(self.header.offsets[axis]) * unit / metres
+        return steps
+
+
+def find_files(inputs: Sequence[Path]) -> list[Path]:
+    """The files that are named, and those in the folders that are named.
+
+    Raises:
+        UserError: there is none, or one is named twice.
+    """
+    files = []
+    for path in inputs:
+        if path.is_dir():
+            found = sorted(each for each in path.iterdir() if each.suffix.lower() in SUFFIXES)
+            if not found:
+                raise UserError(f"{path}: contains no .las or .laz file")
+            files += found
+        elif path.exists():
+            files.append(path)
+        else:
+            raise UserError(f"{path}: no such file; give a LAS or LAZ file, or a folder of them")
+    twice = [file for file in files if sum(os.path.samefile(file, each) for each in files) > 1]
+    if twice:
+        raise UserError(f"{twice[0]}: is named twice; name it once")
+    return files
+
+
+def check_scans(files: Sequence[Path], crs_name: str | None) -> list[Scan]:
+    """Check the headers of all files; no point is read.
+
+    Args:
+        files: at least one.
+        crs_name: of ``--crs``, as in EPSG:25832.
+
+    Raises:
+        UserError: a file cannot be used, or the files do not go together.
+    """
+    asked = _crs_of_flag(crs_name) if crs_name else None
+    headers = [_read_header(path) for path in files]
+    own = [_own_crs(path, header) for path, header in zip(files, headers, strict=True)]
+    known = {each.to_wkt(): path for path, each in zip(files, own, strict=True) if each}
+    if asked is None and len(known) > 1:
+        one, other = list(known.values())[:2]
+        raise UserError(
+            f"{one} and {other} have different coordinate reference systems; reproject one "
+            "(pdal translate -f filters.reprojection), or name the true one of both with --crs"
+        )
+    crs = asked or next(filter(None, own), None)
+    for path, each in zip(files, own, strict=True):
+        if each is None and crs is None:
+            log.warning(
+                "%s: has no coordinate reference system, metres are assumed; --crs names it", path
+            )
+        elif each is None:
+            log.warning("%s: has no coordinate reference system; %s is taken", path, crs.name)
+        elif asked is not None and each != asked:
+            log.warning("%s: says %s; --crs %s is taken", path, each.name, crs_name)
+    unit, unit_of_z = _units(files[0] if crs_name is None else Path("--crs"), crs)
+    if unit != 1 or unit_of_z != 1:
+        log.info(
+            "coordinates are converted to metres: x and y times %.9g, z times %.9g", unit, unit_of_z
+        )
+    scans = [
+        Scan(path, header, header.point_count, crs, each is not None, unit, unit_of_z)
+        for path, header, each in zip(files, headers, own, strict=True)
+    ]
+    for scan in scans:
+        _check_numbers(scan)
+    return scans
+
+
+def read_points(
+    scan: Scan, selection: laspy.DecompressionSelection | None = None
+) -> Iterator[ScaleAwarePointRecord]:
+    """All points of a file in its order, in chunks of `CHUNK`.
+
+    Args:
+        scan: the file.
+        selection: what is needed of every point, where the format can leave out the rest.
+
+    Raises:
+        UserError: the file is damaged, or has fewer points than it promises.
+    """
+    done = 0
+    # Without the one that is as LazrsParallel, but slower.
+    backends = [b for b in laspy.LazBackend.detect_available() if b != laspy.LazBackend.Lazrs]
+    for backend in backends:
+        last = backend == backends[-1]
+        try:
+            with (
+                reading(scan.path),
+                laspy.open(
+                    scan.path,
+                    laz_backend=backend,
+                    read_evlrs=False,
+                    decompression_selection=selection,
+                ) as reader,
+            ):
+                while done < scan.points:
+                    points = reader.read_points(CHUNK)
+                    if len(points) < min(CHUNK, scan.points - done):
+                        raise UserError(
+                            f"{scan.path}: ends after {done + len(points):,} of {scan.points:,} "
+                            "points; it is cut off: get it anew"
+                        )
+                    done += len(points)
+                    yield points
+            return
+        except UserError:
+            # The other library reads some files that the first one cannot.
+            if done or last or not scan.header.are_points_compressed:
+                raise
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged file makes its reader do into a message.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (UserError, GeneratorExit, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # noqa: BLE001  (that of lazrs's Rust code is no Exception)
+        reason = shortened(" ".join(str(error).split()) or type(error).__name__)
+        raise UserError(f"{path}: cannot be read ({reason}); it is damaged: get it anew") from None
+
+
+def _read_header(path: Path) -> laspy.LasHeader:
+    with reading(path):
+        _refuse_impossible(path)
+        with laspy.open(path) as reader:
+            header = reader.header
+    if header.point_count == 0:
+        raise UserError(f"{path}: holds no points; leave it out")
+    if header.are_points_compressed:
+        _check_compression(path, header)
+    else:
+        room = path.stat().st_size - header.offset_to_point_data
+        if header.point_count * header.point_format.size > room:
+            raise UserError(
+                f"{path}: promises {header.point_count:,} points, but has room for "
+                f"{max(0, room) // header.point_format.size:,}; it is cut off: get it anew"
+            )
+    return header
+
+
+def _refuse_impossible(path: Path) -> None:
+    """Refuse counts that are larger than the file has room for.
+
+    Raises:
+        UserError: it is no LAS file, or has such counts.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header = file.read(375)
+
+        def number(start: int, length: int) -> int:
+            return int.from_bytes(header[start : start + length], "little")
+
+        if header[:4] != b"LASF" or len(header) < _HEADER:
+            raise UserError(f"{path}: is no LAS or LAZ file")
+        start = number(_OFFSET_AT, 4)
+        damaged = start > size or number(_VLRS_AT, 4) * _VLR > start
+        has_more = header[25] >= 4 and len(header) >= 255
+        damaged |= has_more and number(243, 4) * _EVLR > size
+    if damaged:
+        raise UserError(f"{path}: its header does not fit its {size:,} bytes; get it anew")
+
+
+def _check_compression(path: Path, header: laspy.LasHeader) -> None:
+    """Refuse a LAZ file whose table of compressed chunks cannot be.
+
+    Raises:
+        UserError: it cannot, or only a library that is not installed can read the file.
+    """
+    records = header.vlrs.get("LasZipVlr")
+    kind = int.from_bytes(records[0].record_data[:2], "little") if records else 0
+    if kind == _POINTWISE:
+        if not laspy.LazBackend.Laszip.is_available():
+            raise UserError(f"{path}: is compressed as before 2011; pip install laszip")
+        return
+    size, start = path.stat().st_size, header.offset_to_point_data
+    with path.open("rb") as file:
+
+        def number(position: int, length: int) -> int:
+            file.seek(position)
+            return int.from_bytes(file.read(length), "little", signed=length == 8)
+
+        table = number(start, 8)
+        if table == -1:  # was written to a stream, and has its place at the end
+            table = number(size - 8, 8)
+        chunks = number(table + 4, 4) if start < table <= size - 8 else 0
+    in_a_chunk = int.from_bytes(records[0].record_data[12:16], "little") if records else 0
+    if not header.point_count / max(1, in_a_chunk) <= chunks <= min(size, header.point_count):
+        raise UserError(f"{path}: its compressed points do not fit its {size:,} bytes; get it anew")
+
+
+def _check_numbers(scan: Scan) -> None:
+    """Refuse scales, offsets and extents of which nothing can come.
+
+    Raises:
+        UserError: what is wrong.
+    """
+    header, path = scan.header, scan.path
+    values = np.concatenate((header.scales, header.offsets))
+    if not np.isfinite(values).all() or (np.asarray(header.scales) <= 0).any():
+        raise UserError(
+            f"{path}: its scale is {_listed(header.scales)} and its offset "
+            f"{_listed(header.offsets)}, which are no coordinates; export it anew"
+        )
+    scan.require_fine_scale(_LARGEST_CELL)
+    if scan.scale(2) > COARSEST_HEIGHT * 1.001:
+        raise UserError(
+            f"{path}: its heights are rounded to {scan.scale(2) * 1000:.3g} mm, and damage is a "
+            "matter of a few; export it with a scale of 0.001"
+        )
+    extent = (np.asarray(header.maxs) - np.asarray(header.mins)) * (
+        scan.unit,
+        scan.unit,
+        scan.unit_of_z,
+    )
+    if not np.isfinite(extent).all():
+        return  # the points tell
+    x, y, z = map(float, extent)
+    near = np.abs([*header.mins[:2], *header.maxs[:2]]).max() <= 180
+    if scan.crs is None and near and max(x, y) < _SMALLEST and header.point_count > CHUNK // 1000:
+        raise UserError(
+            f"{path}: is {x:.3g} x {y:.3g} wide, as if its coordinates were degrees; reproject it "
+            "to metres (pdal translate -f filters.reprojection)"
+        )
+    if z > 3 * min(x, y) > 0:
+        raise UserError(
+            f"{path}: is {x:.3g} x {y:.3g} m wide and {z:.3g} m high, as if it lay on its side; "
+            "turn it so that z points up"
+        )
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)
+
+
+def _own_crs(path: Path, header: laspy.LasHeader) -> pyproj.CRS | None:
+    """What the file says, its horizontal part; None where it says nothing that can be read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            crs = header.parse_crs()
+        # Compared and written as text: it has to be possible.
+        return pyproj.CRS.from_wkt(crs.to_wkt()) if crs else None
+    except (pyproj.exceptions.CRSError, LaspyException, ValueError, UnicodeError) as error:
+        log.warning(
+            "%s: its coordinate reference system cannot be read (%s)", path, shortened(str(error))
+        )
+        return None
+
+
+def _crs_of_flag(name: str) -> pyproj.CRS:
+    try:
+        return pyproj.CRS.from_user_input(name)
+    except pyproj.exceptions.CRSError:
+        raise UserError(
+            f"--crs {name}: is no coordinate reference system; give one as EPSG:25832"
+        ) from None
+
+
+def horizontal(crs: pyproj.CRS) -> pyproj.CRS:
+    """The part of a system that is about x and y."""
+    return crs.sub_crs_list[0] if crs.is_compound else crs
+
+
+def _units(path: Path, crs: pyproj.CRS | None) -> tuple[float, float]:
+    """Metres in a unit of x and y, and of z.
+
+    Raises:
+        UserError: coordinates are degrees, or of the Earth's centre.
+    """
+    if crs is None:
+        return 1.0, 1.0
+    flat = horizontal(crs)
+    if flat.is_geographic or flat.is_geocentric or crs.is_geocentric:
+        raise UserError(
+            f"{path}: {crs.name} is not in metres; reproject the scan to a projected system, such "
+            "as the UTM zone (pdal translate -f filters.reprojection)"
+        )
+    units = [axis.unit_conversion_factor for axis in flat.axis_info] or [1.0]
+    unit = units[0]
+    unit_of_z = units[2] if len(units) > 2 else unit
+    if crs.is_compound:
+        unit_of_z = crs.sub_crs_list[1].axis_info[0].unit_conversion_factor
+    if not (math.isfinite(unit) and unit > 0 and math.isfinite(unit_of_z) and unit_of_z > 0):
+        raise UserError(f"{path}: {crs.name} has no unit of length; name another with --crs")
+    return unit, unit_of_z

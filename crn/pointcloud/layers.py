@@ -1,0 +1,328 @@
+"""Layers for a map: GeoTIFF of score, height and intensity, and GeoJSON of what is damaged."""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyproj
+import rasterio
+from rasterio.enums import Resampling
+from rasterio.errors import RasterioError
+from rasterio.features import shapes
+from rasterio.transform import Affine
+from rasterio.windows import Window
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from crn.errors import UserError
+from crn.pointcloud.las import horizontal
+from crn.pointcloud.partition import BLOCK, Block
+from crn.pointcloud.score import Mosaic
+from crn.system.files import writing, written_whole
+
+LAYERS = ("score", "height_mm", "intensity")
+DAMAGES_FILE = "damages.geojson"
+LEAST_CELLS = 4  # of a damage
+
+_MOST_CELLS_ON_A_SIDE = 200_000  # of a picture: 8 km in cells of 4 cm
+_MOST_CELLS = 20_000_000  # of all damages
+_CACHE_MB = 64
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the cells of some blocks are on the map.
+
+    Attributes:
+        left, bottom: the lowest numbers of blocks.
+        columns, rows: how many blocks.
+        cell: centimetres.
+        unit: metres in a unit of the map.
+        crs: None where nobody knows.
+    """
+
+    left: int
+    bottom: int
+    columns: int
+    rows: int
+    cell: int
+    unit: float
+    crs: pyproj.CRS | None
+
+    @classmethod
+    def around(
+        cls, blocks: Sequence[Block], cell: int, unit: float, crs: pyproj.CRS | None
+    ) -> "Grid":
+        """The smallest grid with all blocks.
+
+        Raises:
+            UserError: they are too far apart for a picture.
+        """
+        east, north = zip(*blocks, strict=True)
+        columns, rows = max(east) - min(east) + 1, max(north) - min(north) + 1
+        if max(columns, rows) * BLOCK // cell > _MOST_CELLS_ON_A_SIDE:
+            raise UserError(
+                f"the road spans {max(columns, rows) * BLOCK / 1e5:,.0f} km, which are too many "
+                f"cells of {cell} cm for one picture; score fewer files at a time"
+            )
+        return cls(min(east), min(north), columns, rows, cell, unit, crs)
+
+    @property
+    def side(self) -> int:
+        """Cells on a side of a block."""
+        return BLOCK // self.cell
+
+    @property
+    def transform(self) -> Affine:
+        """From columns and rows, counted from the north, to the map."""
+        size = self.cell / 100 / self.unit
+        top = (self.bottom + self.rows) * BLOCK / 100 / self.unit
+        return Affine(size, 0, self.left * BLOCK / 100 / self.unit, 0, -size, top)
+
+    def on_map(self, column: float, row: float) -> tuple[float, float]:
+        """Where a place in the pictures, in cells from their upper left corner, is on the map."""
+        to = self.transform
+        return to.c + to.a * column, to.f + to.e * row
+
+    def in_pictures(self, east: float, north: float) -> tuple[float, float]:
+        """The column and the row, with fractions, of a place on the map."""
+        to = self.transform
+        return (east - to.c) / to.a, (north - to.f) / to.e
+
+    def window(self, block: Block) -> Window:
+        """The place of a block in a picture."""
+        row = self.rows - 1 - (block[1] - self.bottom)
+        return Window((block[0] - self.left) * self.side, row * self.side, self.side, self.side)
+
+
+class Layers:
+    """The pictures, while they are written."""
+
+    def __init__(self, files: dict[str, Any], grid: Grid) -> None:
+        """Use files that are open for writing."""
+        self._files = files
+        self._grid = grid
+
+        self.blocks: list[Block] = []
+
+    def write(self, block: Block, mosaic: Mosaic) -> None:
+        """Write the cells of a block."""
+        self.blocks.append(block)
+        for name, file in self._files.items():
+            file.write(getattr(mosaic, name)[::-1], 1, window=self._grid.window(block))
+
+
+@contextmanager
+def drawn_layers(folder: Path, grid: Grid) -> Iterator[Layers]:
+    """Write the pictures block by block, then their overviews.
+
+    Raises:
+        UserError: the system refuses to write them.
+    """
+    profile = {
+        "driver": "GTiff",
+        "width": grid.columns * grid.side,
+        "height": grid.rows * grid.side,
+        "count": 1,
+        "dtype": "float32",
+        "nodata": math.nan,
+        "crs": None if grid.crs is None else horizontal(grid.crs).to_wkt(),
+        "transform": grid.transform,
+        "compress": "deflate",
+        "predictor": 3,
+        "tiled": True,
+        "blockxsize": 256,
+        "blockysize": 256,
+        "sparse_ok": True,
+        "bigtiff": "if_safer",
+    }
+    paths = [folder / f"{name}.tif" for name in LAYERS]
+    # GDAL prints what it finds wrong, and goes on.
+    settings = {"GDAL_CACHEMAX": _CACHE_MB, "GDAL_TIFF_OVR_BLOCKSIZE": 256, "CPL_LOG": os.devnull}
+    with _drawing(folder), rasterio.Env(**settings):
+        with ExitStack() as files:
+            opened = [files.enter_context(rasterio.open(path, "w", **profile)) for path in paths]
+            layers = Layers(dict(zip(LAYERS, opened, strict=True)), grid)
+            yield layers
+        longest = max(profile["width"], profile["height"])
+        factors = [2**n for n in range(1, 12) if longest / 2 ** (n - 1) > 512]
+        for path in paths:
+            with rasterio.open(path, "r+", sparse_ok=True) as file:
+                file.build_overviews(factors, Resampling.average)
+            for level, factor in enumerate([1, *factors], -1):
+                _read_all(path, level, factor, [grid.window(block) for block in layers.blocks])
+
+
+def _read_all(path: Path, level: int, factor: int, windows: Sequence[Window]) -> None:
+    """Read what was written in some windows: a full disk is no error for GDAL when it closes.
+
+    Args:
+        path: a picture.
+        level, factor: of the overview, and how many cells a side of its cells has; -1 and 1 for
+            the picture itself.
+        windows: in the picture.
+
+    Raises:
+        RasterioError: something is not there.
+    """
+    options = {} if level < 0 else {"overview_level": level}
+    with rasterio.open(path, **options) as file:
+        whole = Window(0, 0, file.width, file.height)
+        for window in windows:
+            left, top, side = (
+                each // factor for each in (window.col_off, window.row_off, window.width)
+            )
+            part = Window(left, top, side + 1, side + 1)
+            file.read(1, window=part.intersection(whole))
+
+
+@contextmanager
+def _drawing(folder: Path) -> Iterator[None]:
+    with writing(folder):
+        try:
+            yield
+        except RasterioError as error:
+            raise OSError(None, " ".join(str(error.__cause__ or error).split())) from None
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """The cells above the threshold, of all blocks.
+
+    Attributes:
+        cells: (N, 2) int32, row from the north and column in the pictures.
+        score, height: (N,) float32, the latter in mm.
+    """
+
+    cells: np.ndarray
+    score: np.ndarray
+    height: np.ndarray
+
+
+def damaged_cells(folder: Path, grid: Grid, blocks: Sequence[Block], threshold: float) -> Damaged:
+    """Read from the layers what is above a threshold.
+
+    Raises:
+        UserError: it is far too much.
+    """
+    parts: list[tuple[np.ndarray, ...]] = []
+    count = 0
+    with (
+        rasterio.Env(GDAL_CACHEMAX=_CACHE_MB),
+        rasterio.open(folder / "score.tif") as scores,
+        rasterio.open(folder / "height_mm.tif") as heights,
+    ):
+        for block in blocks:
+            window = grid.window(block)
+            score = scores.read(1, window=window)
+            row, column = np.nonzero(score > threshold)
+            count += len(row)
+            if count > _MOST_CELLS:
+                raise UserError(
+                    f"--threshold {threshold:.6g}: {count:,} cells are above it, and more to come; "
+                    "give a higher one"
+                )
+            if len(row):
+                height = heights.read(1, window=window)[row, column]
+                place = np.stack((row + window.row_off, column + window.col_off), 1)
+                parts.append((place.astype(np.int32), score[row, column], height))
+    if not parts:
+        return Damaged(np.empty((0, 2), np.int32), *np.empty((2, 0), np.float32))
+    return Damaged(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+
+
+def damages(damaged: Damaged, grid: Grid, threshold: float) -> list[dict[str, Any]]:
+    """GeoJSON features of what touches, those first that have most above the threshold in all.
+
+    A damage's depth is the height that a tenth of its cells is below: a few noisy cells
+    do not count.
+    """
+    if not len(damaged.cells):
+        return []
+    parts = _connected(damaged.cells)
+    order = np.argsort(parts, kind="stable")
+    features = []
+    for index in np.split(order, np.flatnonzero(np.diff(parts[order])) + 1):
+        if len(index) >= LEAST_CELLS:
+            each = Damaged(damaged.cells[index], damaged.score[index], damaged.height[index])
+            features.append(_feature(each, grid))
+    features.sort(key=lambda each: -_excess(each["properties"], threshold))
+    for number, feature in enumerate(features, 1):
+        feature["properties"] = {"number": number, **feature["properties"]}
+    return features
+
+
+def write_damages(
+    path: Path, features: list[dict[str, Any]], grid: Grid, facts: dict[str, Any]
+) -> None:
+    """Write GeoJSON in the coordinates of the scan, which it names as GDAL and QGIS read it.
+
+    Raises:
+        UserError: the system refuses to.
+    """
+    collection: dict[str, Any] = {"type": "FeatureCollection", "name": "damages"}
+    code = None if grid.crs is None else horizontal(grid.crs).to_epsg()
+    if code is not None:
+        name = f"urn:ogc:def:crs:EPSG::{code}"
+        collection["crs"] = {"type": "name", "properties": {"name": name}}
+    collection |= {"facts": facts, "features": features}
+    with written_whole(path, "w", encoding="utf-8") as file:
+        json.dump(collection, file, allow_nan=False)
+        file.write("\n")
+
+
+def _connected(cells: np.ndarray) -> np.ndarray:
+    """The number of the part (N,) that each cell (N, 2) belongs to; corners touch, too."""
+    row, column = cells.T.astype(np.int64)
+    wide = int(column.max()) + 2
+    key = row * wide + column
+    order = np.argsort(key)
+    ordered = key[order]
+    pairs = []
+    for step in (1, wide - 1, wide, wide + 1):
+        place = np.searchsorted(ordered, ordered + step).clip(0, len(key) - 1)
+        found = np.flatnonzero(ordered[place] == ordered + step)
+        pairs.append(np.stack((order[found], order[place[found]])))
+    one, other = np.concatenate(pairs, 1)
+    graph = coo_matrix((np.ones(len(one), bool), (one, other)), shape=(len(key), len(key)))
+    return connected_components(graph, directed=False)[1]
+
+
+def _excess(properties: dict[str, Any], threshold: float) -> float:
+    return (properties["score_mean"] - threshold) * properties["area_m2"]
+
+
+def _feature(damaged: Damaged, grid: Grid) -> dict[str, Any]:
+    top, left = damaged.cells.min(0)
+    place = damaged.cells - (top, left)
+    mask = np.zeros(place.max(0) + 1, np.uint8)
+    mask[tuple(place.T)] = 1
+    transform = grid.transform @ Affine.translation(int(left), int(top))
+    rings = [shape["coordinates"] for shape, _ in shapes(mask, mask=mask > 0, transform=transform)]
+    size = grid.cell / 100
+    # Along and across the longest direction.
+    centred = place - place.mean(0)
+    axes = np.linalg.svd(centred.T @ centred)[0]
+    length, width = np.ptp(centred @ axes, axis=0) * size + size
+    north, east = damaged.cells.mean(0) + 0.5
+    middle = grid.on_map(east, north)
+    properties = {
+        "score_max": float(damaged.score.max()),
+        "score_mean": float(damaged.score.mean(dtype=np.float64)),
+        "area_m2": round(len(place) * size**2, 4),
+        "depth_mm": round(max(0.0, -float(np.quantile(damaged.height, 0.1))), 1),
+        "length_m": round(float(length), 2),
+        "width_m": round(float(width), 2),
+        "east": round(float(middle[0]), 3),
+        "north": round(float(middle[1]), 3),
+    }
+    geometry = {"type": "MultiPolygon", "coordinates": rings}
+    if len(rings) == 1:
+        geometry = {"type": "Polygon", "coordinates": rings[0]}
+    return {"type": "Feature", "properties": properties, "geometry": geometry}

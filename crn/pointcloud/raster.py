@@ -1,0 +1,140 @@
+"""Cells: count, mean height and mean intensity of the road's points, and which gaps are filled."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from crn.errors import UserError
+from crn.pointcloud.partition import BLOCK, HEIGHT_STEP, Block, Partition
+
+# Centimetres on a side of a cell, and the points in a square metre with which it holds about 0.8.
+CELLS = {1: 8000, 2: 2000, 4: 500, 8: 125}
+FEWEST_POINTS = 100  # in a square metre
+
+_PATCH = 80  # centimetres on a side, over which densities are counted
+_AT_A_TIME = 4_000_000  # points
+
+
+@dataclass(frozen=True)
+class Raster:
+    """Cells of a block and its margin; row 0 is in the south.
+
+    Attributes:
+        count: (H, W) points in each cell.
+        height: (H, W) float64, their mean in metres; of the nearest cell where a gap is filled, and
+            NaN where nothing is known.
+        intensity: (H, W) float32, alike.
+    """
+
+    count: np.ndarray
+    height: np.ndarray
+    intensity: np.ndarray
+
+    @property
+    def measured(self) -> np.ndarray:
+        """The cells (H, W) bool with points."""
+        return self.count > 0
+
+    @property
+    def known(self) -> np.ndarray:
+        """The cells (H, W) bool with points, or filled from such."""
+        return ~np.isnan(self.intensity)
+
+
+def rasterise(partition: Partition, block: Block, margin: int, cell: int, max_gap: float) -> Raster:
+    """Make the cells of a block.
+
+    The sums are of whole numbers, which floats hold exactly up to 2**53, so any order of the points
+    gives the same bits.
+
+    Args:
+        partition: with the points of the road only.
+        block: of it.
+        margin: around it, whole cells in centimetres.
+        cell: its side in centimetres.
+        max_gap: metres from a cell with points up to which gaps are filled; one cell at least.
+    """
+    side = (BLOCK + 2 * margin) // cell
+    count, height, intensity = (np.zeros(side * side) for _ in range(3))
+    for i, j, records in partition.around(block, margin):
+        for start in range(0, len(records), _AT_A_TIME):
+            part = slice(start, start + _AT_A_TIME)
+            cells = (j[part] // cell) * side + i[part] // cell
+            count += np.bincount(cells, minlength=side * side)
+            height += np.bincount(cells, records["z"][part], side * side)
+            intensity += np.bincount(cells, records["intensity"][part], side * side)
+    with np.errstate(invalid="ignore"):
+        height *= HEIGHT_STEP
+        height /= count
+        intensity /= count
+    raster = Raster(
+        count.reshape(side, side).astype(np.int32),
+        height.reshape(side, side),
+        intensity.reshape(side, side).astype(np.float32),
+    )
+    _fill_gaps(raster, max(1.0, max_gap * 100 / cell))
+    return raster
+
+
+def _fill_gaps(raster: Raster, reach: float) -> None:
+    """Give cells without points what the nearest cell has, up to ``reach`` cells away.
+
+    Only what lies between cells with points is a gap: the road does not grow at its edges.
+    """
+    cells = int(reach)
+    measured = raster.measured
+    rows, columns = np.nonzero(measured.any(1))[0], np.nonzero(measured.any(0))[0]
+    if not len(rows):
+        return
+    window = tuple(slice(max(0, each[0] - cells), each[-1] + cells + 1) for each in (rows, columns))
+    size = 2 * cells + 1
+    # Nothing is known beyond the window, so what is closed there is closed by what is inside.
+    padded = np.pad(measured[window], cells)
+    closed = ndimage.minimum_filter(ndimage.maximum_filter(padded, size), size)
+    closed = closed[cells:-cells, cells:-cells] & ~measured[window]
+    row, column = np.nonzero(closed)
+    row, column = row + window[0].start, column + window[1].start
+    steps = sorted(
+        (east**2 + north**2, north, east)
+        for east in range(-cells, cells + 1)
+        for north in range(-cells, cells + 1)
+        if 0 < east**2 + north**2 <= reach**2
+    )
+    high, wide = measured.shape
+    for _, north, east in steps:
+        r, c = row + north, column + east
+        inside = (r >= 0) & (r < high) & (c >= 0) & (c < wide)
+        found = inside.copy()
+        found[inside] = measured[r[inside], c[inside]]
+        to, of = (row[found], column[found]), (r[found], c[found])
+        raster.height[to], raster.intensity[to] = raster.height[of], raster.intensity[of]
+        row, column = row[~found], column[~found]
+
+
+def densities(records: np.ndarray) -> np.ndarray:
+    """Points in a square metre, for every patch of a block that has points."""
+    side = BLOCK // _PATCH
+    patch = (records["j"] // _PATCH).astype(np.int32) * side + records["i"] // _PATCH
+    counts = np.bincount(patch)
+    return counts[counts > 0] / (_PATCH / 100) ** 2
+
+
+def choose_cell(density: np.ndarray, where: str) -> int:
+    """The smallest cell for the density of the road, in centimetres.
+
+    Args:
+        density: of all its patches, points in a square metre.
+        where: what was read, for the message.
+
+    Raises:
+        UserError: it is too sparse.
+    """
+    enough = density[density >= FEWEST_POINTS]
+    if len(enough) * (_PATCH / 100) ** 2 < 8:
+        raise UserError(
+            f"{where}: its road has {np.median(density):.0f} points/m2, which are too few to see "
+            f"damage; {FEWEST_POINTS} are needed"
+        )
+    typical = np.median(enough)
+    return next((cell for cell, least in CELLS.items() if typical >= least), max(CELLS))

@@ -1,0 +1,256 @@
+"""Which points are of the road: by their class, by polygons, or by a simple filter of this program.
+
+The filter knows three things of roads: what stands on them is narrower than 4.5 m, they are not
+steep, and a kerb ends them, below which the road is. It takes a driveway, a cycle path without a
+kerb or a square for road, too: classes or polygons that others have made are better.
+"""
+
+import json
+import logging
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rasterio.errors import RasterioError
+from rasterio.features import rasterize
+from rasterio.transform import Affine
+from scipy import ndimage
+
+from crn.errors import UserError
+from crn.pointcloud.partition import (
+    BLOCK,
+    HEIGHT_STEP,
+    Block,
+    Partition,
+    with_neighbours,
+)
+
+log = logging.getLogger(__name__)
+
+CELL = 16  # centimetres, in which the road is told from the rest
+ROAD_CLASS, GROUND_CLASS = 11, 2
+ABOVE, BELOW = 0.10, 0.15  # metres around its level in which points are of the road
+
+_SIDE = BLOCK // CELL
+_MARGIN = 50 * CELL  # the filter's view beyond a block
+_WIDEST_OBJECT = 28  # cells: 4.5 m
+_OVER_OPENING = 0.15  # what is higher above the opened surface stands on it
+_KERB = 0.05
+_STEEPEST = 0.15
+_SMALLEST_ROAD = 8 / 0.16**2  # cells: 8 m2
+_LARGEST_HOLE = 2 / 0.16**2  # which a pothole may be
+
+
+@dataclass(frozen=True)
+class Road:
+    """How points of the road are told from others.
+
+    Attributes:
+        rule: in words.
+        classes: of its points; None where their class says nothing.
+        polygons: GeoJSON geometries in metres that it lies in; None without.
+    """
+
+    rule: str
+    classes: tuple[int, ...] | None = None
+    polygons: tuple[dict[str, Any], ...] | None = None
+
+    def level(self, partition: Partition, block: Block) -> np.ndarray | None:
+        """The height of the road (S, S) in a block, float32 metres, NaN where there is none.
+
+        None where classes decide, and heights do not count.
+        """
+        if self.classes is not None:
+            return None
+        lowest = _lowest(partition, block)
+        ground = _opened(lowest)
+        if self.polygons is None:
+            road = _largest_below_kerbs(lowest, ground)
+        else:
+            road = ground & _inside(self.polygons, block)
+        edge = _MARGIN // CELL
+        return _smoothed(lowest, road).astype(np.float32)[edge:-edge, edge:-edge]
+
+    def of_road(
+        self,
+        kind: np.ndarray,
+        i: np.ndarray,
+        j: np.ndarray,
+        z: np.ndarray,
+        level: np.ndarray | None,
+    ) -> np.ndarray:
+        """Which points (N,) of a block are of the road.
+
+        Args:
+            kind: their classes.
+            i, j: centimetres from the lower left corner of the block.
+            z: heights in steps of `HEIGHT_STEP`.
+            level: of the block, see above.
+        """
+        if level is None:
+            return np.isin(kind, self.classes)
+        above = z * HEIGHT_STEP - level[j // CELL, i // CELL]
+        return (above <= ABOVE) & (above >= -BELOW)  # not where the level is NaN
+
+
+def choose_road(classes: np.ndarray, polygons: tuple[dict[str, Any], ...] | None) -> Road:
+    """The way that what is known of the points allows.
+
+    Args:
+        classes: (256,) how many points there are of each.
+        polygons: of ``--road``.
+    """
+    if polygons is not None:
+        return Road("polygons of --road", polygons=polygons)
+    for kind, name in ((ROAD_CLASS, "road"), (GROUND_CLASS, "ground")):
+        if classes[kind]:
+            return Road(f"class {kind} ({name})", classes=(kind,))
+    return Road("the filter of this program")
+
+
+def read_polygons(path: Path, unit: float, flag: str) -> tuple[dict[str, Any], ...]:
+    """Polygons of a GeoJSON file in the scan's coordinates, turned into metres.
+
+    Args:
+        path: the file.
+        unit: metres in a unit of its coordinates.
+        flag: what asked for it, for messages.
+
+    Raises:
+        UserError: it cannot be read, or holds none.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        features = content.get("features", [content])
+        shapes = [each.get("geometry", each) for each in features]
+        shapes = [
+            {"type": each["type"], "coordinates": _scaled(each["coordinates"], unit)}
+            for each in shapes
+            if each and each["type"] in ("Polygon", "MultiPolygon")
+        ]
+    except OSError as error:
+        raise UserError(f"{flag} {path}: cannot be read ({error.strerror})") from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise UserError(f"{flag} {path}: is no GeoJSON file") from None
+    if not shapes:
+        raise UserError(f"{flag} {path}: holds no polygon")
+    return tuple(shapes)
+
+
+def burn(
+    polygons: tuple[dict[str, Any], ...],
+    left: float,
+    bottom: float,
+    cell: float,
+    side: int,
+    flag: str,
+) -> np.ndarray:
+    """The cells (side, side) bool whose middle is in a polygon.
+
+    Args:
+        polygons: of `read_polygons`.
+        left, bottom: of the lower left cell, metres.
+        cell: metres.
+        side: cells.
+        flag: for messages.
+
+    Raises:
+        UserError: the polygons are none.
+    """
+    transform = Affine(cell, 0, left, 0, cell, bottom)
+    try:
+        inside = rasterize(polygons, (side, side), transform=transform, dtype="uint8")
+    except (RasterioError, ValueError, TypeError, IndexError) as error:
+        raise UserError(f"{flag}: its polygons cannot be used ({error})") from None
+    return inside.astype(bool)
+
+
+def _scaled(coordinates: Any, unit: float) -> Any:
+    if isinstance(coordinates[0], (int, float)):
+        return [float(value) * unit for value in coordinates[:2]]
+    return [_scaled(each, unit) for each in coordinates]
+
+
+def _inside(polygons: tuple[dict[str, Any], ...], block: Block) -> np.ndarray:
+    left, bottom = ((number * BLOCK - _MARGIN) / 100 for number in block)
+    return burn(polygons, left, bottom, CELL / 100, _SIDE + 2 * (_MARGIN // CELL), "--road")
+
+
+def _lowest(partition: Partition, block: Block) -> np.ndarray:
+    """The lowest height in every cell of a block and its margin, metres; infinite without any."""
+    edge = _MARGIN // CELL
+    whole = np.full((3 * _SIDE, 3 * _SIDE), np.inf)
+    for column, row in with_neighbours(block):
+        if (own := _lowest_in(partition, (column, row))) is not None:
+            east, north = (column - block[0] + 1) * _SIDE, (row - block[1] + 1) * _SIDE
+            whole[north : north + _SIDE, east : east + _SIDE] = own
+    return whole[_SIDE - edge : 2 * _SIDE + edge, _SIDE - edge : 2 * _SIDE + edge]
+
+
+@lru_cache(maxsize=256)
+def _lowest_in(partition: Partition, block: Block) -> np.ndarray | None:
+    """As `_lowest`, of a block alone; None without points."""
+    if not partition.has(block):
+        return None
+    records = partition.points(block)
+    lowest = np.full(_SIDE * _SIDE, np.iinfo(np.int32).max, np.int32)
+    cells = (records["j"] // CELL).astype(np.int32) * _SIDE + records["i"] // CELL
+    np.minimum.at(lowest, cells, records["z"])
+    known = lowest < np.iinfo(np.int32).max
+    return np.where(known, lowest * HEIGHT_STEP, np.inf).reshape(_SIDE, _SIDE)
+
+
+def _opened(lowest: np.ndarray) -> np.ndarray:
+    """The cells (S, S) bool of the ground: cars, posts and what hangs over it are not."""
+    opened = ndimage.minimum_filter(lowest, _WIDEST_OBJECT, mode="nearest")
+    opened[np.isinf(opened)] = -np.inf
+    # The window of an even width is shifted back.
+    opened = ndimage.maximum_filter(opened, _WIDEST_OBJECT, mode="nearest", origin=-1)
+    with np.errstate(invalid="ignore"):
+        return np.isfinite(lowest) & (lowest - opened <= _OVER_OPENING)
+
+
+def _largest_below_kerbs(lowest: np.ndarray, ground: np.ndarray) -> np.ndarray:
+    """The ground (S, S) bool that is flat, large, and not above a kerb."""
+    height = np.where(ground, lowest, np.inf)
+    # The upper cells at every step: the lower side keeps its last cell.
+    with np.errstate(invalid="ignore"):  # of infinite heights, where there is no ground
+        raised = ground & (height - ndimage.minimum_filter(height, 3) > _KERB)
+    flat = ground & ~raised
+    level = _smoothed(lowest, flat)
+    steep = np.hypot(*np.gradient(level, CELL / 100)) > _STEEPEST
+    flat &= ~steep
+    parts, _ = ndimage.label(flat)
+    sizes = np.bincount(parts.ravel())
+    road = np.zeros_like(flat)
+    for part in np.flatnonzero(sizes >= _SMALLEST_ROAD):
+        if part and not _is_above_kerbs(parts == part, raised, height):
+            road |= parts == part
+    holes, _ = ndimage.label(~road)
+    hole_sizes = np.bincount(holes.ravel())
+    small = hole_sizes <= _LARGEST_HOLE
+    small[0] = False
+    return (road | small[holes]) & ground
+
+
+def _is_above_kerbs(part: np.ndarray, raised: np.ndarray, height: np.ndarray) -> bool:
+    """Whether a part is mostly the upper side of the steps along its border."""
+    border = raised & ndimage.binary_dilation(part, iterations=2)
+    count = ndimage.uniform_filter(part.astype(float), 5)
+    beside = ndimage.uniform_filter(np.where(part, height, 0), 5)
+    border &= count > 0.01
+    step = height[border] - beside[border] / count[border]
+    return np.count_nonzero(step < _KERB / 2) > np.count_nonzero(step >= _KERB / 2)
+
+
+def _smoothed(lowest: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The height in a mask (S, S), smoothed within it; NaN outside."""
+    weight = ndimage.gaussian_filter(mask.astype(float), 3)
+    # About one height: the sums below keep their digits.
+    middle = float(np.median(lowest[mask])) if mask.any() else 0.0
+    total = ndimage.gaussian_filter(np.where(mask, lowest - middle, 0.0), 3)
+    level = np.full(mask.shape, np.nan)
+    level[mask] = middle + total[mask] / weight[mask]
+    return level

@@ -1,0 +1,274 @@
+"""Tiles of 2.56 m: cut from the map's grid, levelled, and written in the layout of RoadImages.
+
+What all tiles of a set have in common is in its tiles.json. A model scores only tiles that are made
+as those it was trained on.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from crn.errors import UserError
+from crn.pointcloud.partition import BLOCK, Block, Partition
+from crn.pointcloud.raster import CELLS, Raster, rasterise
+from crn.system.files import written_whole
+from crn.system.text import shown
+from datasets.road_images import TILE_FOLDERS
+
+TILE, STRIDE = 256, 128  # centimetres
+TILES_FILE = "tiles.json"
+EMPTY_FOLDER = "empty_files"
+VERSION = 1
+DETRENDING = "robust quadratic (Huber, 4 rounds)"
+
+_ROUNDS = 4
+_HUBER = 1.345  # deviations; the usual choice, for 95 % efficiency on normal noise
+_AT_A_TIME = 1 << 20  # cells
+# Around a block: what its tiles reach, and what the gaps there reach further.
+_REACH, _GAPS = STRIDE, 16
+MARGIN = _REACH + _GAPS
+# Tiles have names by their lower left corner; a gap is filled before the fill is counted.
+LARGEST_GAP = 0.05
+
+
+@dataclass(frozen=True)
+class TileSet:
+    """What all tiles of a set have in common.
+
+    Attributes:
+        cell: side of a cell in centimetres.
+        height_range_mm: what is black and white in height images.
+        intensity: whether there is intensity; if not, the height is there twice.
+        max_gap: metres up to which gaps are filled.
+        min_fill: share of a tile that is known at least.
+    """
+
+    cell: int
+    height_range_mm: tuple[float, float] = (-60.0, 60.0)
+    intensity: bool = True
+    max_gap: float = LARGEST_GAP
+    min_fill: float = 0.7
+
+    @property
+    def pixels(self) -> int:
+        """Of a side of a tile."""
+        return TILE // self.cell
+
+    def description(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """What tiles.json holds: what is fixed, and under "facts" what was found."""
+        fixed = {**asdict(self), "tile": TILE, "stride": STRIDE, "detrending": DETRENDING}
+        return {"version": VERSION, **fixed, "facts": facts}
+
+
+def read_tile_set(path: Path) -> TileSet:
+    """The tile set that a tiles.json describes.
+
+    Raises:
+        UserError: it cannot be read, or is of another version.
+    """
+    name = f"--tiles-from {path}"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        version = values["version"]
+        low, high = values["height_range_mm"]
+        tiles = TileSet(
+            values["cell"],
+            (float(low), float(high)),
+            values["intensity"],
+            float(values["max_gap"]),
+            float(values["min_fill"]),
+        )
+        known = (values["tile"], values["stride"], values["detrending"])
+    except OSError as error:
+        raise UserError(
+            f"{name}: cannot be read ({error.strerror}); give the tiles.json of the tiles that the "
+            "model was trained on"
+        ) from None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise UserError(
+            f"{name}: is no description of tiles by this program; give the tiles.json of the tiles "
+            "that the model was trained on"
+        ) from None
+    if version != VERSION or known != (TILE, STRIDE, DETRENDING):
+        raise UserError(
+            f"{name}: its tiles are of version {shown(version)}, and this program makes version "
+            f"{VERSION}; make them anew"
+        )
+    finite = all(map(math.isfinite, (low, high, tiles.max_gap, tiles.min_fill)))
+    if tiles.cell not in CELLS or not (finite and low < high and tiles.max_gap <= LARGEST_GAP):
+        raise UserError(f"{name}: its values are out of range; it is damaged")
+    return tiles
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Some tiles of a block; row 0 is in the south.
+
+    Attributes:
+        corners: (N, 2) centimetres from the lower left corner of the block, east and north.
+        height: (N, S, S) float32, mm above the levelled surface; NaN where nothing is known.
+        intensity: (N, S, S) float32 as in the file; NaN where nothing is known.
+        fill: (N,) share that is known.
+    """
+
+    corners: np.ndarray
+    height: np.ndarray
+    intensity: np.ndarray
+    fill: np.ndarray
+
+    @property
+    def known(self) -> np.ndarray:
+        """(N, S, S) bool: cells with points, or filled from near ones."""
+        return ~np.isnan(self.intensity)
+
+
+def raster_of(partition: Partition, block: Block, tiles: TileSet) -> Raster:
+    """The cells of a block and `MARGIN` around it."""
+    return rasterise(partition, block, MARGIN, tiles.cell, tiles.max_gap)
+
+
+def cut(raster: Raster, tiles: TileSet, min_fill: float, first: int) -> Iterator[Tiles]:
+    """The tiles of a block that are filled enough.
+
+    Args:
+        raster: of `raster_of`.
+        tiles: how they are made.
+        min_fill: share of a tile that is known at least.
+        first: 0 for the tiles whose lower left corner is in the block, -`STRIDE` for all that have
+            a part in it.
+    """
+    side, step = tiles.pixels, STRIDE // tiles.cell
+    corners = np.arange(first, BLOCK, STRIDE)
+    start = (MARGIN + first) // tiles.cell
+
+    def windows(cells: np.ndarray) -> np.ndarray:
+        view = np.lib.stride_tricks.sliding_window_view(cells[start:, start:], (side, side))
+        return view[::step, ::step][: len(corners), : len(corners)]
+
+    known = windows(raster.known)
+    fill = known.mean((2, 3))
+    rows, columns = np.nonzero(fill >= min_fill)
+    height, intensity, measured = map(windows, (raster.height, raster.intensity, raster.measured))
+    at_a_time = max(1, _AT_A_TIME // side**2)
+    for begin in range(0, len(rows), at_a_time):
+        which = rows[begin : begin + at_a_time], columns[begin : begin + at_a_time]
+        yield Tiles(
+            np.stack((corners[which[1]], corners[which[0]]), 1),
+            levelled(height[which], measured[which]),
+            intensity[which],
+            fill[which],
+        )
+
+
+@cache
+def _quadratic(side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Terms of a quadratic at every cell (S * S, 6), and their products (S * S, 36)."""
+    steps = (np.arange(side) + 0.5) / side * 2 - 1
+    y, x = (each.ravel() for each in np.meshgrid(steps, steps, indexing="ij"))
+    terms = np.stack((np.ones_like(x), x, y, x * x, x * y, y * y), 1)
+    return terms, (terms[:, :, None] * terms[:, None]).reshape(len(terms), 36)
+
+
+def levelled(height: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """Heights above a quadratic surface, fitted so that damage hardly moves it.
+
+    Args:
+        height: (N, S, S) float64 metres, NaN where nothing is known.
+        measured: (N, S, S) bool, what the surface is fitted to.
+
+    Returns:
+        (N, S, S) float32, millimetres.
+    """
+    count, side = len(height), height.shape[1]
+    terms, products = _quadratic(side)
+    measured = measured.reshape(count, -1)
+    z = height.reshape(count, -1) * 1000.0
+    unknown = np.isnan(z)
+    z -= np.where(measured, z, 0).sum(1, keepdims=True) / measured.sum(1, keepdims=True)
+    z[unknown] = 0
+    weight = measured.astype(float)
+    for turn in range(_ROUNDS + 1):
+        normal = (weight @ products).reshape(count, 6, 6)
+        # A little more on the diagonal: cells in one line leave a quadratic undetermined.
+        normal += np.eye(6) * (1e-9 * np.trace(normal, axis1=1, axis2=2))[:, None, None]
+        surface = np.linalg.solve(normal, ((weight * z) @ terms)[:, :, None])[:, :, 0]
+        rest = z - surface @ terms.T
+        if turn < _ROUNDS:
+            size = abs(rest)
+            limit = _HUBER * 1.4826 * _medians(size, measured)
+            weight = measured * np.minimum(1, limit[:, None] / np.maximum(size, 1e-9))
+    rest[unknown] = np.nan
+    return rest.reshape(height.shape).astype(np.float32)
+
+
+def _medians(values: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """About the median (N,) of the values (N, P) at some places, by every fifth of them."""
+    some = np.where(where[:, ::5], values[:, ::5], np.inf)
+    some.sort(1)
+    middle = np.count_nonzero(np.isfinite(some), axis=1) // 2
+    return np.maximum(some[np.arange(len(some)), middle], 1e-3)
+
+
+def images_of(
+    part: Tiles, tiles: TileSet, intensity_range: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Height images (N, S, S) uint16 and intensity images (N, S, S) uint8, north up.
+
+    What is not known has height 0 and the tile's median intensity, so that it does not stand out.
+    """
+    low, high = tiles.height_range_mm
+    height = np.nan_to_num(part.height, nan=0.0)[:, ::-1]
+    height = ((height - low) / (high - low)).clip(0, 1)
+    if not tiles.intensity:
+        return np.rint(height * 65535).astype(np.uint16), np.rint(height * 255).astype(np.uint8)
+    low, high = intensity_range
+    intensity = part.intensity[:, ::-1]
+    middle = np.nanmedian(intensity.reshape(len(intensity), -1)[:, ::5], axis=1)
+    intensity = np.where(np.isnan(intensity), middle[:, None, None], intensity)
+    intensity = ((intensity - low) / (high - low)).clip(0, 1)
+    return np.rint(height * 65535).astype(np.uint16), np.rint(intensity * 255).astype(np.uint8)
+
+
+def tile_name(block: Block, corner: np.ndarray) -> str:
+    """The name of a tile, by the centimetres of its lower left corner on the map."""
+    east, north = (number * BLOCK + int(place) for number, place in zip(block, corner, strict=True))
+    return f"e{east:09d}_n{north:09d}"
+
+
+def write_tile(
+    folder: Path, name: str, known: np.ndarray, height: np.ndarray, intensity: np.ndarray
+) -> None:
+    """Write a tile below a folder that has a subfolder for each kind of image.
+
+    Args:
+        folder: it appears in its place when all tiles are whole.
+        name: of the tile.
+        known: (S, S) bool, row 0 in the south; where all is, there is no image of what is empty.
+        height, intensity: of `images_of`.
+
+    Raises:
+        OSError: the system refuses to.
+    """
+    kinds = zip((*TILE_FOLDERS, EMPTY_FOLDER), (height, intensity, ~known[::-1]), strict=True)
+    for kind, pixels in kinds:
+        if kind != EMPTY_FOLDER or pixels.any():
+            # Noise is not worth compressing.
+            Image.fromarray(pixels).save(folder / kind / f"{name}.png", compress_level=0)
+
+
+def write_description(path: Path, description: dict[str, Any]) -> None:
+    """Write tiles.json.
+
+    Raises:
+        UserError: the system refuses to.
+    """
+    with written_whole(path, "w", encoding="utf-8") as file:
+        json.dump(description, file, indent=2)
+        file.write("\n")

@@ -1,0 +1,38 @@
+"""From point clouds to tiles of the road, and from a model's scores back to map and points.
+
+``python pointcloud.py --help`` lists the commands.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+
+from crn.errors import UserError
+from crn.system.program import program
+
+_NEEDED = ("laspy", "lazrs", "pyproj", "rasterio")
+
+
+@program("pointcloud.py")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program.
+
+    Args:
+        argv: command line, without the program's name; that of the process by default.
+
+    Returns:
+        Exit status: 0, 2 for bad input, 130 after Ctrl-C.
+    """
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"point clouds need the packages {', '.join(missing)}: "
+            "pip install -r requirements-pointcloud.txt"
+        )
+    from crn.pointcloud.command import run_pointcloud
+
+    return run_pointcloud(sys.argv[1:] if argv is None else argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

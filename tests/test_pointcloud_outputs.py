@@ -1,0 +1,216 @@
+"""Full disks, kills and Ctrl-C leave nothing half done; and the page, in a browser."""
+
+import errno
+import os
+import resource
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+laspy = pytest.importorskip("laspy")
+rasterio = pytest.importorskip("rasterio")
+
+from scans import LAYERS, run_score, small_street  # noqa: E402
+from victims import Victim  # noqa: E402
+
+from crn.errors import UserError  # noqa: E402
+from crn.pointcloud.layers import Grid, drawn_layers  # noqa: E402
+from crn.pointcloud.score import Mosaic  # noqa: E402
+from crn.pointcloud.street import write_scan  # noqa: E402
+from crn.system.program import program  # noqa: E402
+
+RESULTS = {"damages.geojson", "report.html", "scan.laz", *(f"{name}.tif" for name in LAYERS)}
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("scan") / "scan.laz"
+    write_scan(path, small_street())
+    return path
+
+
+@pytest.fixture(scope="module")
+def scored(scan, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("scored") / "out"
+    run_score([scan], folder)
+    return folder
+
+
+def score_in_a_process(scan: Path, out: Path, file_size: int | None = None) -> int:
+    """To be the ``act`` of a `Victim`: score where files may have ``file_size`` bytes."""
+
+    @program("pointcloud.py")
+    def main() -> int:
+        print("began", flush=True)
+        run_score([scan], out)
+        return 0
+
+    if file_size is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+    return main()
+
+
+def draw_in_a_process(folder: Path, file_size: int) -> int:
+    """To be the ``act`` of a `Victim`: draw layers where files may have ``file_size`` bytes."""
+
+    @program("pointcloud.py")
+    def main() -> int:
+        chance = np.random.default_rng(0)
+        blocks = [(0, 0), (0, 1)]
+        with drawn_layers(folder, Grid.around(blocks, 8, 1.0, None)) as layers:
+            for block in blocks:
+                layers.write(block, Mosaic(*chance.normal(0, 1, (3, 320, 320)).astype("f4")))
+        return 0
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+    return main()
+
+
+def assert_refused(ended, path: str) -> None:
+    assert ended.status == 2, ended.err
+    assert "Traceback" not in ended.err
+    *_, last = ended.err.splitlines()
+    assert last.startswith("pointcloud.py: error: ")
+    assert path in last
+    assert os.strerror(errno.EFBIG) in last or "cannot be written" in last
+
+
+def assert_all_or_nothing(out: Path) -> None:
+    names = {path.name for path in out.iterdir()} if out.exists() else set()
+    assert names in (set(), RESULTS), names
+
+
+# Below the size of the points of a block, and of the painted points.
+@pytest.mark.parametrize(("file_size", "path"), [(400_000, ".points"), (2_700_000, "scan.laz")])
+def test_a_full_disk(scan, scored, tmp_path, file_size, path):
+    assert (scored / "scan.laz").stat().st_size > 2_700_000
+    ended = Victim(tmp_path, score_in_a_process, scan, tmp_path / "out", file_size).end()
+    assert_refused(ended, path)
+    assert_all_or_nothing(tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("file_size", [3_000, 200_000, 700_000])
+def test_a_full_disk_while_layers_are_drawn(tmp_path, file_size):
+    ended = Victim(tmp_path, draw_in_a_process, tmp_path, file_size).end()
+    assert_refused(ended, str(tmp_path))
+
+
+def test_a_full_disk_while_the_demo_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("crn.pointcloud.command.make_street", lambda *_, **__: None)
+    monkeypatch.setattr(
+        "crn.pointcloud.command.write_scan",
+        lambda path, street: (_ for _ in ()).throw(UserError(f"{path}: full")),
+    )
+    from crn.pointcloud.command import make_demo
+
+    with pytest.raises(UserError, match="full"):
+        make_demo(tmp_path / "demo")
+    assert not list((tmp_path / "demo").iterdir())
+
+
+@pytest.mark.parametrize("wait", [0.05, 0.4, 0.8, 1.3])
+def test_ctrl_c(scan, tmp_path, wait):
+    victim = Victim(tmp_path, score_in_a_process, scan, tmp_path / "out")
+    victim.wait_for("began")
+    time.sleep(wait)
+    victim.send(signal.SIGINT)
+    ended = victim.end()
+    assert ended.status in (0, 130), ended.err
+    assert "Traceback" not in ended.err
+    assert_all_or_nothing(tmp_path / "out")
+    assert not (tmp_path / ".out.lock").exists()
+
+
+def test_what_a_killed_run_leaves_is_gone_after_the_next(scan, tmp_path):
+    out = tmp_path / "out"
+    for wait in (0.3, 0.9):
+        victim = Victim(tmp_path, score_in_a_process, scan, out)
+        victim.wait_for("began")
+        time.sleep(wait)
+        victim.send(signal.SIGKILL)
+        victim.end()
+        assert {path.name for path in out.glob("[!.]*")} in (set(), RESULTS)
+    run_score([scan], out)
+    assert {path.name for path in out.iterdir() if "-v1" not in path.name} == RESULTS
+
+
+def test_results_of_earlier_runs_are_kept(scan, scored, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(scored, out)
+    run_score([scan], out, 20.0)
+    for name in RESULTS:
+        aside = out / f"{Path(name).stem}-v1{Path(name).suffix}"
+        assert aside.read_bytes() == (scored / name).read_bytes()
+
+
+def test_the_page(scored, tmp_path):
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    from selenium.webdriver.chrome.service import Service
+
+    programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
+    if missing := [name for name, path in programs.items() if path is None]:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    chosen = webdriver.ChromeOptions()
+    chosen.binary_location = programs["chromium"]
+    for argument in (
+        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+        "--disable-background-networking", f"--user-data-dir={tmp_path}",
+    ):  # fmt: skip
+        chosen.add_argument(argument)
+    chosen.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(chosen, Service(programs["chromedriver"]))
+    try:
+        check_page(driver, scored / "report.html")
+    finally:
+        driver.quit()
+
+
+def check_page(driver, path: Path) -> None:
+    run = driver.execute_script
+    driver.get(path.as_uri())
+    assert "http" not in path.read_text().replace("http-equiv", "")
+    pictures = run("return [...document.images].map((e) => [e.complete, e.naturalWidth])")
+    assert len(pictures) == 2 + 3
+    assert all(complete and width for complete, width in pictures)
+    assert "places above the threshold\n1" in run("return document.body.innerText")
+
+    def scale() -> float:
+        transform = "getComputedStyle(document.getElementById('sheet')).transform"
+        return run(f"return new DOMMatrix({transform}).a")
+
+    whole = scale()
+    for button, factor in (("in", 1.5), ("out", 1)):
+        run("document.getElementById(arguments[0]).click()", button)
+        assert scale() == pytest.approx(whole * factor, rel=1e-4)
+    wheel = "new WheelEvent('wheel', {deltaY: -400, clientX: 300, clientY: 300, cancelable: true})"
+    run(f"document.getElementById('map').dispatchEvent({wheel})")
+    assert scale() == pytest.approx(whole * np.e, rel=1e-4)
+    run("document.getElementById('all').click()")
+    assert scale() == pytest.approx(whole)
+    run("document.querySelector('.place button').click()")
+    box, mark = (
+        run(f"const b = document.querySelector('{name}').getBoundingClientRect();"
+            "return [(b.left + b.right) / 2, (b.top + b.bottom) / 2]")
+        for name in ("#map", ".mark")
+    )  # fmt: skip
+    # The number stands above its place, which is in the middle.
+    assert mark[0] == pytest.approx(box[0], abs=3)
+    assert 0 < box[1] - mark[1] < 40
+    for width in (360, 1200):
+        metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        assert run("return document.documentElement.scrollWidth") <= width
+    for scheme in ("light", "dark"):
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+        text, back = (
+            run(f"return getComputedStyle(document.body).{name}.match(/\\d+/g).map(Number)")
+            for name in ("color", "backgroundColor")
+        )
+        assert abs(np.mean(text) - np.mean(back)) > 180
+    assert driver.get_log("browser") == []
