@@ -97,8 +97,8 @@ def find_results(
         pairs=options.scoring.pairs,
     )
     thresholds = None
-    if options.decision.threshold_from is not None:
-        thresholds = thresholds_from_file(options, facts.weights)
+    if (earlier := options.decision.threshold_from) is not None:
+        thresholds = thresholds_from_file(earlier, options.scoring, facts.weights)
     shown = options.output.image_output_path is not None
     images = read_images(samples, options.network.imsize, options.data.num_workers, keep=shown)
     masks = Masks(samples, images.sizes)  # one that cannot be used is found before the work

@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from crn.config import Options
+from crn.config import Scoring
 from crn.errors import UserError
 from crn.evaluation.maps import AnomalyMaps
 from crn.evaluation.pixel_metrics import PixelCounts
@@ -38,18 +39,18 @@ def thresholds_from_training(
     )
 
 
-def thresholds_from_file(options: Options, weights: str) -> Thresholds:
+def thresholds_from_file(path: Path, scoring: Scoring, weights: str) -> Thresholds:
     """Thresholds from ``--threshold-from``, the metrics.json of an earlier inference.
 
     Args:
+        path: the file.
+        scoring: how the model at hand scores.
         weights: the fingerprint of the model at hand.
 
     Raises:
         UserError: the file is none, holds no thresholds, or is of another model, another score or
             other maps.
     """
-    path = options.decision.threshold_from
-    assert path is not None
     try:
         earlier = read_metrics(path)
     except OSError as error:
@@ -60,11 +61,11 @@ def thresholds_from_file(options: Options, weights: str) -> Thresholds:
     except ValueError:
         raise UserError(f"--threshold-from {path}: is no metrics.json of an inference") from None
     same = {
-        "--anomaly-score": (earlier.anomaly_score, options.scoring.anomaly_score),
-        "--maps": (earlier.maps.kind, options.scoring.maps),
-        "--pooling": (earlier.maps.pooling, options.scoring.pooling),
-        "--map-smoothing": (earlier.maps.smoothing, options.scoring.map_smoothing),
-        "--pairs": (earlier.model.pairs, options.scoring.pairs),
+        "--anomaly-score": (earlier.anomaly_score, scoring.anomaly_score),
+        "--maps": (earlier.maps.kind, scoring.maps),
+        "--pooling": (earlier.maps.pooling, scoring.pooling),
+        "--map-smoothing": (earlier.maps.smoothing, scoring.map_smoothing),
+        "--pairs": (earlier.model.pairs, scoring.pairs),
     }
     for name, (theirs, mine) in same.items():
         if theirs != mine:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from datasets.road_images import TILE_FOLDERS
 from tqdm import tqdm
 
 from crn.errors import UserError
@@ -48,7 +49,6 @@ from crn.pointcloud.tiles import (
 )
 from crn.system.files import claimed, require_writable_folder, set_aside, writing
 from crn.system.program import Parser, print_result
-from datasets.road_images import TILE_FOLDERS
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ def _parser() -> Parser:
         metavar="JSON",
         help="the tiles.json of the tiles that the model was trained on",
     )
-    score.add_argument("--pairs", choices=("best", "all"), default="best", help="as of train.py")
+    score.add_argument("--pairs", choices=("best", "all"), help="as of train.py; as trained where not given")
     score.add_argument(
         "--anomaly-score",
         choices=("reconstruction", "residual", "discrimination"),

@@ -10,16 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from crn.checkpoints.reading import TrainedModel, load_model
-from crn.command_line import parse_options
-from crn.config import Scoring
 from crn.errors import UserError
-from crn.evaluation.maps import smoothed, smoothing_matrix
-from crn.evaluation.thresholds import fingerprint, thresholds_from_file
+from crn.evaluation.thresholds import thresholds_from_file
 from crn.system.hardware import pick_device, set_up_cpu
-from datasets.memory import normalize
-from datasets.reader import resize
+from datasets.reader import normalize, resize
 
 _BATCH = 64
 
@@ -30,29 +27,23 @@ class TileScorer:
 
     Attributes:
         name: the checkpoint and the anomaly score.
-        path: the checkpoint.
-        model: its networks.
-        anomaly_score: whose maps are used.
-        smoothing: the matrix of `crn.evaluation.maps.smoothing_matrix`.
+        model: its networks, and how they score.
         device: where it computes.
     """
 
     name: str
-    path: Path
     model: TrainedModel
-    anomaly_score: str
-    smoothing: Tensor
     device: torch.device
 
     @classmethod
     def from_checkpoint(
-        cls, path: Path, pairs: str, anomaly_score: str | None, cpu: bool
+        cls, path: Path, pairs: str | None, anomaly_score: str | None, cpu: bool
     ) -> "TileScorer":
         """Read a checkpoint.
 
         Args:
             path: the file.
-            pairs: "best" or "all".
+            pairs: "best" or "all"; as trained where None.
             anomaly_score: of `crn.config.SCORES`; that of the training where None.
             cpu: whether to leave a GPU alone.
 
@@ -61,10 +52,10 @@ class TileScorer:
         """
         set_up_cpu()
         device = pick_device(cpu)
-        model = load_model(path, pairs, device)
-        score = anomaly_score or model.config.anomaly_score
-        matrix = smoothing_matrix(Scoring().map_smoothing, model.config.network.imsize)
-        return cls(f"{score} score of {path}", path, model, score, matrix.to(device), device)
+        asked = {"pairs": pairs, "anomaly_score": anomaly_score}
+        typed = {name: value for name, value in asked.items() if value is not None}
+        model = load_model(path, device, **typed)
+        return cls(f"{model.config.scoring.anomaly_score} score of {path}", model, device)
 
     def threshold_from(self, metrics: Path) -> float:
         """The pixel threshold in the metrics.json of an inference with this model.
@@ -72,18 +63,10 @@ class TileScorer:
         Raises:
             UserError: the file cannot be used, or is of another model or score.
         """
-        data = ("--dataset", "RoadImages", "--dataset-path", str(self.path.parent))
-        words = ("--mode", "inference", "--model-input", str(self.path), *data)
-        more = ("--threshold-from", str(metrics))
-        pairs = ("--pairs", self._pairs, "--anomaly-score", self.anomaly_score)
-        options = parse_options([*words, *more, *pairs])
-        threshold = thresholds_from_file(options, fingerprint(self.model)).pixel
+        scoring, weights = self.model.config.scoring, self.model.fingerprint
+        threshold = thresholds_from_file(metrics, scoring, weights).pixel
         assert threshold is not None
         return threshold
-
-    @property
-    def _pairs(self) -> str:
-        return "best" if len(self.model.scorer.pairs) == 1 else "all"
 
     @torch.inference_mode()
     def __call__(self, height: np.ndarray, intensity: np.ndarray) -> np.ndarray:
@@ -107,8 +90,5 @@ class TileScorer:
         layers = torch.from_numpy(height.astype(np.float32) / 257), torch.from_numpy(intensity)
         h, i = (resize(layer, (size, size)).float() for layer in layers)
         x = normalize(torch.stack((h, i, i), 1).to(self.device))
-        _, maps = self.model.scorer.score(x)
-        smooth = smoothed(maps[self.anomaly_score], self.smoothing)
-        return torch.nn.functional.interpolate(smooth[:, None], (side, side), mode="bilinear")[
-            :, 0
-        ].cpu()
+        maps = self.model.score(x).maps[self.model.config.scoring.anomaly_score]
+        return interpolate(maps[:, None], (side, side), mode="bilinear")[:, 0].cpu()
