@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets.road_images import TILE_FOLDERS
 from tqdm import tqdm
 
 from crn.errors import UserError
@@ -49,6 +48,7 @@ from crn.pointcloud.tiles import (
 )
 from crn.system.files import claimed, require_writable_folder, set_aside, writing
 from crn.system.program import Parser, print_result
+from datasets.layouts import TILE_FOLDERS
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +148,9 @@ def _parser() -> Parser:
         metavar="JSON",
         help="the tiles.json of the tiles that the model was trained on",
     )
-    score.add_argument("--pairs", choices=("best", "all"), help="as of train.py; as trained where not given")
+    score.add_argument(
+        "--pairs", choices=("best", "all"), help="as of train.py; as trained where not given"
+    )
     score.add_argument(
         "--anomaly-score",
         choices=("reconstruction", "residual", "discrimination"),
@@ -385,7 +387,7 @@ def _marks(damage: tuple[dict[str, Any], ...], block: Block, tiles: TileSet):
 
     def touches(corner: np.ndarray) -> bool:
         east, north = corner // tiles.cell
-        return burnt[north : north + tiles.pixels, east : east + tiles.pixels].any()
+        return bool(burnt[north : north + tiles.pixels, east : east + tiles.pixels].any())
 
     return touches
 
@@ -396,7 +398,7 @@ def _output_names(scans: Sequence[Scan], out: Path) -> dict[Scan, str]:
     Raises:
         UserError: two would have one name, or one is a scan itself.
     """
-    names = {}
+    names: dict[Scan, str] = {}
     for scan in scans:
         name = name_of_copy(scan)
         if name in names.values():

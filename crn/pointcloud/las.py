@@ -139,6 +139,7 @@ def check_scans(files: Sequence[Path], crs_name: str | None) -> list[Scan]:
                 "%s: has no coordinate reference system, metres are assumed; --crs names it", path
             )
         elif each is None:
+            assert crs is not None
             log.warning("%s: has no coordinate reference system; %s is taken", path, crs.name)
         elif asked is not None and each != asked:
             log.warning("%s: says %s; --crs %s is taken", path, each.name, crs_name)

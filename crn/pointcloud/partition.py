@@ -64,8 +64,9 @@ class Counts:
 
 def centimetres(scan: Scan, points: ScaleAwarePointRecord) -> tuple[np.ndarray, np.ndarray]:
     """The cells of a centimetre that points are in, counted east and north: (N,) int64 each."""
-    east, north = (scan.steps(points, axis, CENTIMETRE) for axis in (0, 1))
-    return tuple(np.floor(each + _BORDER, out=each).astype(np.int64) for each in (east, north))
+    steps = (scan.steps(points, axis, CENTIMETRE) for axis in (0, 1))
+    east, north = (np.floor(each + _BORDER, out=each).astype(np.int64) for each in steps)
+    return east, north
 
 
 def heights(scan: Scan, points: ScaleAwarePointRecord) -> np.ndarray:

@@ -18,13 +18,12 @@ _FILL_POWER = 8
 
 
 class Scorer(Protocol):
-    """What scores tiles.
+    """What scores tiles."""
 
-    Attributes:
-        name: what it is, in words.
-    """
-
-    name: str
+    @property
+    def name(self) -> str:
+        """What it is, in words."""
+        ...
 
     def __call__(self, height: np.ndarray, intensity: np.ndarray) -> np.ndarray:
         """Score tiles.

@@ -90,6 +90,7 @@ class Road:
             level: of the block, see above.
         """
         if level is None:
+            assert self.classes is not None
             return np.isin(kind, self.classes)
         above = z * HEIGHT_STEP - level[j // CELL, i // CELL]
         return (above <= ABOVE) & (above >= -BELOW)  # not where the level is NaN
@@ -242,7 +243,7 @@ def _is_above_kerbs(part: np.ndarray, raised: np.ndarray, height: np.ndarray) ->
     beside = ndimage.uniform_filter(np.where(part, height, 0), 5)
     border &= count > 0.01
     step = height[border] - beside[border] / count[border]
-    return np.count_nonzero(step < _KERB / 2) > np.count_nonzero(step >= _KERB / 2)
+    return int((step < _KERB / 2).sum()) > int((step >= _KERB / 2).sum())
 
 
 def _smoothed(lowest: np.ndarray, mask: np.ndarray) -> np.ndarray:

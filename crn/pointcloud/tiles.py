@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets.road_images import TILE_FOLDERS
 from PIL import Image
 
 from crn.errors import UserError
@@ -21,6 +20,7 @@ from crn.pointcloud.partition import BLOCK, Block, Partition
 from crn.pointcloud.raster import CELLS, Raster, rasterise
 from crn.system.files import written_whole
 from crn.system.text import shown
+from datasets.layouts import TILE_FOLDERS
 
 TILE, STRIDE = 256, 128  # centimetres
 TILES_FILE = "tiles.json"

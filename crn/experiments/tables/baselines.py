@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from joblib import cpu_count
@@ -28,7 +29,7 @@ from crn.methods.smoothing import smoothed, smoothing_matrix
 from crn.system.files import written_whole
 from datasets.layouts import LAYOUTS
 from datasets.reader import normalize, read_images
-from datasets.samples import TEST, TRAIN, list_samples
+from datasets.samples import ANOMALOUS, TEST, TRAIN, list_samples
 
 _BATCH = 32
 # Channels of the first level of the untrained network.
@@ -62,7 +63,7 @@ def baseline_aurocs(data: DataSet, size: int, folder: Path) -> dict[str, float] 
         normalize(pixels[[i for i, sample in enumerate(samples) if sample.split == split]])
         for split in (TRAIN, TEST)
     )
-    labels = [sample.label for sample in samples if sample.split == TEST]
+    labels = [int(sample.label == ANOMALOUS) for sample in samples if sample.split == TEST]
     scores = scores_of_figures(train, test) | scores_of_maps(train, test)
     aurocs = {name: auroc(scores[name], labels) for name in BASELINES}
     path.parent.mkdir(exist_ok=True)
@@ -118,7 +119,8 @@ def scores_of_maps(train: Tensor, test: Tensor) -> dict[str, Tensor]:
         For each of the last three of `BASELINES` the scores (M,).
     """
     size = train.shape[-1]
-    options = Options(**{name: group() for name, group in GROUPS.items()})
+    defaults: dict[str, Any] = {name: group() for name, group in GROUPS.items()}
+    options = Options(**defaults)
     config = options.replace(
         **RECIPES["balanced"], imsize=size, width=_WIDTH, seed=0
     ).model_config()

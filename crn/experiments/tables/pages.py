@@ -72,7 +72,7 @@ def _baselines(baselines: dict[DataSet, dict[str, float] | str]) -> Iterator[dic
 
 
 def _page(grid: Grid, summary: Summary) -> Iterator[str]:
-    scores = {}
+    scores: dict[str, str] = {}
     for run in grid.runs:
         recipe = run.method.recipe
         scores[recipe] = scores.get(recipe) or parse_options(grid.flags(run)).scoring.anomaly_score

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from crn.experiments.tables.summary import Summary, spread
 from crn.system.files import written_whole
@@ -22,7 +23,7 @@ def write_plot(path: Path, summary: Summary) -> None:
     (data,) = summary.data
     figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    counted = sorted((m for m in summary.methods if m.units), key=lambda m: m.units)
+    counted = sorted((m for m in summary.methods if m.units), key=lambda m: m.units or 0)
     for colour, kind in zip(
         _COLOURS, dict.fromkeys((m.model, m.recipe) for m in counted), strict=False
     ):
@@ -30,9 +31,14 @@ def write_plot(path: Path, summary: Summary) -> None:
         points = [(m.units, v) for m in mine if (v := summary.cells[data, m].values("last_auroc"))]
         if points:
             units, values = zip(*points, strict=True)
-            style = {"marker": "o", "color": colour, "label": ", ".join(kind), "capsize": 3}
+            style: dict[str, Any] = {
+                "marker": "o",
+                "color": colour,
+                "label": ", ".join(kind),
+                "capsize": 3,
+            }
             axes.errorbar(units, list(map(mean, values)), list(map(spread, values)), **style)
-    axes.set_xticks(sorted({method.units for method in counted}))
+    axes.set_xticks(sorted({method.units or 0 for method in counted}))
     lines = [
         (m.label, mean(v), "C1", "--")
         for m in summary.methods

@@ -53,7 +53,7 @@ class Summary:
         """The mean last AUROC over data sets, for every seed that has ended on all that have."""
         rows = [row for data in self.data if (row := self.cells[data, method].done)]
         return [
-            mean(row[seed].last_auroc for row in rows)
+            mean(row[seed].last_auroc or 0 for row in rows)
             for seed in self.seeds
             if rows and all(seed in row for row in rows)
         ]

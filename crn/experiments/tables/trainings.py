@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from crn.command_line import parse_options
 from crn.config import RECIPES
@@ -290,7 +291,7 @@ class Grid:
 
 def swing(logs: Path) -> float | None:
     """As `Result.swing`, of a training with a folder in ``logs`` for each time it was started."""
-    aurocs = {}
+    aurocs: dict[int, float] = {}
     for path in sorted(logs.glob("*/metrics.csv"), key=lambda file: file.stat().st_mtime):
         with open(path, newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if row.get(_LAST)]
@@ -299,11 +300,13 @@ def swing(logs: Path) -> float | None:
     return max(last) - min(last) if len(last) > 1 else None
 
 
-def _inferred(folder: Path) -> dict[str, float]:
+def _inferred(folder: Path) -> dict[str, Any]:
     """What of `Result` inference has found out."""
     metrics = read_metrics(folder / METRICS_FILE)
     decisions, images = metrics.decisions, metrics.dataset
     assert decisions is not None  # there are training images
+    assert decisions.false_positives is not None  # and labels
+    assert decisions.true_positives is not None
     figures = {
         "false_alarms": decisions.false_positives / images.normal,
         "found": decisions.true_positives / images.anomalous,
