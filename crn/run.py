@@ -10,9 +10,9 @@ from crn.command_line import uses_demo_sample
 from crn.config import Options
 from crn.errors import UserError
 from crn.system.files import require_writable_folder, writing
-from crn.system.processes import Place, choose_seed, end_with_parent, find_place
 from crn.system.startup import without_garbage_collection
 from crn.system.text import printable
+from crn.training.processes import Place, choose_seed, end_with_parent, find_place
 from datasets.layouts import LAYOUTS
 from datasets.samples import list_samples
 

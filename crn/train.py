@@ -26,7 +26,6 @@ from crn.option import has_effect, option_names
 from crn.report.training_page import write_training_report
 from crn.system.files import claimed, set_aside
 from crn.system.hardware import lightning_precision, pick_device, set_up_cpu
-from crn.system.processes import Place
 from crn.training.batches import steps_of_epochs
 from crn.training.callbacks import (
     GRID_IMAGES,
@@ -42,6 +41,7 @@ from crn.training.distributed import UnwrappedDDPStrategy, no_process_left
 from crn.training.loggers import log_options, open_wandb, run_name
 from crn.training.metrics_logger import MetricsLogger
 from crn.training.module import TrainingModule
+from crn.training.processes import Place
 from crn.training.resuming import (
     BEST,
     LAST,

@@ -20,7 +20,7 @@ from test_runs import read_table, states
 from crn.config import Network, Run
 from crn.errors import UserError
 from crn.methods.encoder_decoder import EncoderDecoder
-from crn.system.processes import Place, choose_seed, find_place
+from crn.training.processes import Place, choose_seed, find_place
 
 # Without batch norm, which sees the images of one process only on a CPU.
 SMALL = (

@@ -13,7 +13,6 @@ from typing import NoReturn, ParamSpec
 
 from crn.errors import UserError
 from crn.system.files import writing
-from crn.system.processes import is_told_by_another
 from crn.system.startup import spin_less
 from crn.system.text import printable, shown
 
@@ -128,6 +127,16 @@ def _use_utf8() -> None:
     if sys.getfilesystemencoding() == "ascii" and os.environ.get("PYTHONUTF8") != "1":
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def is_under_torchrun() -> bool:
+    """Whether torchrun has started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def is_told_by_another() -> bool:
+    """Whether torchrun has started this process beside one that meets the same bad input."""
+    return is_under_torchrun() and os.environ.get("LOCAL_RANK", "0") != "0"
 
 
 def print_result(text: str) -> None:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from crn.system.hardware import to_device_if_it_fits
-from crn.system.processes import Place
 from crn.training.batches import EvaluationBatches, TrainingBatches
 from crn.training.module import module_of
+from crn.training.processes import Place
 from datasets.reader import normalize, read_images
 from datasets.samples import TEST, TRAIN, Sample
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, distributed
 
 from crn.errors import UserError
-from crn.system.processes import known_to_children
+from crn.training.processes import known_to_children
 
 T = TypeVar("T")
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from crn.config import Run
 from crn.errors import UserError
+from crn.system.program import is_under_torchrun
 
 if TYPE_CHECKING:
     from lightning_fabric.plugins import environments
@@ -54,7 +55,7 @@ def find_place(run: Run) -> Place:
     asked = f"--devices {run.devices} and --num-nodes {run.num_nodes} make {count} processes"
     if count == 1:
         others = os.environ.get("WORLD_SIZE", "1")
-        if _is_under_torchrun() and others != "1":
+        if is_under_torchrun() and others != "1":
             raise UserError(f"torchrun has started {others} processes, but {asked}")
         return Place()
     try:
@@ -140,12 +141,3 @@ def _watch(parent: int) -> None:
         time.sleep(1)
     # The main thread may wait for an answer of the process that is gone.
     os._exit(1)
-
-
-def is_told_by_another() -> bool:
-    """Whether torchrun has started this process beside one that meets the same bad input."""
-    return _is_under_torchrun() and os.environ.get("LOCAL_RANK", "0") != "0"
-
-
-def _is_under_torchrun() -> bool:
-    return "TORCHELASTIC_RUN_ID" in os.environ
