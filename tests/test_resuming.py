@@ -281,3 +281,24 @@ def test_signals_of_clusters_and_closed_terminals_save_and_stop(
         rest = process.stderr.read()
     assert process.returncode == 128 + number, rest
     assert step_of(tmp_path / "kept/last.ckpt") >= 2
+
+
+def test_a_terminal_that_is_closed(read_only_road_images: Path, tmp_path: Path) -> None:
+    """What is written to it afterwards fails, and the training is saved all the same."""
+    words = (
+        *SMALL, "--dataset", "RoadImages", "--dataset-path", read_only_road_images,
+        "--training-steps", 100_000, "--checkpoint-path", "kept",
+    )  # fmt: skip
+    terminal, theirs = os.openpty()
+    with subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "train.py"), *map(str, words)],
+        cwd=tmp_path, stderr=theirs, stdout=theirs,
+    ) as process:  # fmt: skip
+        os.close(theirs)
+        seen = b""
+        while b"saved kept/last.ckpt" not in seen:
+            seen += os.read(terminal, 1000)
+        os.close(terminal)
+        process.send_signal(signal.SIGHUP)
+    assert process.returncode == 128 + signal.SIGHUP
+    assert step_of(tmp_path / "kept/last.ckpt") > 0
