@@ -24,7 +24,7 @@ from crn.pointcloud.partition import (  # noqa: E402
     groups,
     heights,
 )
-from crn.pointcloud.raster import choose_cell, rasterise  # noqa: E402
+from crn.pointcloud.raster import choose_cell, rasterise, typical_density  # noqa: E402
 from crn.pointcloud.roadway import find_road  # noqa: E402
 from crn.pointcloud.street import NOT_ROAD, Street, write_truth  # noqa: E402
 from crn.pointcloud.tiles import levelled, read_tile_set  # noqa: E402
@@ -133,12 +133,12 @@ def test_tiles_without_known_damage_are_in_one_folder(roads, tmp_path):
     ("density", "cell"), [(9000, 1), (8000, 1), (2500, 2), (600, 4), (499, 8), (101, 8)]
 )
 def test_the_cell_follows_from_the_density(density, cell):
-    assert choose_cell(np.array([density] * 50 + [3] * 10), "a scan") == cell
+    assert choose_cell(typical_density(np.array([density] * 50 + [3] * 90), "a scan")) == cell
 
 
 def test_too_sparse_is_refused_with_the_figure():
     with pytest.raises(UserError, match=r"8 points/m2.*100 are needed"):
-        choose_cell(np.full(1000, 8.2), "a scan")
+        typical_density(np.full(1000, 8.2), "a scan")
 
 
 def level_ground(side: int, seed: int = 0) -> np.ndarray:
@@ -200,7 +200,7 @@ def test_a_measured_road_surface_comes_back(shared_data, made):
     xyz = np.stack((100 + along / 100 + 0.005, 50 + across / 100 + 0.005, grid), -1)
     known = np.isfinite(grid)
     _, roadway = made(xyz[known], scale=0.0001)
-    assert choose_cell(roadway.density, "cobbles") == 1
+    assert choose_cell(typical_density(roadway.density, "cobbles")) == 1
     worst = 0.0
     for block in roadway.points.blocks:
         raster = rasterise(roadway.points, block, 0, 1, 0.0)

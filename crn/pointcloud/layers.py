@@ -31,7 +31,7 @@ DAMAGES_FILE = "damages.geojson"
 LEAST_CELLS = 4  # of a damage
 
 _MOST_CELLS_ON_A_SIDE = 200_000  # of a picture: 8 km in cells of 4 cm
-_MOST_CELLS = 20_000_000  # of all damages
+_MOST_CELLS = 5_000_000  # of all damages
 _CACHE_MB = 64
 
 
@@ -225,8 +225,8 @@ def damaged_cells(folder: Path, grid: Grid, blocks: Sequence[Block], threshold: 
             count += len(row)
             if count > _MOST_CELLS:
                 raise UserError(
-                    f"--threshold {threshold:.6g}: {count:,} cells are above it, and more to come; "
-                    "give a higher one"
+                    f"{count:,} cells and more have scores above {threshold:.6g}; give a higher "
+                    "--threshold"
                 )
             if len(row):
                 height = heights.read(1, window=window)[row, column]
