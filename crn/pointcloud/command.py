@@ -348,7 +348,9 @@ def score(
             "road": f"{area_in_words(roadway.density)}, by {roadway.road.rule}",
             "scans": [str(scan.path) for scan in scans],
         }
-        features = damages(damaged_cells(results, grid, blocks, threshold), grid, threshold)
+        features = damages(
+            results, damaged_cells(results, grid, blocks, threshold), grid, threshold
+        )
         write_damages(results / DAMAGES_FILE, features, grid, facts)
         write_page(results, grid, features, facts)
         for scan, name in names.items():
