@@ -263,7 +263,7 @@ def test_scans_that_cannot_be_scored(tmp_path, street, sound):
     shutil.copy(sound / "sound.laz", copy)
     refuse("itself is there", copy, out=copy.parent)
     refuse("another scan is named", copy, sound / "sound.laz")
-    refuse("fill cells of 4 cm, but those of --tiles-from", copy, tiles=TileSet(2))
+    refuse("too few for the cells of 1 cm of --tiles-from.*cells of 4 cm", copy, tiles=TileSet(1))
     coarse = write_las(tmp_path / "coarse.laz", street, scale=0.005)
     refuse("rounded to 5 mm, too much", coarse)
     run_score([copy], tmp_path / "out")

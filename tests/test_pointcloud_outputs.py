@@ -1,6 +1,7 @@
 """Full disks, kills and Ctrl-C leave nothing half done; and the page, in a browser."""
 
 import errno
+import json
 import os
 import resource
 import shutil
@@ -146,6 +147,13 @@ def test_results_of_earlier_runs_are_kept(scan, scored, tmp_path):
     for name in RESULTS:
         aside = out / f"{Path(name).stem}-v1{Path(name).suffix}"
         assert aside.read_bytes() == (scored / name).read_bytes()
+
+
+def test_a_road_without_damage(scan, tmp_path):
+    run_score([scan], tmp_path / "out", 1000.0)
+    assert json.loads((tmp_path / "out/damages.geojson").read_text())["features"] == []
+    assert "Nothing is above the threshold" in (tmp_path / "out/report.html").read_text()
+    assert np.nanmax(np.array(laspy.read(tmp_path / "out/scan.laz").crn_anomalous)) == 0
 
 
 def test_the_page(scored, tmp_path):

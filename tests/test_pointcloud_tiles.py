@@ -1,6 +1,7 @@
 """Scans become cells and tiles: what is in them, and that a model scores them as files."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,9 @@ from crn.pointcloud.partition import (  # noqa: E402
     groups,
     heights,
 )
-from crn.pointcloud.raster import choose_cell, rasterise  # noqa: E402
+from crn.pointcloud.raster import choose_cell, rasterise, typical_density  # noqa: E402
 from crn.pointcloud.roadway import find_road  # noqa: E402
-from crn.pointcloud.street import NOT_ROAD, Street, write_truth  # noqa: E402
+from crn.pointcloud.street import NOT_ROAD, SOUND, Street, make_street, write_truth  # noqa: E402
 from crn.pointcloud.tiles import levelled, read_tile_set  # noqa: E402
 from datasets import LAYOUTS  # noqa: E402
 from datasets.samples import list_samples  # noqa: E402
@@ -133,12 +134,12 @@ def test_tiles_without_known_damage_are_in_one_folder(roads, tmp_path):
     ("density", "cell"), [(9000, 1), (8000, 1), (2500, 2), (600, 4), (499, 8), (101, 8)]
 )
 def test_the_cell_follows_from_the_density(density, cell):
-    assert choose_cell(np.array([density] * 50 + [3] * 10), "a scan") == cell
+    assert choose_cell(typical_density(np.array([density] * 50 + [3] * 90), "a scan")) == cell
 
 
 def test_too_sparse_is_refused_with_the_figure():
     with pytest.raises(UserError, match=r"8 points/m2.*100 are needed"):
-        choose_cell(np.full(1000, 8.2), "a scan")
+        typical_density(np.full(1000, 8.2), "a scan")
 
 
 def level_ground(side: int, seed: int = 0) -> np.ndarray:
@@ -200,7 +201,7 @@ def test_a_measured_road_surface_comes_back(shared_data, made):
     xyz = np.stack((100 + along / 100 + 0.005, 50 + across / 100 + 0.005, grid), -1)
     known = np.isfinite(grid)
     _, roadway = made(xyz[known], scale=0.0001)
-    assert choose_cell(roadway.density, "cobbles") == 1
+    assert choose_cell(typical_density(roadway.density, "cobbles")) == 1
     worst = 0.0
     for block in roadway.points.blocks:
         raster = rasterise(roadway.points, block, 0, 1, 0.0)
@@ -277,11 +278,11 @@ def test_amsterdam_gives_tiles(shared_data, tmp_path, capsys):
     assert 0 < len(images(tmp_path / "sparse", "height")) < 20
 
 
-def test_the_filter_keeps_the_road_of_amsterdam(shared_data, tmp_path):
-    """It takes what a municipality's map calls pavement for road as well, where no kerb is."""
-    path = shared_data / "pointclouds/road_ground_labelled_2293_9698.laz"
-    (scan,) = check_scans([path], "EPSG:28992")
-    roadway = find_road([scan], None, tmp_path)
+def road_points(path: Path, work: Path, crs: str | None = None) -> np.ndarray:
+    """Which points (N,) of a file the filter takes for road."""
+    (scan,) = check_scans([path], crs)
+    work.mkdir()
+    roadway = find_road([scan], None, work)
     points = laspy.read(path)
     i, j = centimetres(scan, points.points)
     z = heights(scan, points.points)
@@ -290,10 +291,26 @@ def test_the_filter_keeps_the_road_of_amsterdam(shared_data, tmp_path):
         east, north = i[index] - block[0] * BLOCK, j[index] - block[1] * BLOCK
         level = roadway.level(block)
         road[index] = roadway.road.of_road(np.zeros(len(east)), east, north, z[index], level)
-    label = np.array(points.label) == 1
+    return road
+
+
+def test_the_filter_keeps_the_road_of_amsterdam(shared_data, tmp_path):
+    """It takes what a municipality's map calls pavement for road as well, where no kerb is."""
+    path = shared_data / "pointclouds/road_ground_labelled_2293_9698.laz"
+    road = road_points(path, tmp_path / "work", "EPSG:28992")
+    label = np.array(laspy.read(path).label) == 1
     assert road[label].mean() > 0.98
     union = (road & label).sum() / (road | label).sum()
     assert 0.45 < union < 0.6
+
+
+def test_a_deep_pothole_is_no_kerb(tmp_path):
+    street = make_street(12, [replace(POTHOLE, u=6.0, depth=0.1)], seed=3)
+    path = write_las(tmp_path / "deep.laz", street)
+    road = road_points(path, tmp_path / "work")
+    assert road[street.truth > SOUND].all()
+    assert road[street.truth != NOT_ROAD].mean() > 0.99
+    assert road[street.truth == NOT_ROAD].mean() < 0.01
 
 
 def test_the_street_of_the_demo_has_what_it_says():

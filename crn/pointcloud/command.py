@@ -6,8 +6,9 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from crn.pointcloud.layers import (
 from crn.pointcloud.page import PAGE_FILE, write_page
 from crn.pointcloud.paint import name_of_copy, paint, refuse_painted
 from crn.pointcloud.partition import BLOCK, Block
-from crn.pointcloud.raster import CELLS, choose_cell
+from crn.pointcloud.raster import CELLS, choose_cell, typical_density
 from crn.pointcloud.roadway import Roadway, area_in_words, find_road
 from crn.pointcloud.score import Scorer, Scores, score_block, some_scores
 from crn.pointcloud.street import make_street, some_damages, write_scan, write_truth
@@ -99,10 +100,11 @@ def _parser() -> Parser:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    demo = commands.add_parser("demo", help="make a synthetic street, sound and damaged")
+    add = partial(commands.add_parser, allow_abbrev=False)
+    demo = add("demo", help="make a synthetic street, sound and damaged")
     demo.add_argument("folder", type=Path, help="new folder for it")
-    tiles = commands.add_parser("tiles", help="make height and intensity tiles to train on")
-    score = commands.add_parser("score", help="score scans, and write points, layers and a page")
+    tiles = add("tiles", help="make height and intensity tiles to train on")
+    score = add("score", help="score scans, and write points, layers and a page")
     for each in (tiles, score):
         each.add_argument(
             "scans", type=Path, nargs="+", help="LAS or LAZ files, or folders of them"
@@ -309,12 +311,12 @@ def score(
     with _workspace(options.out, scans) as work:
         roadway = find_road(scans, road, work)
         log.info("%s, by %s", area_in_words(roadway.density), roadway.road.rule)
-        natural = choose_cell(roadway.density, roadway.where)
-        if natural > tiles.cell:
+        typical = typical_density(roadway.density, roadway.where)
+        if typical < CELLS[tiles.cell] / 2:
             raise UserError(
-                f"{roadway.where}: {np.median(roadway.density):,.0f} points/m2 fill cells of "
-                f"{natural} cm, but those of --tiles-from {options.tiles_from} have {tiles.cell} "
-                "cm; take a model that was trained on such tiles"
+                f"{roadway.where}: {typical:,.0f} points/m2 are too few for the cells of "
+                f"{tiles.cell} cm of --tiles-from {options.tiles_from}; take a model that was "
+                f"trained on cells of {choose_cell(typical)} cm"
             )
         intensity_range = roadway.intensity_range() if tiles.intensity else (0.0, 0.0)
         results, mosaics = work / "results", work / "mosaics"
@@ -348,7 +350,9 @@ def score(
             "road": f"{area_in_words(roadway.density)}, by {roadway.road.rule}",
             "scans": [str(scan.path) for scan in scans],
         }
-        features = damages(damaged_cells(results, grid, blocks, threshold), grid, threshold)
+        features = damages(
+            results, damaged_cells(results, grid, blocks, threshold), grid, threshold
+        )
         write_damages(results / DAMAGES_FILE, features, grid, facts)
         write_page(results, grid, features, facts)
         for scan, name in names.items():
@@ -370,7 +374,7 @@ def _cell(asked: float | None, roadway: Roadway) -> int:
     Raises:
         UserError: the road is too sparse for any.
     """
-    natural = choose_cell(roadway.density, roadway.where)
+    natural = choose_cell(typical_density(roadway.density, roadway.where))
     cell = natural if asked is None else round(asked * 100)
     if cell < natural:
         log.warning("--cell %g: the points fill cells of %g m", cell / 100, natural / 100)
@@ -379,7 +383,9 @@ def _cell(asked: float | None, roadway: Roadway) -> int:
     return cell
 
 
-def _marks(damage: tuple[dict[str, Any], ...], block: Block, tiles: TileSet):
+def _marks(
+    damage: tuple[dict[str, Any], ...], block: Block, tiles: TileSet
+) -> Callable[[np.ndarray], bool]:
     """A function that tells whether the tile at a corner of a block touches a damage."""
     left, bottom = (number * BLOCK / 100 for number in block)
     side = (BLOCK + 2 * STRIDE) // tiles.cell

@@ -33,7 +33,7 @@ COARSEST_HEIGHT = 0.005  # metres; a coarser z shows no damage
 # Of the header: its bytes, where counts are in it, and the least bytes of a record.
 _HEADER, _OFFSET_AT, _VLRS_AT = 227, 96, 100
 _VLR, _EVLR = 54, 60
-_POINTWISE = 1  # LASzip's first way to compress, without chunks
+_POINTWISE = b"\1\0"  # LASzip's first way to compress, without chunks
 # A degree has 111 km, so a scan that is this small in x and y is in degrees, or of a hand's size.
 _SMALLEST = 0.3
 _LARGEST_CELL = 8  # centimetres
@@ -170,8 +170,7 @@ def read_points(
         UserError: the file is damaged, or has fewer points than it promises.
     """
     done = 0
-    # Without the one that is as LazrsParallel, but slower.
-    backends = [b for b in laspy.LazBackend.detect_available() if b != laspy.LazBackend.Lazrs]
+    backends = _libraries(scan.header)
     for backend in backends:
         last = backend == backends[-1]
         try:
@@ -260,17 +259,28 @@ def _refuse_impossible(path: Path) -> None:
         raise UserError(f"{path}: its header does not fit its {size:,} bytes; get it anew")
 
 
+def _is_pointwise(header: laspy.LasHeader) -> bool:
+    records = header.vlrs.get("LasZipVlr")
+    return bool(records) and records[0].record_data[:2] == _POINTWISE
+
+
+def _libraries(header: laspy.LasHeader) -> list[laspy.LazBackend]:
+    """What is installed to read a file, in the order in which it is tried."""
+    laszip = laspy.LazBackend.Laszip
+    wanted = [laszip] if _is_pointwise(header) else [laspy.LazBackend.LazrsParallel, laszip]
+    return [each for each in wanted if each.is_available()]
+
+
 def _check_compression(path: Path, header: laspy.LasHeader) -> None:
     """Refuse a LAZ file whose table of compressed chunks cannot be.
 
     Raises:
         UserError: it cannot, or only a library that is not installed can read the file.
     """
+    if not _libraries(header):
+        raise UserError(f"{path}: is compressed as before 2011; pip install laszip")
     records = header.vlrs.get("LasZipVlr")
-    kind = int.from_bytes(records[0].record_data[:2], "little") if records else 0
-    if kind == _POINTWISE:
-        if not laspy.LazBackend.Laszip.is_available():
-            raise UserError(f"{path}: is compressed as before 2011; pip install laszip")
+    if _is_pointwise(header):
         return
     size, start = path.stat().st_size, header.offset_to_point_data
     with path.open("rb") as file:

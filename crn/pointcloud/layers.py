@@ -17,6 +17,7 @@ from rasterio.errors import RasterioError
 from rasterio.features import shapes
 from rasterio.transform import Affine
 from rasterio.windows import Window
+from scipy import ndimage
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
@@ -31,7 +32,7 @@ DAMAGES_FILE = "damages.geojson"
 LEAST_CELLS = 4  # of a damage
 
 _MOST_CELLS_ON_A_SIDE = 200_000  # of a picture: 8 km in cells of 4 cm
-_MOST_CELLS = 20_000_000  # of all damages
+_MOST_CELLS = 5_000_000  # of all damages
 _CACHE_MB = 64
 
 
@@ -197,12 +198,11 @@ class Damaged:
 
     Attributes:
         cells: (N, 2) int32, row from the north and column in the pictures.
-        score, height: (N,) float32, the latter in mm.
+        score: (N,) float32.
     """
 
     cells: np.ndarray
     score: np.ndarray
-    height: np.ndarray
 
 
 def damaged_cells(folder: Path, grid: Grid, blocks: Sequence[Block], threshold: float) -> Damaged:
@@ -216,7 +216,6 @@ def damaged_cells(folder: Path, grid: Grid, blocks: Sequence[Block], threshold: 
     with (
         rasterio.Env(GDAL_CACHEMAX=_CACHE_MB),
         rasterio.open(folder / "score.tif") as scores,
-        rasterio.open(folder / "height_mm.tif") as heights,
     ):
         for block in blocks:
             window = grid.window(block)
@@ -225,33 +224,42 @@ def damaged_cells(folder: Path, grid: Grid, blocks: Sequence[Block], threshold: 
             count += len(row)
             if count > _MOST_CELLS:
                 raise UserError(
-                    f"--threshold {threshold:.6g}: {count:,} cells are above it, and more to come; "
-                    "give a higher one"
+                    f"{count:,} cells and more have scores above {threshold:.6g}; give a higher "
+                    "--threshold"
                 )
             if len(row):
-                height = heights.read(1, window=window)[row, column]
                 place = np.stack((row + window.row_off, column + window.col_off), 1)
-                parts.append((place.astype(np.int32), score[row, column], height))
+                parts.append((place.astype(np.int32), score[row, column]))
     if not parts:
-        return Damaged(np.empty((0, 2), np.int32), *np.empty((2, 0), np.float32))
+        return Damaged(np.empty((0, 2), np.int32), np.empty(0, np.float32))
     return Damaged(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
 
-def damages(damaged: Damaged, grid: Grid, threshold: float) -> list[dict[str, Any]]:
+def damages(folder: Path, damaged: Damaged, grid: Grid, threshold: float) -> list[dict[str, Any]]:
     """GeoJSON features of what touches, those first that have most above the threshold in all.
 
-    A damage's depth is the height that a tenth of its cells is below: a few noisy cells
-    do not count.
+    A damage's depth is the lowest mean of three by three cells in it or in its holes: a network's
+    score may be lower in the middle of a hole than at its rim, and single noisy cells do not count.
+
+    Args:
+        folder: with the layers.
+        damaged: of `damaged_cells`.
+        grid: of the layers.
+        threshold: of the scores.
     """
     if not len(damaged.cells):
         return []
     parts = _connected(damaged.cells)
     order = np.argsort(parts, kind="stable")
     features = []
-    for index in np.split(order, np.flatnonzero(np.diff(parts[order])) + 1):
-        if len(index) >= LEAST_CELLS:
-            each = Damaged(damaged.cells[index], damaged.score[index], damaged.height[index])
-            features.append(_feature(each, grid))
+    with (
+        rasterio.Env(GDAL_CACHEMAX=_CACHE_MB),
+        rasterio.open(folder / "height_mm.tif") as heights,
+    ):
+        for index in np.split(order, np.flatnonzero(np.diff(parts[order])) + 1):
+            if len(index) >= LEAST_CELLS:
+                each = Damaged(damaged.cells[index], damaged.score[index])
+                features.append(_feature(each, grid, heights))
     features.sort(key=lambda each: -_excess(each["properties"], threshold))
     for number, feature in enumerate(features, 1):
         feature["properties"] = {"number": number, **feature["properties"]}
@@ -298,7 +306,18 @@ def _excess(properties: dict[str, Any], threshold: float) -> float:
     return (properties["score_mean"] - threshold) * properties["area_m2"]
 
 
-def _feature(damaged: Damaged, grid: Grid) -> dict[str, Any]:
+def _depth(mask: np.ndarray, top: int, left: int, heights: Any) -> float:
+    """The depth of a damage whose cells (H, W) begin at some row and column of the pictures."""
+    window = Window(left, top, mask.shape[1], mask.shape[0])
+    height = heights.read(1, window=window)
+    known = np.isfinite(height)
+    share = ndimage.uniform_filter(known.astype(float), 3, mode="constant")
+    mean = ndimage.uniform_filter(np.where(known, height, 0.0), 3, mode="constant")
+    inside = ndimage.binary_fill_holes(mask) & known & (share > 0.5)
+    return 0.0 - float((mean[inside] / share[inside]).min(initial=0.0))
+
+
+def _feature(damaged: Damaged, grid: Grid, heights: Any) -> dict[str, Any]:
     top, left = damaged.cells.min(0)
     place = damaged.cells - (top, left)
     mask = np.zeros(place.max(0) + 1, np.uint8)
@@ -316,7 +335,7 @@ def _feature(damaged: Damaged, grid: Grid) -> dict[str, Any]:
         "score_max": float(damaged.score.max()),
         "score_mean": float(damaged.score.mean(dtype=np.float64)),
         "area_m2": round(len(place) * size**2, 4),
-        "depth_mm": round(max(0.0, -float(np.quantile(damaged.height, 0.1))), 1),
+        "depth_mm": round(_depth(mask, int(top), int(left), heights), 1),
         "length_m": round(float(length), 2),
         "width_m": round(float(width), 2),
         "east": round(float(middle[0]), 3),

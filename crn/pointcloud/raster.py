@@ -120,15 +120,15 @@ def densities(records: np.ndarray) -> np.ndarray:
     return counts[counts > 0] / (_PATCH / 100) ** 2
 
 
-def choose_cell(density: np.ndarray, where: str) -> int:
-    """The smallest cell for the density of the road, in centimetres.
+def typical_density(density: np.ndarray, where: str) -> float:
+    """The median density of the road, without what is too sparse to be of use.
 
     Args:
         density: of all its patches, points in a square metre.
         where: what was read, for the message.
 
     Raises:
-        UserError: it is too sparse.
+        UserError: hardly any of it is dense enough.
     """
     enough = density[density >= FEWEST_POINTS]
     if len(enough) * (_PATCH / 100) ** 2 < 8:
@@ -136,5 +136,9 @@ def choose_cell(density: np.ndarray, where: str) -> int:
             f"{where}: its road has {np.median(density):.0f} points/m2, which are too few to see "
             f"damage; {FEWEST_POINTS} are needed"
         )
-    typical = np.median(enough)
+    return float(np.median(enough))
+
+
+def choose_cell(typical: float) -> int:
+    """The smallest cell for a density, in centimetres."""
     return next((cell for cell, least in CELLS.items() if typical >= least), max(CELLS))
