@@ -21,12 +21,9 @@ class AnomalyMapScorer(nn.Module):
     """Smooths anomaly maps, measures them against normal images, and pools them to image scores.
 
     A standardised map is (smoothed map - mean) / deviation, at each pixel over the normal training
-    images: errors are larger in some places than in others, and only their excess is anomalous.
-
-    A centred map is that less its own median, since what differs in a whole image, as its light or
-    its texture, is no damage. Its statistics are `shrunk`: where images are not aligned, as
-    photographs of roads are not, places differ by chance alone, and one mean and one deviation are
-    better known than one for each pixel.
+    images: errors are larger in some places than in others, and only their excess is anomalous. A
+    centred map is that less its own median: what differs in a whole image, as its light or its
+    texture, is no damage.
 
     Attributes:
         mean, deviation: (3, S, S), of the smoothed maps of normal images, for each of `SCORES`; 0
@@ -92,34 +89,12 @@ class AnomalyMapScorer(nn.Module):
     def measure(self, sums: Tensor, step: int) -> None:
         """Take mean and deviation of normal images from `sums` of them."""
         first, second = (each.view_as(self.mean) for each in sums[:-1].chunk(2))
-        count = sums[-1]
-        mean = first / count
-        variance = (second / count - mean.square()).clamp(min=1e-12)
-        if self.scoring.maps == "centred" and count > 1:
-            # Of the mean of so many images the variance; of the logarithm of their variance, 2 / n.
-            mean = shrunk(mean, variance / count)
-            variance = shrunk(variance.log(), 2 / count).exp()
-        deviation = variance.sqrt()
+        mean = first / sums[-1]
+        deviation = (second / sums[-1] - mean.square()).clamp(min=0).sqrt()
         least = LEAST_DEVIATION * deviation.mean((1, 2), keepdim=True)
         self.mean.copy_(mean)
         self.deviation.copy_(deviation.maximum(least).clamp(min=1e-6))
         self.step.fill_(step)
-
-
-def shrunk(values: Tensor, noise: Tensor) -> Tensor:
-    """Values at each pixel, drawn to their mean by as much as they differ by chance.
-
-    After James and Stein: of the variance between pixels, that which is not noise is believed.
-
-    Args:
-        values: (3, S, S).
-        noise: the variance of each value, as broad or a number.
-    """
-    centre = values.mean((1, 2), keepdim=True)
-    noise = noise.expand_as(values)
-    spread = values.var((1, 2), keepdim=True) - noise.mean((1, 2), keepdim=True)
-    spread = spread.clamp(min=0)
-    return centre + spread / (spread + noise).clamp(min=1e-12) * (values - centre)
 
 
 def _median(maps: Tensor) -> Tensor:
