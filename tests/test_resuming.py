@@ -261,6 +261,11 @@ def test_a_run_without_devices_is_one_process(
     assert_same_states(tmp_path / "alone/last.ckpt", trained / "last.ckpt")
 
 
+def hear_hangups() -> None:
+    """Undo what nohup does, should these tests run under it."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
 def test_signals_of_clusters_and_closed_terminals_save_and_stop(
     read_only_road_images: Path, tmp_path: Path, number: signal.Signals
@@ -272,6 +277,7 @@ def test_signals_of_clusters_and_closed_terminals_save_and_stop(
     with subprocess.Popen(
         [sys.executable, str(REPOSITORY / "train.py"), *map(str, words)],
         cwd=tmp_path, stderr=subprocess.PIPE, text=True, env={**os.environ, **SLURM},
+        preexec_fn=hear_hangups,
     ) as process:  # fmt: skip
         assert process.stderr is not None
         for line in process.stderr:
@@ -292,7 +298,7 @@ def test_a_terminal_that_is_closed(read_only_road_images: Path, tmp_path: Path) 
     terminal, theirs = os.openpty()
     with subprocess.Popen(
         [sys.executable, str(REPOSITORY / "train.py"), *map(str, words)],
-        cwd=tmp_path, stderr=theirs, stdout=theirs,
+        cwd=tmp_path, stderr=theirs, stdout=theirs, preexec_fn=hear_hangups,
     ) as process:  # fmt: skip
         os.close(theirs)
         seen = b""
