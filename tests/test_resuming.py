@@ -82,10 +82,11 @@ def test_going_on_from_the_best_state_keeps_the_last_one(train, tmp_path: Path) 
 
 def test_picture_grids_are_kept(train, trained: Path, tmp_path: Path) -> None:
     grids = ("--image-output-path", "pictures", "--image-output-interval", 2)
-    for _ in range(2):
-        going_on = ("--model-input", trained / "last.ckpt", "--training-steps", 12)
+    for lr in (1e-4, 1e-4, 0.3):
+        going_on = ("--model-input", trained / "last.ckpt", "--training-steps", 12, "--lr", lr)
         assert train(*going_on, *grids).status == 0
     written = name((tmp_path / "pictures/training").iterdir())
+    # Of the same training the same picture is not kept twice.
     assert written == {"step_000012.png", "step_000012-v1.png"}
 
 
