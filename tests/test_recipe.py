@@ -82,7 +82,7 @@ def test_k_is_the_weight_of_the_discriminator():
 
 def maps_of_normal_images(count: int = 20, size: int = 8) -> dict[str, torch.Tensor]:
     random = torch.Generator().manual_seed(4)
-    where = torch.linspace(0.1, 2, size)  # errors are larger on the right
+    where = torch.linspace(0.01, 2, size)  # errors are larger on the right
     return {name: torch.rand(count, size, size, generator=random) * where for name in SCORES}
 
 

@@ -195,3 +195,32 @@ def test_the_stand_in_notices_what_it_cannot_answer(online) -> None:
         "GET /x",
         "POST Unknown",
     ]
+
+
+@pytest.mark.parametrize(
+    ("environment", "words", "reason"),
+    [
+        ({"WANDB_MODE": "online", "WANDB_API_KEY": ""}, (), "No API key configured"),
+        ({"WANDB_MODE": "online", "WANDB_API_KEY": "bad"}, (), "API key"),
+        ({"WANDB_MODE": "offline"}, ("--experiment", "a/b"), "Invalid project name 'a/b'"),
+    ],
+    ids=["no login", "bad key", "bad name"],
+)
+def test_what_wandb_refuses_ends_with_one_line_before_the_work(
+    run_train,
+    read_only_panorama: Path,
+    tmp_path: Path,
+    environment: dict,
+    words: tuple,
+    reason: str,
+) -> None:
+    finished = run_train(
+        "--demo", "--cpu", "--dataset", "Panorama", "--dataset-path", read_only_panorama,
+        "--wandb", *words, cwd=tmp_path, HOME=str(tmp_path), **environment,
+    )  # fmt: skip
+    assert finished.returncode == 2, finished.stderr
+    (line,) = [line for line in finished.stderr.splitlines() if "train.py: error" in line]
+    assert line.startswith("train.py: error: --wandb: W&B cannot be used (")
+    assert reason in line
+    assert "Traceback" not in finished.stderr
+    assert not (tmp_path / "logged_metrics/version_0").exists()

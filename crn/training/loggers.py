@@ -1,5 +1,6 @@
 """Where the metrics of a training go: metrics.csv, and Weights & Biases if it is asked for."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ def open_wandb(options: Options) -> list[pl.loggers.WandbLogger]:
     """
     if not options.output.wandb:
         return []
+    # Seconds, for a server that does not answer; W&B itself would wait for longer.
+    os.environ.setdefault("WANDB_INIT_TIMEOUT", "30")
     import wandb
 
     logger = pl.loggers.WandbLogger(
