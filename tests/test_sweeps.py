@@ -150,6 +150,7 @@ def test_search_space() -> None:
     assert {name: v[0] for name, v in values.items() if len(v) == 1} == {
         "mode": "train",
         "model": "crn",
+        "recipe": "published",
         "dataset": "MVTec",
         "dataset-path": "datasets/mvtec/cable",
         "training-steps": 10_000,
@@ -182,6 +183,7 @@ def test_all_categories_of_mvtec() -> None:
     assert values == {
         "mode": ["train"],
         "model": ["crn"],
+        "recipe": ["published"],
         "dataset": ["MVTec"],
         "training-steps": [20_000],
         "seed": [41_020],
