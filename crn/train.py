@@ -120,7 +120,7 @@ def _train(options: Options, samples: Sequence[Sample], place: Place) -> int:
         log_options(options, table, wandb)
     if resumed:
         resumed = _with_best_state(resumed, options, data, place)
-    checkpoints = _checkpoints(options, resumed) if place.rank == 0 else []
+    checkpoints = _checkpoints(options, resumed, data) if place.rank == 0 else []
     stop = StopOnSignal(model.stop, *checkpoints)
     shown = [StepProgress(steps), *_pictures(options, data)] if place.rank == 0 else []
     trainer = pl.Trainer(
@@ -198,7 +198,9 @@ def _with_best_state(
         why = "it was of another score"
     elif resumed.progress["data"] != data.fingerprint:
         why = "it was of other test images"
-    elif folder is None or is_ahead(folder / BEST, resumed):
+    elif folder is None or is_ahead(
+        folder / BEST, resumed, options.model_config(), data.fingerprint
+    ):
         return resumed
     elif (best := best_state_of(resumed)) is not None:
         if place.rank == 0 and not is_same_file(best, folder / BEST):
@@ -292,14 +294,19 @@ def _write_report(table: MetricsLogger | None, options: Options, is_last: bool =
         log.warning("%s", error)
 
 
-def _checkpoints(options: Options, resumed: Checkpoint | None) -> list[Checkpoints]:
+def _checkpoints(
+    options: Options, resumed: Checkpoint | None, data: InMemoryData
+) -> list[Checkpoints]:
     folder = options.output.checkpoint_path
     if folder is None:
         return []
     mine = set()
     if resumed and is_same_file(resumed.path, folder / LAST):
         mine.add(folder / LAST)
-    if resumed and resumed.progress["best_step"]:
+    if resumed and (
+        resumed.progress["best_step"]
+        or is_ahead(folder / BEST, resumed, options.model_config(), data.fingerprint)
+    ):
         mine.add(folder / BEST)
     return [Checkpoints(folder, mine)]
 

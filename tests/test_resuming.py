@@ -82,10 +82,11 @@ def test_going_on_from_the_best_state_keeps_the_last_one(train, tmp_path: Path) 
 
 def test_picture_grids_are_kept(train, trained: Path, tmp_path: Path) -> None:
     grids = ("--image-output-path", "pictures", "--image-output-interval", 2)
-    for _ in range(2):
-        going_on = ("--model-input", trained / "last.ckpt", "--training-steps", 12)
+    for lr in (1e-4, 1e-4, 0.3):
+        going_on = ("--model-input", trained / "last.ckpt", "--training-steps", 12, "--lr", lr)
         assert train(*going_on, *grids).status == 0
     written = name((tmp_path / "pictures/training").iterdir())
+    # Of the same training the same picture is not kept twice.
     assert written == {"step_000012.png", "step_000012-v1.png"}
 
 
@@ -261,6 +262,11 @@ def test_a_run_without_devices_is_one_process(
     assert_same_states(tmp_path / "alone/last.ckpt", trained / "last.ckpt")
 
 
+def hear_hangups() -> None:
+    """Undo what nohup does, should these tests run under it."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
 def test_signals_of_clusters_and_closed_terminals_save_and_stop(
     read_only_road_images: Path, tmp_path: Path, number: signal.Signals
@@ -272,6 +278,7 @@ def test_signals_of_clusters_and_closed_terminals_save_and_stop(
     with subprocess.Popen(
         [sys.executable, str(REPOSITORY / "train.py"), *map(str, words)],
         cwd=tmp_path, stderr=subprocess.PIPE, text=True, env={**os.environ, **SLURM},
+        preexec_fn=hear_hangups,
     ) as process:  # fmt: skip
         assert process.stderr is not None
         for line in process.stderr:
@@ -292,7 +299,7 @@ def test_a_terminal_that_is_closed(read_only_road_images: Path, tmp_path: Path) 
     terminal, theirs = os.openpty()
     with subprocess.Popen(
         [sys.executable, str(REPOSITORY / "train.py"), *map(str, words)],
-        cwd=tmp_path, stderr=theirs, stdout=theirs,
+        cwd=tmp_path, stderr=theirs, stdout=theirs, preexec_fn=hear_hangups,
     ) as process:  # fmt: skip
         os.close(theirs)
         seen = b""

@@ -93,6 +93,17 @@ def picture_grid(images: Tensor, reconstructions: Tensor, maps: Tensor) -> Image
     return Image.fromarray(grid.permute(1, 2, 0).contiguous().numpy())
 
 
+def is_shown(path: Path, picture: Image.Image) -> bool:
+    """Whether a file is there that shows the same picture."""
+    if not path.is_file():
+        return False
+    try:
+        with Image.open(path) as earlier:
+            return np.array_equal(np.asarray(earlier), np.asarray(picture))
+    except OSError:
+        return False
+
+
 def write_picture(picture: Image.Image, path: Path, **options: Any) -> None:
     """Write a picture in the format of its ending, and its folder where there is none.
 

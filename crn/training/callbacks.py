@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from crn.checkpoints.writing import write_checkpoint
 from crn.errors import Diverged, DivergedInOneProcess
-from crn.report.pictures import picture_grid, write_picture
+from crn.report.pictures import is_shown, picture_grid, write_picture
 from crn.system.files import set_aside
 from crn.training.distributed import STOP_SIGNALS, StopRequest
 from crn.training.module import module_of
@@ -296,5 +296,7 @@ class PictureGrids(pl.Callback):
         anomaly_maps = scored.maps[model.config.scoring.anomaly_score]
         grid = picture_grid(images, scored.reconstruction, anomaly_maps)
         path = self.folder / f"step_{model.step:06d}.png"
-        set_aside(path)
-        write_picture(grid, path)
+        # A run that was killed after its last checkpoint has written the same.
+        if not is_shown(path, grid):
+            set_aside(path)
+            write_picture(grid, path)

@@ -83,10 +83,15 @@ def best_state_of(checkpoint: Checkpoint) -> Path | None:
     return path if is_it else None
 
 
-def is_ahead(path: Path, checkpoint: Checkpoint) -> bool:
+def is_ahead(path: Path, checkpoint: Checkpoint, config: ModelConfig, data: str) -> bool:
     """Whether a file has a better state of the same training, which it will reach again.
 
     So it is where a run was killed after a validation and before last.ckpt was written again.
+
+    Args:
+        path: the file.
+        checkpoint: what the training goes on from.
+        config, data: how it goes on, and its test images.
     """
     try:
         other = read_checkpoint(path)
@@ -96,8 +101,8 @@ def is_ahead(path: Path, checkpoint: Checkpoint) -> bool:
     return (
         theirs["step"] > mine["step"]
         and theirs["max_roc_auc"] > mine["max_roc_auc"]
-        and theirs["data"] == mine["data"]
-        and replace(other.config, optimization=checkpoint.config.optimization) == checkpoint.config
+        and theirs["data"] == data
+        and replace(other.config, optimization=config.optimization) == config
     )
 
 

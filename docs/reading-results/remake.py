@@ -41,7 +41,7 @@ def example() -> Image.Image:
 
 def overlays(driver) -> Image.Image:
     """Some overlays above the colour scale of them all."""
-    scale = page(driver, f"{RESULTS}/colour_scale.svg", 640, 90, "light").crop((0, 0, 400, 90))
+    scale = page(driver, f"{RESULTS}/colour_scale.svg", 640, 90, "light").crop((0, 0, 400, 60))
     size, gap = 192, 6
     picture = Image.new("RGB", (3 * (size + gap) - gap, 2 * (size + gap) + scale.height), "white")
     for index, tile in enumerate(TILES):
