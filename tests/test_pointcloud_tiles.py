@@ -29,7 +29,7 @@ from crn.pointcloud.raster import choose_cell, rasterise, typical_density  # noq
 from crn.pointcloud.roadway import find_road  # noqa: E402
 from crn.pointcloud.street import NOT_ROAD, SOUND, Street, make_street, write_truth  # noqa: E402
 from crn.pointcloud.tiles import levelled, read_tile_set  # noqa: E402
-from datasets import LAYOUTS  # noqa: E402
+from datasets.layouts import LAYOUTS  # noqa: E402
 from datasets.samples import list_samples  # noqa: E402
 
 

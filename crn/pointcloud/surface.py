@@ -6,7 +6,6 @@ kerb or a square for road, too: classes or polygons that others have made are be
 """
 
 import json
-import logging
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,8 +25,6 @@ from crn.pointcloud.partition import (
     Partition,
     with_neighbours,
 )
-
-log = logging.getLogger(__name__)
 
 CELL = 16  # centimetres, in which the road is told from the rest
 ROAD_CLASS, GROUND_CLASS = 11, 2
