@@ -38,8 +38,8 @@ _LITTER = {
     # Linux, and the storage of Synology and QNAP
     *("lost+found", "@eadir", "#recycle", "#snapshot", "@tmp", "@__thumb", "@recycle"),
     *("@recently-snapshot", "@sharebin"),
-    # programs
-    *("picasa.ini", "__pycache__"),
+    # programs, of which pointcloud.py keeps beside its tiles where they are empty
+    *("picasa.ini", "__pycache__", "empty_files"),
 }
 # Windows keeps these inside a file; copied to another system they lie beside it, as in
 # photo.png:Zone.Identifier.
