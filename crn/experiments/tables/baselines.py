@@ -2,7 +2,7 @@
 
 None of them looks at a test label. Three are how far a figure of an image is from its mean over the
 normal training images, in standard deviations; the fourth is the distance from their mean image.
-The others make anomaly maps, which are scored as the balanced recipe scores those of its networks.
+The others make anomaly maps, of which the highest value counts, measured against normal images.
 """
 
 import json
@@ -109,7 +109,7 @@ def _gradients(images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def scores_of_maps(train: Tensor, test: Tensor) -> dict[str, Tensor]:
-    """Anomaly scores by maps, smoothed, standardised and pooled as the balanced recipe has it.
+    """Anomaly scores by the maximum of smoothed and standardised maps.
 
     Args:
         train: normal images, (N, 3, S, S) in [-1, 1].
@@ -121,9 +121,10 @@ def scores_of_maps(train: Tensor, test: Tensor) -> dict[str, Tensor]:
     size = train.shape[-1]
     defaults: dict[str, Any] = {name: group() for name, group in GROUPS.items()}
     options = Options(**defaults)
-    config = options.replace(
-        **RECIPES["balanced"], imsize=size, width=_WIDTH, seed=0
-    ).model_config()
+    # The images as the balanced recipe sees them.
+    shape = {"imsize": size, "width": _WIDTH, "seed": 0}
+    scored = {"maps": "standardised", "pooling": "max"}
+    config = options.replace(**RECIPES["balanced"] | shape | scored).model_config()
     mean = train.mean(0)
     local = smoothing_matrix(config.network.local_contrast, size)
     # A Mahalanobis distance is measured against normal images already.
