@@ -306,7 +306,9 @@ def show(browser) -> Iterator[Any]:
     from reports import Page
 
     yield partial(Page, browser)
-    assert [entry["message"] for entry in browser.get_log("browser")] == []
+    messages = [entry["message"] for entry in browser.get_log("browser")]
+    # Of a page that is opened while the one before still has the focus.
+    assert [each for each in messages if "Autofocus processing was blocked" not in each] == []
 
 
 @pytest.fixture(scope="session")

@@ -248,6 +248,7 @@ def test_a_run_is_given_up_after_a_grace_period(tmp_path: Path, monkeypatch) -> 
     assert not other.is_over()
     # It is over for whoever has waited for so long and seen signs of life.
     monkeypatch.setattr(study, "GRACE_PERIOD", 0.0)
+    monkeypatch.setattr(study, "MARGIN", 0.0)
     assert other.is_over()
 
     monkeypatch.setattr(study, "GRACE_PERIOD", 1)

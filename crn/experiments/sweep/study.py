@@ -29,6 +29,9 @@ FAILED, INTERRUPTED = "failed", "interrupted"
 
 # Seconds after its last sign of life when a run counts as one whose sweep.py has died.
 GRACE_PERIOD = 15
+# Seconds more until a run that was seen all the time is believed to be looked after: the database
+# counts whole ones, so that it may yet be found to be dead.
+MARGIN = 2
 # Seconds that a process waits for the database, which signs of life leave to others for moments.
 _PATIENCE = 60
 
@@ -139,7 +142,8 @@ class Study:
         now = time.monotonic()
         numbers = [trial.number for trial in self._trials() if _state(trial) == RUNNING]
         self._seen_since = {number: self._seen_since.get(number, now) for number in numbers}
-        return all(now - since > GRACE_PERIOD for since in self._seen_since.values())
+        enough = GRACE_PERIOD + MARGIN
+        return all(now - since > enough for since in self._seen_since.values())
 
     def beat(self, job: Job) -> None:
         """Give a sign of life of a run."""
