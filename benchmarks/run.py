@@ -66,7 +66,7 @@ def main() -> None:
             import pytorch_lightning as pl
 
             import crn.train  # noqa: F401
-            from crn.train import data
+            from crn.training import data
             from crn.training.callbacks import Checkpoints
             from crn.training.module import TrainingModule
 
@@ -75,6 +75,7 @@ def main() -> None:
         clock.watch(data, "read_images", "decoding")
         clock.watch(TrainingModule, "training_step", "training steps")
         clock.watch(TrainingModule, "validation_step", "validation: scoring")
+        clock.watch(TrainingModule, "on_validation_start", "validation: normal images")
         clock.watch(TrainingModule, "on_validation_epoch_end", "validation: metrics")
         clock.watch(Checkpoints, "_save", "checkpoints")
         clock.watch(pl.Trainer, "fit", "fit")

@@ -24,7 +24,7 @@ from crn.config import (
     Scoring,
 )
 from crn.methods import make_method
-from crn.methods.anomaly_maps import LEAST_DEVIATION, AnomalyMapScorer
+from crn.methods.anomaly_maps import AnomalyMapScorer
 from crn.methods.competition import BALANCE_RATE
 from crn.methods.contrast import LocalContrast
 
@@ -101,7 +101,7 @@ def test_maps_against_normal_images_by_hand(maps: str, smoothing: float) -> None
     sigma = (0, *([smoothing / 100 * 8] * 2))
     before, mine = (gaussian_filter(m[name].numpy(), sigma, mode="reflect") for m in (normal, x))
     deviation = before.std(0)
-    deviation = np.maximum(deviation, LEAST_DEVIATION * deviation.mean())
+    deviation = np.maximum(deviation, 0.25 * deviation.mean())
     expected = (mine - before.mean(0)) / deviation
     if maps == "centred":
         pixels = np.sort(expected.reshape(3, -1), axis=1)
