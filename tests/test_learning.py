@@ -84,6 +84,7 @@ def test_optimizers_use_the_learning_rate_of_the_scheduler(
         assert [group["lr"] for group in state["param_groups"]] == [pytest.approx(expected)]
 
 
+@pytest.mark.timeout(60)  # or it would go on for ever
 def test_a_missing_optimizer_step_does_not_keep_a_training_from_ending(
     run_main, read_only_panorama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
