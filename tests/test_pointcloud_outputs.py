@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,10 @@ from crn.errors import UserError  # noqa: E402
 from crn.pointcloud.layers import Grid, drawn_layers  # noqa: E402
 from crn.pointcloud.score import Mosaic  # noqa: E402
 from crn.pointcloud.street import write_scan  # noqa: E402
+from crn.system.files import written_whole  # noqa: E402
 from crn.system.program import program  # noqa: E402
 
+HEADERS = 5000  # bytes, more than a copy has before its points
 RESULTS = {"damages.geojson", "report.html", "scan.laz", *(f"{name}.tif" for name in LAYERS)}
 
 
@@ -125,6 +128,33 @@ def test_ctrl_c(scan, tmp_path, wait):
     assert "Traceback" not in ended.err
     assert_all_or_nothing(tmp_path / "out")
     assert not (tmp_path / ".out.lock").exists()
+
+
+class InterruptedFile:
+    """A file in which Ctrl-C is pressed while the points are written."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def write(self, data):
+        if self.file.tell() > HEADERS:
+            signal.raise_signal(signal.SIGINT)
+        return self.file.write(data)
+
+
+def test_ctrl_c_within_the_library_is_no_error_of_its_own(scan, tmp_path, monkeypatch):
+    @contextmanager
+    def interrupted(*args):
+        with written_whole(*args) as file:
+            yield InterruptedFile(file)
+
+    monkeypatch.setattr("crn.pointcloud.paint.written_whole", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_score([scan], tmp_path / "out")
+    assert_all_or_nothing(tmp_path / "out")
 
 
 def test_what_a_killed_run_leaves_is_gone_after_the_next(scan, tmp_path):

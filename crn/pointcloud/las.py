@@ -20,6 +20,7 @@ from laspy.errors import LaspyException
 from laspy.point.record import ScaleAwarePointRecord
 
 from crn.errors import UserError
+from crn.system.program import ctrl_c_waits
 from crn.system.text import shortened
 
 log = logging.getLogger(__name__)
@@ -174,17 +175,17 @@ def read_points(
     for backend in backends:
         last = backend == backends[-1]
         try:
-            with (
-                reading(scan.path),
-                laspy.open(
+            with reading(scan.path):
+                reader = laspy.open(
                     scan.path,
                     laz_backend=backend,
                     read_evlrs=False,
                     decompression_selection=selection,
-                ) as reader,
-            ):
+                )
+            with reader:
                 while done < scan.points:
-                    points = reader.read_points(CHUNK)
+                    with reading(scan.path):
+                        points = reader.read_points(CHUNK)
                     if len(points) < min(CHUNK, scan.points - done):
                         raise UserError(
                             f"{scan.path}: ends after {done + len(points):,} of {scan.points:,} "
@@ -207,10 +208,11 @@ def reading(path: Path) -> Iterator[None]:
         UserError: the file cannot be read.
     """
     try:
-        with warnings.catch_warnings():
+        # lazrs makes of Ctrl-C during its reads what it makes of damaged files.
+        with warnings.catch_warnings(), ctrl_c_waits():
             warnings.simplefilter("ignore")
             yield
-    except (UserError, GeneratorExit, KeyboardInterrupt, SystemExit):
+    except (UserError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # noqa: BLE001  (that of lazrs's Rust code is no Exception)
         reason = shortened(" ".join(str(error).split()) or type(error).__name__)

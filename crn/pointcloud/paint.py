@@ -1,5 +1,7 @@
 """Scores back onto the points: a copy of the file in which every point of the road has its own."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import laspy
@@ -14,6 +16,7 @@ from crn.pointcloud.partition import BLOCK, centimetres, groups, heights, usable
 from crn.pointcloud.roadway import Roadway
 from crn.pointcloud.score import Scores
 from crn.system.files import written_whole
+from crn.system.program import ctrl_c_waits
 
 # The record of waveforms, the bytes before its content, and how many dimensions a file describes.
 _WAVEFORMS, _EVLR, _MOST_BYTES = ("LASF_Spec", 65535), 60, 300
@@ -81,7 +84,8 @@ def paint(
         compress = path.suffix.lower() == ".laz"
         writer = laspy.open(file, "w", header=header, do_compress=compress, closefd=False)
         bar = tqdm(total=scan.points, unit="points", unit_scale=True, desc="paint", disable=None)
-        with writer, bar:
+        # lazrs makes of Ctrl-C during its writes an error of the disk.
+        with _closing(writer), bar:
             for points in read_points(scan):
                 values = _scores_of(scan, points, roadway, scores, cell)
                 array = np.empty(len(points), header.point_format.dtype())
@@ -93,9 +97,11 @@ def paint(
                 if threshold is not None:
                     array[ANOMALOUS] = np.where(np.isnan(values), np.nan, values > threshold)
                 scored += np.count_nonzero(~np.isnan(values))
-                writer.write_points(
-                    ScaleAwarePointRecord(array, header.point_format, header.scales, header.offsets)
+                record = ScaleAwarePointRecord(
+                    array, header.point_format, header.scales, header.offsets
                 )
+                with ctrl_c_waits():
+                    writer.write_points(record)
                 bar.update(len(points))
             if evlrs:
                 writer.write_evlrs(evlrs)
@@ -103,6 +109,15 @@ def paint(
         file.flush()
         _check(path, file, scan.points)
     return scored
+
+
+@contextmanager
+def _closing(writer: laspy.LasWriter) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        with ctrl_c_waits():
+            writer.close()
 
 
 def _scores_of(

@@ -15,6 +15,7 @@ import pyproj
 from numpy.random import Generator
 
 from crn.system.files import written_whole
+from crn.system.program import ctrl_c_waits
 
 CRS = "EPSG:25832"
 NOT_ROAD, SOUND = 0, 1  # values of the dimension truth; damages follow
@@ -267,6 +268,7 @@ def write_scan(path: Path, street: Street) -> None:
     points.classification = np.ones(len(points), np.uint8)
     with (
         written_whole(path, "w+b") as file,
+        ctrl_c_waits(),
         laspy.open(file, "w", header=header, do_compress=True, closefd=False) as writer,
     ):
         writer.write_points(points)
