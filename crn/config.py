@@ -273,8 +273,8 @@ class Scoring(OptionGroup):
         "plain",
         "the anomaly maps that score: as the networks make them; at each pixel less their mean "
         "over the normal training images and divided by their standard deviation there "
-        "(standardised); or that less the image's own median, since a whole image that differs is "
-        "no damage (centred)",
+        "(standardised); or that of their logarithms, less the image's own median, since a whole "
+        "image that differs is no damage (centred)",
         choices=("plain", "standardised", "centred"),
     )
     pooling: str = option(

@@ -100,6 +100,8 @@ def test_maps_against_normal_images_by_hand(maps: str, smoothing: float) -> None
     scored, scores = scorer(x)
     sigma = (0, *([smoothing / 100 * 8] * 2))
     before, mine = (gaussian_filter(m[name].numpy(), sigma, mode="reflect") for m in (normal, x))
+    if maps == "centred":
+        before, mine = (np.log(pixels + 2 / 255) for pixels in (before, mine))
     deviation = before.std(0)
     deviation = np.maximum(deviation, 0.25 * deviation.mean())
     expected = (mine - before.mean(0)) / deviation
@@ -108,6 +110,14 @@ def test_maps_against_normal_images_by_hand(maps: str, smoothing: float) -> None
         expected -= pixels[:, (pixels.shape[1] - 1) // 2, None, None]
     np.testing.assert_allclose(scored[name], expected, atol=2e-4)
     np.testing.assert_allclose(scores[name], expected.max((1, 2)), atol=2e-4)
+
+
+def test_the_logarithm_keeps_the_order_of_maps_of_both_signs() -> None:
+    """Discrimination is negative."""
+    scorer = AnomalyMapScorer(config(scoring=Scoring(maps="centred", map_smoothing=0)))
+    pixels = torch.linspace(-2, 2, 64).view(1, 8, 8)
+    scored, _ = scorer(dict.fromkeys(SCORES, pixels))
+    assert (scored["residual"].flatten().diff() > 0).all()
 
 
 def test_where_normal_images_do_not_differ_maps_stay_finite() -> None:

@@ -13,6 +13,8 @@ from crn.methods.smoothing import smoothed, smoothing_matrix
 # Deviations smaller than this share of their mean are taken for so large: where normal images
 # hardly differ, a few of them do not tell by how much.
 LEAST_DEVIATION = 0.25
+# A step of gray in 8 bits, in [-1, 1]: errors below it are hardly told from none.
+GRAY_STEP = 2 / 255
 # Of the pixels with the highest values, the share that "top" pools.
 TOP = 0.01
 
@@ -22,12 +24,13 @@ class AnomalyMapScorer(nn.Module):
 
     A standardised map is (smoothed map - mean) / deviation, at each pixel over the normal training
     images: errors are larger in some places than in others, and only their excess is anomalous. A
-    centred map is that less its own median: what differs in a whole image, as its light or its
-    texture, is no damage.
+    centred map is that of the logarithms, less its own median. It tells how many times larger an
+    error is than elsewhere in the same image: what differs in a whole image, as its light or the
+    roughness of its texture, is no damage.
 
     Attributes:
-        mean, deviation: (3, S, S), of the smoothed maps of normal images, for each of `SCORES`; 0
-            and 1 before there are any.
+        mean, deviation: (2, 3, S, S), of the smoothed maps of normal images and of their
+            logarithms, for each of `SCORES`; 0 and 1 before there are any.
         step: of the networks that they are about; -1 before there are any.
     """
 
@@ -40,8 +43,8 @@ class AnomalyMapScorer(nn.Module):
         super().__init__()
         self.scoring = config.scoring
         size = config.network.imsize
-        self.register_buffer("mean", torch.zeros(len(SCORES), size, size))
-        self.register_buffer("deviation", torch.ones(len(SCORES), size, size))
+        self.register_buffer("mean", torch.zeros(2, len(SCORES), size, size))
+        self.register_buffer("deviation", torch.ones(2, len(SCORES), size, size))
         self.register_buffer("step", torch.tensor(-1))
         self.register_buffer(
             "matrix", smoothing_matrix(config.scoring.map_smoothing, size), persistent=False
@@ -52,10 +55,11 @@ class AnomalyMapScorer(nn.Module):
         scored = {}
         for index, name in enumerate(SCORES):
             scored[name] = smoothed(maps[name], self.matrix)
-            if self.scoring.maps != "plain":
-                scored[name] = (scored[name] - self.mean[index]) / self.deviation[index]
+            if self.scoring.maps == "standardised":
+                scored[name] = (scored[name] - self.mean[0, index]) / self.deviation[0, index]
             if self.scoring.maps == "centred":
-                scored[name] = scored[name] - _median(scored[name])
+                away = (_logarithm(scored[name]) - self.mean[1, index]) / self.deviation[1, index]
+                scored[name] = away - _median(away)
         return scored, {name: self._pooled(pixels) for name, pixels in scored.items()}
 
     def _pooled(self, pixels: Tensor) -> Tensor:
@@ -68,21 +72,23 @@ class AnomalyMapScorer(nn.Module):
 
     @torch.no_grad()
     def sums(self, batches: Iterable[Maps]) -> Tensor:
-        """Of the smoothed maps of normal images the sums, those of squares, and how many.
+        """Of the smoothed maps of normal images and their logarithms sums, and how many maps.
 
         Args:
             batches: maps as the method makes them.
 
         Returns:
-            (2 * 3 * S * S + 1,) float64, so that several processes can add theirs up.
+            (2 * 2 * 3 * S * S + 1,) float64: sums and sums of squares, and the count, so that
+            several processes can add theirs up.
         """
         first, second = torch.zeros_like(self.mean).double(), torch.zeros_like(self.mean).double()
         count = 0
         for maps in batches:
-            pixels = smoothed(torch.stack([maps[name] for name in SCORES]), self.matrix).double()
-            first += pixels.sum(1)
-            second += pixels.square().sum(1)
-            count += pixels.shape[1]
+            pixels = smoothed(torch.stack([maps[name] for name in SCORES]), self.matrix)
+            both = torch.stack([pixels, _logarithm(pixels)]).double()
+            first += both.sum(2)
+            second += both.square().sum(2)
+            count += both.shape[2]
         return torch.cat([first.flatten(), second.flatten(), first.new_tensor([count])])
 
     @torch.no_grad()
@@ -91,10 +97,15 @@ class AnomalyMapScorer(nn.Module):
         first, second = (each.view_as(self.mean) for each in sums[:-1].chunk(2))
         mean = first / sums[-1]
         deviation = (second / sums[-1] - mean.square()).clamp(min=0).sqrt()
-        least = LEAST_DEVIATION * deviation.mean((1, 2), keepdim=True)
+        least = LEAST_DEVIATION * deviation.mean((2, 3), keepdim=True)
         self.mean.copy_(mean)
         self.deviation.copy_(deviation.maximum(least).clamp(min=1e-6))
         self.step.fill_(step)
+
+
+def _logarithm(maps: Tensor) -> Tensor:
+    """Of what maps are beyond `GRAY_STEP`, with their sign: 0 stays 0, and the order is kept."""
+    return maps.sign() * (1 + maps.abs() / GRAY_STEP).log()
 
 
 def _median(maps: Tensor) -> Tensor:
