@@ -15,6 +15,7 @@ from datasets.layouts import LAYOUTS
 
 IMAGE_SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
 SCORES = ("reconstruction", "residual", "discrimination")
+PAIRS = ("best", "all", "lowest")
 MODELS = ("crn", "dagan", "autoencoder")
 _WITH_IMAGES = ("train", "inference")
 # Named sets of defaults, of the options that a checkpoint carries.
@@ -28,7 +29,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "anomaly_score": "reconstruction",
         "maps": "centred",
         "pooling": "top",
-        "pairs": "all",
+        "pairs": "lowest",
     },
 }
 # More than anybody needs, and few enough for every counter.
@@ -284,9 +285,10 @@ class Scoring(OptionGroup):
     )
     pairs: str = option(
         "best",
-        "score with the best generator and discriminator, or with the mean over all ordered pairs; "
-        "dagan has one pair",
-        choices=("best", "all"),
+        "score with the best generator and discriminator; with the mean over all ordered pairs; or "
+        "at each pixel with the lowest of theirs, since what one of them knows is no damage "
+        "(crn alone has several)",
+        choices=PAIRS,
     )
     map_smoothing: float = option(
         1.8,

@@ -21,7 +21,7 @@ def test_maps_by_hand():
     torch.testing.assert_close(maps["discrimination"], torch.tensor([[[-0.3, -0.4]]]))
 
 
-def test_pairs_average_maps_and_reconstruct_once_per_generator():
+def test_pairs_combine_maps_and_reconstruct_once_per_generator():
     calls = []
 
     def unit(index, factor):
@@ -33,12 +33,25 @@ def test_pairs_average_maps_and_reconstruct_once_per_generator():
 
     units = {0: unit(0, 0.5), 1: unit(1, 0.2), 2: unit(2, 0.0)}
     x = torch.full((2, 3, 4, 4), 0.8)
-    reconstruction, maps = maps_of_pairs(x, units, ordered_pairs(3))
+    reconstruction, maps = maps_of_pairs(x, units, ordered_pairs(3), lambda maps: maps)
     # Every generator is given images, and every discriminator what a generator made of them.
     assert [given for _, given in calls] == [IMAGES, RECONSTRUCTIONS, RECONSTRUCTIONS] * 3
     torch.testing.assert_close(reconstruction, x * 0.7 / 3)
     # residual |x - f| = 0.8 * (1 - product of the factors): 1 - 0.1 twice, else 1
     torch.testing.assert_close(maps["residual"], torch.full((2, 4, 4), 0.8 * (0.9 * 2 + 4) / 6))
+
+
+def test_the_lowest_of_the_pairs_maps_is_that_of_the_smooth_ones():
+    """Each unit fails in another place: only smoothed do all fail in both."""
+    x = torch.zeros(1, 3, 1, 2)
+    units = [lambda x, given=IMAGES, at=at: x + torch.eye(2)[at] for at in (0, 1)]
+
+    def even(maps):
+        return {name: pixels.mean().expand_as(pixels) for name, pixels in maps.items()}
+
+    for smooth, expected in ((lambda maps: maps, 0.0), (even, 0.5)):
+        _, maps = maps_of_pairs(x, units, ordered_pairs(2), smooth, lowest=True)
+        torch.testing.assert_close(maps["reconstruction"], torch.full((1, 1, 2), expected))
 
 
 def test_ordered_pairs():

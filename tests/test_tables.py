@@ -298,7 +298,7 @@ def test_means_deviations_and_averages(tmp_path: Path) -> None:
     ):
         assert line in lines, line
     rows = table(tmp_path)
-    assert len(rows) == 13 + 3 * 7
+    assert len(rows) == 13 + 3 * len(BASELINES)
     assert {row["dataset"] for row in rows} == {"cable", "'=screw|x", "wood"}
     assert [row["state"] for row in rows].count("missing") == 5
 

@@ -1,4 +1,4 @@
-"""From the anomaly maps of a method to those that score: smoothed, standardised, and pooled."""
+"""From the anomaly maps of networks to those that score: smoothed, standardised, and pooled."""
 
 import math
 from collections.abc import Iterable
@@ -50,11 +50,15 @@ class AnomalyMapScorer(nn.Module):
             "matrix", smoothing_matrix(config.scoring.map_smoothing, size), persistent=False
         )
 
+    def smooth(self, maps: Maps) -> Maps:
+        """Maps (B, S, S), smoothed by ``--map-smoothing``."""
+        return {name: smoothed(pixels, self.matrix) for name, pixels in maps.items()}
+
     def forward(self, maps: Maps) -> tuple[Maps, Maps]:
-        """The maps (B, S, S) that score, and the scores (B,), for each of `SCORES`."""
+        """The maps (B, S, S) that score, of smooth ones, and the scores (B,), for each score."""
         scored = {}
         for index, name in enumerate(SCORES):
-            scored[name] = smoothed(maps[name], self.matrix)
+            scored[name] = maps[name]
             if self.scoring.maps == "standardised":
                 scored[name] = (scored[name] - self.mean[0, index]) / self.deviation[0, index]
             if self.scoring.maps == "centred":
@@ -75,7 +79,7 @@ class AnomalyMapScorer(nn.Module):
         """Of the smoothed maps of normal images and their logarithms sums, and how many maps.
 
         Args:
-            batches: maps as the method makes them.
+            batches: smoothed maps.
 
         Returns:
             (2 * 2 * 3 * S * S + 1,) float64: sums and sums of squares, and the count, so that
@@ -84,7 +88,7 @@ class AnomalyMapScorer(nn.Module):
         first, second = torch.zeros_like(self.mean).double(), torch.zeros_like(self.mean).double()
         count = 0
         for maps in batches:
-            pixels = smoothed(torch.stack([maps[name] for name in SCORES]), self.matrix)
+            pixels = torch.stack([maps[name] for name in SCORES])
             both = torch.stack([pixels, _logarithm(pixels)]).double()
             first += both.sum(2)
             second += both.square().sum(2)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
-from crn.config import ModelConfig
+from crn.config import SCORES, ModelConfig
 from crn.methods.base import Losses, Method, Pair
 from crn.methods.encoder_decoder import EncoderDecoder
 from crn.methods.scores import Maps
@@ -36,4 +36,4 @@ class Autoencoder(Method):
         """The map of all scores is |x - r|."""
         r = self.network(x)
         error = (x - r).abs().mean(1)
-        return r, {"reconstruction": error, "residual": error, "discrimination": error}
+        return r, self.map_scorer.smooth(dict.fromkeys(SCORES, error))

@@ -88,7 +88,7 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def pairs(self, which: str) -> list[Pair]:
-        """The pairs that score: the best one ("best"), or all of them ("all")."""
+        """The pairs that score, for each choice of ``--pairs``."""
 
     def scoring_networks(self, pairs: Sequence[Pair]) -> list[str]:  # noqa: ARG002
         """The names of the networks that pairs are made of."""
@@ -96,11 +96,11 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def anomaly_maps(self, x: Tensor, pairs: Sequence[Pair]) -> tuple[Tensor, Maps]:
-        """Reconstructions and anomaly maps, as the networks make them.
+        """Reconstructions and smoothed anomaly maps.
 
         Args:
             x: images as `contrast` gives them, (B, 3, S, S) in [-1, 1].
-            pairs: what is averaged over.
+            pairs: those whose maps are combined.
 
         Returns:
             (B, 3, S, S), and for each of `SCORES` (B, S, S), higher where more anomalous.

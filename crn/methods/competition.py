@@ -143,15 +143,16 @@ class CompetitiveReconstructionNetworks(Method):
 
     def pairs(self, which: str) -> list[Pair]:
         """The best pair, or all ordered pairs of different units."""
-        return ordered_pairs(len(self.units)) if which == "all" else [self.best_pair()]
+        return [self.best_pair()] if which == "best" else ordered_pairs(len(self.units))
 
     def scoring_networks(self, pairs: Sequence[Pair]) -> list[str]:
         """The units in the pairs."""
         return [_name(index) for index in sorted({index for pair in pairs for index in pair})]
 
     def anomaly_maps(self, x: Tensor, pairs: Sequence[Pair]) -> tuple[Tensor, Maps]:
-        """The means over pairs; see `maps_of_pairs`."""
-        return maps_of_pairs(x, list(self.units), pairs)
+        """The means over pairs, or the lowest of theirs; see `maps_of_pairs`."""
+        lowest = self.map_scorer.scoring.pairs == "lowest"
+        return maps_of_pairs(x, list(self.units), pairs, self.map_scorer.smooth, lowest)
 
 
 def _name(unit: int) -> str:

@@ -77,4 +77,5 @@ class DualAutoEncoderGAN(Method):
 
     def anomaly_maps(self, x: Tensor, pairs: Sequence[Pair]) -> tuple[Tensor, Maps]:  # noqa: ARG002
         """See `maps_of_autoencoders`."""
-        return maps_of_autoencoders(x, self.generator, self.discriminator)
+        r, maps = maps_of_autoencoders(x, self.generator, self.discriminator)
+        return r, self.map_scorer.smooth(maps)

@@ -7,6 +7,7 @@ what the networks are trained to do, never from labels.
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
+import torch
 from torch import Tensor
 
 from crn.methods.encoder_decoder import RECONSTRUCTIONS
@@ -36,20 +37,27 @@ def maps_of(x: Tensor, r: Tensor, f: Tensor) -> Maps:
 
 
 def maps_of_pairs(
-    x: Tensor, units: Sequence[Reconstruct], pairs: Iterable[tuple[int, int]]
+    x: Tensor,
+    units: Sequence[Reconstruct],
+    pairs: Iterable[tuple[int, int]],
+    smooth: Callable[[Maps], Maps],
+    lowest: bool = False,
 ) -> tuple[Tensor, Maps]:
-    """Mean reconstruction and mean anomaly maps over pairs of units.
+    """Mean reconstruction and combined anomaly maps of pairs of units.
 
     Args:
         x: images, (B, 3, H, W) in [-1, 1].
         units: networks, which take images and, as a discriminator, `RECONSTRUCTIONS`.
         pairs: (generator, discriminator) indices; each generator reconstructs once.
+        smooth: what becomes of the maps of each pair before they are combined.
+        lowest: combine them by the lowest value at each pixel, else by their mean.
 
     Returns:
-        The mean of the generators' reconstructions (B, 3, H, W), and the mean of the pairs' maps.
+        The mean of the generators' reconstructions (B, 3, H, W), and the maps (B, H, W).
     """
     reconstructions = []
-    sums: Maps = {}
+    combine = torch.minimum if lowest else torch.add
+    combined: Maps = {}
     count = 0
     for generator, group in groupby(sorted(pairs), key=lambda pair: pair[0]):
         r = units[generator](x)
@@ -57,10 +65,11 @@ def maps_of_pairs(
         for _, discriminator in group:
             count += 1
             f = units[discriminator](r, RECONSTRUCTIONS)
-            for name, pixels in maps_of(x, r, f).items():
-                sums[name] = sums[name] + pixels if name in sums else pixels
+            for name, pixels in smooth(maps_of(x, r, f)).items():
+                combined[name] = combine(combined[name], pixels) if name in combined else pixels
     mean = sum(reconstructions[1:], reconstructions[0]) / len(reconstructions)
-    return mean, {name: pixels / count for name, pixels in sums.items()}
+    share = 1 if lowest else count
+    return mean, {name: pixels / share for name, pixels in combined.items()}
 
 
 def maps_of_autoencoders(

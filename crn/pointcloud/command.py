@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from crn.config import PAIRS
 from crn.errors import UserError
 from crn.pointcloud.las import Scan, check_scans, find_files
 from crn.pointcloud.layers import (
@@ -150,9 +151,7 @@ def _parser() -> Parser:
         metavar="JSON",
         help="the tiles.json of the tiles that the model was trained on",
     )
-    score.add_argument(
-        "--pairs", choices=("best", "all"), help="as of train.py; as trained where not given"
-    )
+    score.add_argument("--pairs", choices=PAIRS, help="as of train.py; as trained where not given")
     score.add_argument(
         "--anomaly-score",
         choices=("reconstruction", "residual", "discrimination"),

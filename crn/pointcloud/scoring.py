@@ -43,7 +43,7 @@ class TileScorer:
 
         Args:
             path: the file.
-            pairs: "best" or "all"; as trained where None.
+            pairs: one of `crn.config.PAIRS`; as trained where None.
             anomaly_score: of `crn.config.SCORES`; that of the training where None.
             cpu: whether to leave a GPU alone.
 

@@ -2,11 +2,12 @@
 
 None of them looks at a test label. Three are how far a figure of an image is from its mean over the
 normal training images, in standard deviations; the fourth is the distance from their mean image.
-The others make anomaly maps, of which the highest value counts, measured against normal images.
+The others make anomaly maps, of which the highest value counts, measured against normal images; and
+once more scored as the balanced recipe scores the maps of trained networks.
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -109,30 +110,42 @@ def _gradients(images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def scores_of_maps(train: Tensor, test: Tensor) -> dict[str, Tensor]:
-    """Anomaly scores by the maximum of smoothed and standardised maps.
+    """Anomaly scores by maps that need no training.
 
     Args:
         train: normal images, (N, 3, S, S) in [-1, 1].
         test: images, (M, 3, S, S), in the same range.
 
     Returns:
-        For each of the last three of `BASELINES` the scores (M,).
+        For each but the first four of `BASELINES` the scores (M,).
     """
     size = train.shape[-1]
     defaults: dict[str, Any] = {name: group() for name, group in GROUPS.items()}
-    options = Options(**defaults)
-    # The images as the balanced recipe sees them.
-    shape = {"imsize": size, "width": _WIDTH, "seed": 0}
-    scored = {"maps": "standardised", "pooling": "max"}
-    config = options.replace(**RECIPES["balanced"] | shape | scored).model_config()
+    # The images as the balanced recipe sees them, and the scoring of its maps.
+    recipe = RECIPES["balanced"] | {"imsize": size, "width": _WIDTH, "seed": 0}
+    balanced = Options(**defaults).replace(**recipe).model_config()
+    highest = {
+        maps: replace(balanced, scoring=replace(balanced.scoring, maps=maps, pooling="max"))
+        for maps in ("plain", "standardised")
+    }
     mean = train.mean(0)
-    local = smoothing_matrix(config.network.local_contrast, size)
-    # A Mahalanobis distance is measured against normal images already.
-    plain = replace(config, scoring=replace(config.scoring, maps="plain"))
+    local = smoothing_matrix(balanced.network.local_contrast, size)
+
+    def from_mean(x: Tensor) -> Tensor:
+        return (x - mean).abs().mean(1)
+
+    def high_pass(x: Tensor) -> Tensor:
+        return (x - smoothed(x, local)).abs().mean(1)
+
+    features = _distance_of_features(train, balanced.network)
     baselines: dict[str, tuple[ModelConfig, Maps]] = {
-        "standardised mean image": (config, lambda x: (x - mean).abs().mean(1)),
-        "high-pass image": (config, lambda x: (x - smoothed(x, local)).abs().mean(1)),
-        "untrained features": (plain, _distance_of_features(train, config.network)),
+        "standardised mean image": (highest["standardised"], from_mean),
+        "high-pass image": (highest["standardised"], high_pass),
+        # A Mahalanobis distance is measured against normal images already.
+        "untrained features": (highest["plain"], features),
+        "centred mean image": (balanced, from_mean),
+        "centred high-pass image": (balanced, high_pass),
+        "centred untrained features": (balanced, features),
     }
     return {name: _scores(maps, train, test, of) for name, (of, maps) in baselines.items()}
 
@@ -140,12 +153,14 @@ def scores_of_maps(train: Tensor, test: Tensor) -> dict[str, Tensor]:
 def _scores(maps: Maps, train: Tensor, test: Tensor, config: ModelConfig) -> Tensor:
     """Scores (M,) by the maps that are made of batches of images."""
     scorer = AnomalyMapScorer(config)
-    if config.scoring.maps == "standardised":
-        known = (dict.fromkeys(SCORES, maps(batch)) for batch in train.split(_BATCH))
-        scorer.measure(scorer.sums(known), step=0)
+
+    def smooth_maps(images: Tensor) -> Iterator[dict[str, Tensor]]:
+        return (scorer.smooth(dict.fromkeys(SCORES, maps(b))) for b in images.split(_BATCH))
+
+    if config.scoring.maps != "plain":
+        scorer.measure(scorer.sums(smooth_maps(train)), step=0)
     asked = config.scoring.anomaly_score
-    scores = [scorer(dict.fromkeys(SCORES, maps(batch)))[1][asked] for batch in test.split(_BATCH)]
-    return torch.cat(scores)
+    return torch.cat([scorer(each)[1][asked] for each in smooth_maps(test)])
 
 
 def _distance_of_features(train: Tensor, network: Network) -> Maps:

@@ -10,6 +10,7 @@ from crn.experiments.tables.trainings import DataSet, Grid, Method, Result
 BASELINES = (
     *("brightness", "contrast", "gradient energy", "mean image"),
     *("standardised mean image", "high-pass image", "untrained features"),
+    *("centred mean image", "centred high-pass image", "centred untrained features"),
 )
 
 
