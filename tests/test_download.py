@@ -37,7 +37,7 @@ class Server(ThreadingHTTPServer):
         files: their content by path; there is no other.
         asked: the paths that were asked for.
         cuts: how many bytes of the next answers are sent before the connection ends.
-        release: while it is not set, a cut connection is held instead.
+        held, release: a cut connection sets the first and waits for the other.
     """
 
     daemon_threads = True
@@ -47,7 +47,7 @@ class Server(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.asked: list[str] = []
         self.cuts: list[int] = []
-        self.release = threading.Event()
+        self.held, self.release = threading.Event(), threading.Event()
         self.release.set()
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -64,6 +64,7 @@ class Handler(BaseHTTPRequestHandler):
         cut = self.server.cuts.pop(0) if self.server.cuts else len(content)
         self.wfile.write(content[:cut])
         if cut < len(content):
+            self.server.held.set()
             self.server.release.wait(timeout=30)
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -128,14 +129,12 @@ def tree(folder: Path) -> dict[str, bytes]:
     }
 
 
-def tar_xz(files: dict[str, bytes], *more: tarfile.TarInfo) -> bytes:
+def tar_xz(*names: str) -> bytes:
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w:xz", preset=0) as tar:
-        for name, content in files.items():
+        for name in names:
             info = tarfile.TarInfo(name)
-            info.mode, info.size = 0o444, len(content)  # as in the archive of MVTec AD
-            tar.addfile(info, io.BytesIO(content))
-        for info in more:
+            info.mode = 0o444  # as in the archive of MVTec AD
             tar.addfile(info)
     return archive.getvalue()
 
@@ -147,7 +146,7 @@ def mvtec_archive(without: str = "") -> bytes:
         *("test/crack/000.png", "ground_truth/crack/000_mask.png"),
     )
     names = [f"{category}/{part}" for category in CATEGORIES for part in parts]
-    return tar_xz({name: b"PIXELS" for name in (*names, "license.txt") if name != without})
+    return tar_xz(*(name for name in (*names, "license.txt") if name != without))
 
 
 @pytest.fixture
@@ -234,7 +233,6 @@ def test_a_connection_that_is_cut(mvtec: Callable, server: Server) -> None:
     [
         ("http://127.0.0.1:{port}/gone", "404 Client Error"),
         ("http://127.0.0.1:1/", "(Connection refused)"),
-        ("", "No scheme supplied"),
         ("nonsense", "No scheme supplied"),
         ("file:///etc/passwd", "No connection adapters"),
         ("http://[::1", "not a valid host"),
@@ -246,22 +244,15 @@ def test_an_address_with_nothing(run: Callable, server: Server, url: str, reason
     assert_refused(result, f"error: {url}: {ARCHIVE.name} cannot be downloaded (", reason)
 
 
-def link(target: str) -> tarfile.TarInfo:
-    info = tarfile.TarInfo("escaped")
-    info.type, info.linkname = tarfile.SYMTYPE, target
-    return info
-
-
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (tar_xz({"../escaped": b"x"}), "outside the destination"),
-        (tar_xz({}, link("/etc/passwd")), "absolute path"),
-        (tar_xz({"cats/a.png": b"A"}), "bottle"),
+        (tar_xz("../escaped"), "outside the destination"),
+        (tar_xz("cats/a.png"), "bottle"),
         (mvtec_archive(without="pill/test/good/000.png"), "pill: contains no normal images"),
         (b"no archive", "not a compressed"),
     ],
-    ids=["out", "link", "cats", "a part missing", "none"],
+    ids=["out", "cats", "a part missing", "none"],
 )
 def test_of_an_archive_with_something_else_nothing_stays(
     mvtec: Callable, content: bytes, reason: str
@@ -319,28 +310,14 @@ def test_roads(roads: Callable, server: Server, tops: tuple[str, str]) -> None:
     assert server.asked == []
 
 
-def test_a_record_without_an_archive(roads: Callable) -> None:
-    assert_refused(roads(roadimages=zipped(*ROADS)), "panorama_images.zip", ROADS_DOI)
-    assert Path("data/roadimages").is_dir()
-
-
-@pytest.mark.parametrize("record", [b"", b"\xff\xfe", b'{"status": 404}'])
+@pytest.mark.parametrize("record", [b"", b"\xff\xfe", b'{"status": 404}', b'{"files": []}'])
 def test_something_else_than_a_record(run: Callable, server: Server, record: bytes) -> None:
     server.files["/record"] = record
     assert_refused(run("roads"), "roadimages.zip cannot be downloaded", ROADS_DOI)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "mention"),
-    [
-        (["cats"], "'cats'"),
-        (["mvtec", "--urls", "x"], "--urls"),
-        (["roads", "--url", "x"], "--url is for mvtec"),
-        (["roads", "--root", ""], "--root"),
-    ],
-)
-def test_wrong_command_line(run: Callable, arguments: list[str], mention: str) -> None:
-    assert_refused(run(*arguments), mention)
+def test_a_mirror_is_for_mvtec_only(run: Callable) -> None:
+    assert_refused(run("roads", "--url", "x"), "--url is for mvtec")
 
 
 def test_progress_is_shown_on_a_terminal(mvtec: Callable, monkeypatch) -> None:
@@ -365,9 +342,7 @@ def test_ctrl_c_leaves_nothing(server: Server, tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        deadline = time.monotonic() + 60
-        while server.cuts and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
+        assert server.held.wait(60)
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
