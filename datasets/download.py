@@ -1,31 +1,26 @@
 """Fetch the public data sets: ``python -m datasets.download mvtec|roads --root datasets``.
 
-An archive is compared with its published checksum before it gets its name, extracted beside what
-exists, and the layout of the result is checked. Nothing that exists is overwritten.
+An archive gets its name when it has the published checksum, and a data set its folder when it is
+whole. Nothing that exists is overwritten.
 """
 
-import io
-import json
-import lzma
 import os
 import shutil
 import sys
 import tarfile
-import tempfile
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import NamedTuple
 
-from tqdm import tqdm
+import pooch
+from requests import RequestException
 
 from crn.errors import UserError
-from crn.system.files import claimed, require_writable_folder, writing, written_whole
+from crn.system.files import claimed, require_writable_folder, writing
 from crn.system.program import Parser, program, typed_path
 from datasets.folders import is_litter
 from datasets.layouts import CATEGORIES, LAYOUTS
-from datasets.samples import TEST, TRAIN, Sample, list_samples
+from datasets.samples import TRAIN, list_samples
 
 MVTEC_PAGE = "https://www.mvtec.com/company/research/datasets/mvtec-ad"
 MVTEC_URL = (
@@ -33,177 +28,91 @@ MVTEC_URL = (
     "420938113-1629960298/mvtec_anomaly_detection.tar.xz"
 )
 MVTEC_CHECKSUM = "sha256:cf4313b13603bec67abb49ca959488f7eedce2a9f7795ec54446c649ac98cd3d"
-ROADS_PAGE = "https://doi.org/10.5281/zenodo.7681876"
-ROADS_RECORD = "https://zenodo.org/api/records/7681876"
+ROADS_DOI = "10.5281/zenodo.7681876"
+_ATTEMPTS = 3
+_CHUNK = 256 * 1024  # bytes; pooch's own of a thousand take a minute for every 4 GB
 
 
 class _DataSet(NamedTuple):
-    """A data set to make: the archive, the folder, its layout, and the folders at its top."""
+    """A data set to make.
+
+    Attributes:
+        archive: the name of the file that it comes in.
+        folder: its own.
+        layout: of `LAYOUTS`.
+        parts: the folders in it that have that layout.
+        mark: a folder at the top of it, by which it is found in the archive.
+        page: where people find the archive.
+    """
 
     archive: str
     folder: str
     layout: str
-    top: tuple[str, ...]
+    parts: tuple[str, ...]
+    mark: str
+    page: str
 
-    def samples(self, root: Path) -> list[Sample]:
-        """All samples, of all categories where there are some."""
-        folder, layout = root / self.folder, LAYOUTS[self.layout]
-        folders = [folder / name for name in self.top] if self.top == CATEGORIES else [folder]
-        return [sample for each in folders for sample in list_samples(layout, each)]
+    def summary(self, folder: Path) -> str:
+        """How many samples a folder has.
+
+        Raises:
+            UserError: it holds no whole data set.
+        """
+        layout = LAYOUTS[self.layout]
+        samples = [sample for part in self.parts for sample in list_samples(layout, folder / part)]
+        train = sum(sample.split == TRAIN for sample in samples)
+        return f"{train:,} samples to train on, {len(samples) - train:,} to test on"
 
 
-_MVTEC = _DataSet("mvtec_anomaly_detection.tar.xz", "mvtec", "MVTec", CATEGORIES)
+_MVTEC = _DataSet(
+    *("mvtec_anomaly_detection.tar.xz", "mvtec", "MVTec", CATEGORIES, CATEGORIES[0], MVTEC_PAGE)
+)
+_ROADS_PAGE = f"https://doi.org/{ROADS_DOI}"
 _ROADS = (
-    _DataSet("roadimages.zip", "roadimages", "RoadImages", ("good_ones", "bad_ones")),
-    _DataSet("panorama_images.zip", "panorama", "Panorama", ("good_ones", "bad_ones")),
-)
-_ATTEMPTS = 3
-_TIMEOUT = 60  # seconds without a single byte
-# HTTP statuses of 400 to 499 that pass: timeout, too early, too many requests.
-_PASSING = {408, 425, 429}
-# What archives that are cut off, encrypted or hostile, or none, make the libraries raise.
-_DAMAGE = (
-    *(shutil.ReadError, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error),
-    *(EOFError, ValueError, RuntimeError),
+    _DataSet("roadimages.zip", "roadimages", "RoadImages", (".",), "good_ones", _ROADS_PAGE),
+    _DataSet("panorama_images.zip", "panorama", "Panorama", (".",), "good_ones", _ROADS_PAGE),
 )
 
 
-def download_mvtec(root: Path, url: str) -> None:
-    """Make ``root/mvtec`` with all categories of MVTec AD, unless it is there.
-
-    Raises:
-        UserError: see `_fetch` and `_install`.
-    """
-    print(f"MVTec AD is licensed CC BY-NC-SA 4.0, not for commercial use: {MVTEC_PAGE}")
-    if not _is_there(_MVTEC, root):
-        _fetch(url, root / _MVTEC.archive, MVTEC_CHECKSUM, f"the form at {MVTEC_PAGE}")
-        _install(_MVTEC, root)
-
-
-def download_roads(root: Path, record: str) -> None:
-    """Make ``root/roadimages`` and ``root/panorama``, unless they are there.
+def _make(data: _DataSet, root: Path, source: pooch.Pooch) -> None:
+    """Make the folder of a data set, unless it is there.
 
     Args:
-        root: their folder.
-        record: address of the JSON of the Zenodo record, which lists the files.
+        data: the data set.
+        root: where its archive and its folder are to be.
+        source: of the archive; where it lists no checksums yet, it is asked for them.
 
     Raises:
-        UserError: the record cannot be had or read; or see `_fetch` and `_install`.
+        UserError: something else is in the way, or the archive cannot be had or extracted, or
+            holds no whole data set.
     """
-    print(f"Panorama and RoadImages, with their licence: {ROADS_PAGE}")
-    missing = [data for data in _ROADS if not _is_there(data, root)]
-    files = _read_record(record) if missing else {}
-    for data in missing:
-        if data.archive not in files:
-            raise UserError(f"{record}: lists no {data.archive}; see {ROADS_PAGE}")
-        url, checksum = files[data.archive]
-        _fetch(url, root / data.archive, checksum, ROADS_PAGE)
-        _install(data, root)
-
-
-def _is_there(data: _DataSet, root: Path) -> bool:
-    try:
-        samples = data.samples(root)
-    except UserError:
-        return False
-    folder = root / data.folder
-    print(f"{folder} is there already: {_summary(samples)}; move it away to fetch it again")
-    return True
-
-
-def _summary(samples: Sequence[Sample]) -> str:
-    train, test = (sum(s.split == split for s in samples) for split in (TRAIN, TEST))
-    return f"{train:,} samples to train on, {test:,} to test on"
-
-
-def _read_record(url: str) -> dict[str, tuple[str, str]]:
-    """Address and checksum of the files of a Zenodo record, by name."""
-    text = io.BytesIO()
-    _get(url, text, f"see {ROADS_PAGE}")
-    try:
-        files = json.loads(text.getvalue())["files"]
-        record = {f["key"]: (f["links"]["self"], f["checksum"].lower()) for f in files}
-        if not all(checksum.startswith(("md5:", "sha256:")) for _, checksum in record.values()):
-            raise ValueError(record)
-        return record
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(
-            f"{url}: not a Zenodo record that lists files with their checksums; see {ROADS_PAGE}"
-        ) from None
-
-
-def _fetch(url: str, archive: Path, checksum: str, elsewhere: str) -> None:
-    """Make sure that an archive is there, and the one that is published.
-
-    Args:
-        url: its address.
-        archive: what lies there already is checked and used, or refused.
-        checksum: "sha256:..." or "md5:...".
-        elsewhere: where people find it when the address is of no use.
-
-    Raises:
-        UserError: it cannot be had or written, or has another checksum.
-    """
-    if archive.exists():
-        print(f"{archive} is used", flush=True)
-        _verify(archive, checksum, str(archive), "move it away to download it again")
+    archive, folder = root / data.archive, root / data.folder
+    if os.path.lexists(folder):
+        try:
+            print(f"{folder} is there already: {data.summary(folder)}")
+        except UserError as error:
+            raise UserError(f"{folder}: is there, but not whole ({error}); move it away") from None
         return
-    print(f"downloading {url}", flush=True)
-    advice = f"get it from {elsewhere}, save it as {archive} and run this again"
-    with claimed(archive), written_whole(archive) as file:
-        _get(url, file, advice)
-        file.flush()
-        _verify(Path(file.name), checksum, url, f"not kept; {advice}")
-
-
-def _verify(path: Path, checksum: str, name: str, advice: str) -> None:
-    import pooch
-
-    algorithm = checksum.partition(":")[0]
-    found = f"{algorithm}:{pooch.file_hash(str(path), algorithm)}"
-    if found != checksum:
-        raise UserError(f"{name}: has the checksum {found} instead of {checksum}; {advice}")
-    print(f"{name}: {path.stat().st_size:,} bytes, {checksum} as published", flush=True)
-
-
-def _get(url: str, file: IO[bytes], advice: str) -> None:
-    """Write what an address gives to a file.
-
-    Args:
-        url: of http or https.
-        file: seekable.
-        advice: end of the message where there is no such thing.
-
-    Raises:
-        UserError: the address is none, or the server does not give it in several attempts.
-    """
-    import pooch
-    import requests
-
-    def check(response: requests.Response, **_: Any) -> None:
-        status = response.status_code
-        if 400 <= status < 500 and status not in _PASSING:
-            raise UserError(f"{url}: the server answers {status} {response.reason}; {advice}")
-        if status == 200 and response.headers.get("Content-Type", "").startswith("text/html"):
-            raise UserError(f"{url}: the server answers with a web page; {advice}")
-
-    for attempts_left in reversed(range(_ATTEMPTS)):
-        file.seek(0)
-        file.truncate()
-        # The downloader replaces the total; without one it would take the bar for none.
-        with tqdm(desc="download", total=1, unit="B", unit_scale=True, disable=None) as bar:
-            get = pooch.HTTPDownloader(bar, 1 << 18, timeout=_TIMEOUT, hooks={"response": check})
-            try:
-                get(url, file, None)
-                return
-            except ValueError as error:
-                raise UserError(f"{url}: not an address of http or https ({error})") from None
-            except requests.RequestException as error:
-                if not attempts_left:
-                    raise UserError(
-                        f"{url}: cannot be downloaded ({_reason(error)}); check the connection and "
-                        "run this again"
-                    ) from None
+    kind = pooch.HTTPDownloader if source.urls else pooch.DOIDownloader
+    download = kind(progressbar=sys.stderr.isatty(), chunk_size=_CHUNK)
+    with claimed(folder), writing(folder):
+        try:
+            if not source.registry:
+                source.load_registry_from_doi()
+            source.fetch(data.archive, downloader=download)
+        except (RequestException, ValueError, KeyError) as error:
+            if archive.exists() and not isinstance(error, RequestException):
+                raise UserError(
+                    f"{archive}: is not the archive that is published; move it away"
+                ) from None
+            raise UserError(
+                f"{source.urls.get(data.archive, data.page)}: {data.archive} cannot be downloaded "
+                f"({_reason(error)}); check the connection, or get it from {data.page}, save it as "
+                f"{archive} and run this again"
+            ) from None
+        print(f"{archive}: {source.registry[data.archive]} as published; extracting", flush=True)
+        samples = _extract(data, archive, folder)
+    print(f"{folder}: {samples}; {archive} can be removed")
 
 
 def _reason(error: BaseException) -> str:
@@ -213,57 +122,26 @@ def _reason(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def _install(data: _DataSet, root: Path) -> None:
-    """Extract the folder of an archive that holds the data set, and check the result.
-
-    Raises:
-        UserError: the archive cannot be extracted, or holds no whole data set.
-    """
-    archive, target = root / data.archive, root / data.folder
-    print(f"extracting {archive}", flush=True)
-    require_writable_folder(target, "--root")
-    with (
-        claimed(target),
-        writing(target),
-        tempfile.TemporaryDirectory(dir=target, prefix=".extracting-") as temporary,
-    ):
-        folder = Path(temporary)
-        for left in target.glob(".extracting-*"):  # by a run that was killed
-            if left != folder:
-                shutil.rmtree(left)
-        try:
-            # Zip files need no filter: of them, nothing is extracted that leads out of the folder.
-            if archive.suffix == ".zip":
-                shutil.unpack_archive(archive, folder)
-            else:
-                shutil.unpack_archive(archive, folder, filter="data")
-        except _DAMAGE as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(f"{archive}: cannot be extracted ({reason}); replace it") from None
-        found = [path for name in data.top for path in folder.rglob(name) if path.is_dir()]
-        found = [path for path in found if not any(map(is_litter, path.relative_to(folder).parts))]
-        if not found:
-            raise UserError(f"{archive}: holds no folder {' or '.join(data.top)}; replace it")
-        _move(min(found, key=lambda path: len(path.parts)).parent, target)
+def _extract(data: _DataSet, archive: Path, folder: Path) -> str:
+    """Make a folder of what an archive holds, once it is whole, and say what that is."""
+    temporary = folder.with_name(f".{folder.name}.extracting")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
     try:
-        samples = data.samples(root)
-    except UserError as error:
-        raise UserError(f"{archive} is extracted, but not a whole data set: {error}") from None
-    print(f"{target}: {_summary(samples)}; {archive} can be removed")
-
-
-def _move(source: Path, target: Path) -> None:
-    """Move what is in a folder to another one, and name what stays as it was there."""
-    for item in sorted(source.iterdir()):
-        there = target / item.name
-        if is_litter(item.name):
-            continue
-        if not os.path.lexists(there):
-            item.rename(there)
-        elif item.is_dir() and there.is_dir():
-            _move(item, there)
+        # Zip files need no filter: of them, nothing is extracted that leads out of the folder.
+        if archive.suffix == ".zip":
+            shutil.unpack_archive(archive, temporary)
         else:
-            print(f"{str(there)!r} was there before and is kept as it was")
+            shutil.unpack_archive(archive, temporary, filter="data")
+        found = [path.relative_to(temporary) for path in temporary.rglob(data.mark)]
+        found = [path.parent for path in found if not any(map(is_litter, path.parts))]
+        top = temporary / min(found, key=lambda path: len(path.parts), default=".")
+        samples = data.summary(top)
+        top.rename(folder)
+        return samples
+    except (UserError, shutil.ReadError, tarfile.TarError) as error:
+        raise UserError(f"{archive}: holds no whole data set ({error}); replace it") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @program("datasets.download", "interrupted; run it again")
@@ -295,21 +173,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="the folder to make them in; an archive that lies there already is used "
         "(default: datasets)",
     )
-    parser.add_argument(
-        "--url",
-        help="a mirror: the address of the same archive (mvtec), or of the JSON of the Zenodo "
-        "record (roads)",
-    )
+    parser.add_argument("--url", help="a mirror of the archive of mvtec")
     args = parser.parse_args(argv)
-    download, address = {
-        "mvtec": (download_mvtec, MVTEC_URL),
-        "roads": (download_roads, ROADS_RECORD),
-    }[args.name]
+    if args.url is not None and args.name != "mvtec":
+        parser.error("--url is for mvtec; the archives of roads come from the record of their DOI")
     require_writable_folder(args.root, "--root")
-    try:
-        download(args.root, address if args.url is None else args.url)
-    except OSError as error:
-        raise UserError(str(error)) from error
+    how = {"path": args.root, "retry_if_failed": _ATTEMPTS - 1, "allow_updates": False}
+    if args.name == "mvtec":
+        print(f"MVTec AD is licensed CC BY-NC-SA 4.0, not for commercial use: {MVTEC_PAGE}")
+        address = MVTEC_URL if args.url is None else args.url
+        registry = {_MVTEC.archive: MVTEC_CHECKSUM}
+        source = pooch.create(base_url="", registry=registry, urls={_MVTEC.archive: address}, **how)
+        _make(_MVTEC, args.root, source)
+    else:
+        print(f"Panorama and RoadImages, with their licence: {_ROADS_PAGE}")
+        source = pooch.create(base_url=f"doi:{ROADS_DOI}/", **how)
+        for data in _ROADS:
+            _make(data, args.root, source)
     return 0
 
 

@@ -1,12 +1,12 @@
 """The layouts of data sets on disk: a function for each lists its samples. `LAYOUTS` has all."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from crn.errors import UserError
 from datasets.folders import by_name, contents, image_files, normal_form, subfolder
-from datasets.samples import ANOMALOUS, NORMAL, TEST, TRAIN, Sample, split_good_and_bad
+from datasets.samples import ANOMALOUS, NORMAL, TEST, TRAIN, Sample
 
 # Of MVTec AD.
 CATEGORIES = (
@@ -14,6 +14,7 @@ CATEGORIES = (
     *("pill", "screw", "tile", "toothbrush", "transistor", "wood", "zipper"),
 )
 TILE_FOLDERS = ("height_files", "intensity_files")
+_TRAIN_PERCENT = 70
 
 
 def mvtec(root: Path) -> Iterator[Sample]:
@@ -63,23 +64,36 @@ def panorama(root: Path) -> list[Sample]:
     """Samples of good_ones/* and bad_ones/*.
 
     Raises:
-        UserError: a folder is missing or empty.
+        UserError: a folder is missing or empty, or there is one good image only.
     """
-    good = image_files(subfolder(root, "good_ones"))
-    bad = image_files(subfolder(root, "bad_ones"))
-    return split_good_and_bad(
-        [(file,) for file in good], [(file,) for file in bad], root / "good_ones"
-    )
+    return _good_and_bad(root, lambda folder: [(file,) for file in image_files(folder)])
 
 
 def road_images(root: Path) -> list[Sample]:
     """Samples of {good_ones,bad_ones}/{height_files,intensity_files}/*, paired by file stem.
 
     Raises:
-        UserError: a folder is missing or empty, or a height or an intensity image has no partner.
+        UserError: see `panorama`; or a height or an intensity image has no partner.
     """
-    good, bad = (road_tiles(subfolder(root, name)) for name in ("good_ones", "bad_ones"))
-    return split_good_and_bad(good, bad, root / "good_ones")
+    return _good_and_bad(root, road_tiles)
+
+
+def _good_and_bad(
+    root: Path, files_in: Callable[[Path], Sequence[tuple[Path, ...]]]
+) -> list[Sample]:
+    """The first 70 % of the good ones train; the rest and the bad ones test."""
+    good, bad = (files_in(subfolder(root, name)) for name in ("good_ones", "bad_ones"))
+    count = len(good) * _TRAIN_PERCENT // 100
+    if count == 0:
+        raise UserError(
+            f"{root / 'good_ones'}: one good sample is too few; the first 70 % train and the rest "
+            "tests, so there have to be at least two"
+        )
+    return [
+        *(Sample(f"good_ones/{files[0].name}", files, TRAIN, NORMAL) for files in good[:count]),
+        *(Sample(f"good_ones/{files[0].name}", files, TEST, NORMAL) for files in good[count:]),
+        *(Sample(f"bad_ones/{files[0].name}", files, TEST, ANOMALOUS) for files in bad),
+    ]
 
 
 def road_tiles(folder: Path) -> list[tuple[Path, Path]]:

@@ -57,7 +57,12 @@ class Masks(Sequence[np.ndarray | None]):
             if sample.mask is None:
                 self._packed.append(None)
                 continue
-            mask, note = _read(sample, size)
+            mask, note = _interpreted(sample.mask)
+            if mask.shape != size:
+                raise UserError(
+                    f"{sample.mask}: has {mask.shape[1]}x{mask.shape[0]} pixels, but "
+                    f"{sample.files[0]} has {size[1]}x{size[0]}; give both one size"
+                )
             if note:
                 notes.setdefault(note, []).append(sample.mask)
             if _seems_inverted(mask):
@@ -88,19 +93,8 @@ class Masks(Sequence[np.ndarray | None]):
         return np.unpackbits(bits, count=height * width).view(bool).reshape(height, width)
 
 
-def _read(sample: Sample, size: tuple[int, int]) -> tuple[np.ndarray, str]:
-    """A mask (H, W) bool, and what to say of it if it is not black and white."""
-    assert sample.mask is not None
-    mask, note = _interpreted(sample.mask)
-    if mask.shape != size:
-        raise UserError(
-            f"{sample.mask}: has {mask.shape[1]}x{mask.shape[0]} pixels, but "
-            f"{sample.files[0]} has {size[1]}x{size[0]}; give both one size"
-        )
-    return mask, note
-
-
 def _interpreted(path: Path) -> tuple[np.ndarray, str]:
+    """A mask (H, W) bool, and what to say of it if it is not black and white."""
     array = decoded(path, _gray_and_alpha)
     if array.ndim == 2:
         return _split(array, path)

@@ -6,15 +6,13 @@ for each kind of file: it depends neither on the image nor on the data set.
 """
 
 import logging
-import os
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,10 +27,9 @@ from datasets.samples import Sample
 log = logging.getLogger(__name__)
 
 # A larger file is refused by its header: decoding it would take gigabytes, also where it has few
-# pixels in very many rows. Four bytes for each pixel are the most that 8 bits need.
+# pixels in very many rows.
 MAX_PIXELS = 128 * 1024 * 1024
 MAX_SIDE = 65_535
-MAX_BYTES = 4 * MAX_PIXELS
 # Pillow's own guard warns at 89 million pixels; the limit above stands in for it.
 Image.MAX_IMAGE_PIXELS = None
 # Pillow knows gray TIFF files of 16 bits whose white is zero in one of the two byte orders.
@@ -51,9 +48,6 @@ _BITS, _SAMPLE_FORMAT, _SIGNED_16 = 258, 339, ((16,), (2,))
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1")
 _ONE_SCALE = "scale all images of the data set alike and save them with 16 bits (docs/datasets.md)"
 
-# An image and the (height, width) of its file.
-_Decoded = tuple[Tensor, tuple[int, int]]
-
 
 @dataclass(frozen=True)
 class Images:
@@ -69,12 +63,13 @@ class Images:
     pixels: Tensor
     sizes: list[tuple[int, int]]
     samples: Sequence[Sample] = ()
-    kept: dict[int, Tensor] | None = None
+    kept: dict[int, Tensor] = field(default_factory=dict)
 
     def own(self, index: int) -> Tensor:
         """The image in the size of its file, (3, H, W) uint8; decoded again if it was not kept."""
-        kept = (self.kept or {}).get(index)
-        return read_own_size(self.samples[index]) if kept is None else kept
+        if index in self.kept:
+            return self.kept[index]
+        return _at_own_size(_read_layers(self.samples[index]))
 
 
 def normalize(pixels: Tensor) -> Tensor:
@@ -106,129 +101,103 @@ def read_images(
             "give a smaller size"
         ) from error
     sizes: list[tuple[int, int]] = []
-    ranges = _Ranges()
-    kept = _Kept(_KEPT_BYTES if keep else 0)
+    kept: dict[int, Tensor] = {}
+    room = _KEPT_BYTES if keep else 0
+    ranges: tuple[list[_Range], list[_Range]] = ([], [])
 
-    def read(index: int) -> _Decoded:
-        layers = _read_layers(samples[index], ranges)
-        own_size = (layers[0].shape[1], layers[0].shape[2])
-        kept.add(index, layers)
-        return _stack([resize(layer, (size, size)) for layer in layers]), own_size
+    def read(sample: Sample) -> tuple[Tensor, tuple[int, int], Tensor | None]:
+        layers = _read_layers(sample, ranges)
+        _, height, width = layers[0].shape
+        is_kept = 3 * height * width <= min(room, _LARGEST_KEPT)
+        own = _at_own_size(layers) if is_kept else None
+        return _stacked(layers, (size, size)), (height, width), own
 
-    for index, (image, own_size) in enumerate(_in_order(read, len(samples), workers)):
-        if image.dtype != pixels.dtype:
-            pixels, image = pixels.float(), image.float()
-        pixels[index] = image
-        sizes.append(own_size)
-    ranges.check()
-    return Images(pixels, sizes, samples, kept.images)
+    pool = ThreadPoolExecutor(workers or 1)
+    try:
+        images = pool.map(read, samples) if workers else map(read, samples)
+        for index, (image, own_size, own) in enumerate(images):
+            if image.dtype != pixels.dtype:
+                pixels, image = pixels.float(), image.float()
+            pixels[index] = image
+            sizes.append(own_size)
+            if own is not None and own.nbytes <= room:
+                kept[index] = own
+                room -= own.nbytes
+    finally:
+        pool.shutdown(cancel_futures=True)  # the first error ends all
+    for found in ranges:
+        _check_ranges(found)
+    return Images(pixels, sizes, samples, kept)
 
 
-def _in_order(read: Callable[[int], _Decoded], count: int, workers: int) -> Iterator[_Decoded]:
-    """All images, read by threads if there are any; the first error ends all."""
-    if not workers:
-        yield from map(read, range(count))
+class _Range(NamedTuple):
+    """What a 16-bit file uses of its range, and whether its numbers have a sign."""
+
+    path: Path
+    is_signed: bool
+    low: int
+    high: int
+
+
+def _check_ranges(ranges: Sequence[_Range]) -> None:
+    """Say where the 16-bit files of a data set, of one layer, use little of their range.
+
+    Raises:
+        UserError: some images have a sign and others none, so that they have two scales.
+    """
+    if not ranges:
         return
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            yield from pool.map(read, range(count))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    signed, unsigned = ([r.path for r in ranges if r.is_signed is sign] for sign in (True, False))
+    if signed and unsigned:
+        raise UserError(
+            f"{min(signed)}: has signed numbers of 16 bits, and {min(unsigned)} unsigned ones: "
+            "save all of them alike"
+        )
+    low, high = min(r.low for r in ranges), max(r.high for r in ranges)
+    share = (high - low) / 65_535
+    if share < _LITTLE_RANGE:
+        log.warning(
+            "16-bit images such as %s use %.2g %% of the range (%d to %d), so that "
+            "differences are small: %s",
+            *(min(signed + unsigned), 100 * share, low, high, _ONE_SCALE),
+        )
 
 
-class _Kept:
-    """Images in their own size, up to a number of bytes."""
-
-    def __init__(self, room: int) -> None:
-        self.images: dict[int, Tensor] = {}
-        self._room = room
-        self._lock = threading.Lock()
-
-    def add(self, index: int, layers: list[Tensor]) -> None:
-        needs = 3 * layers[0].shape[1] * layers[0].shape[2]
-        with self._lock:
-            if needs > min(self._room, _LARGEST_KEPT):
-                return
-            self._room -= needs
-        self.images[index] = _at_own_size(layers)
-
-
-class _Ranges:
-    """The ranges that the 16-bit files of a data set use, of each layer and kind of number."""
-
-    def __init__(self) -> None:
-        self._found: dict[tuple[int, str], tuple[int, int, Path]] = {}
-        self._lock = threading.Lock()
-
-    def add(self, layer: int, array: np.ndarray, path: Path) -> None:
-        low, high = int(array.min()), int(array.max())
-        with self._lock:
-            before = self._found.get((layer, array.dtype.kind), (low, high, path))
-            found = (min(low, before[0]), max(high, before[1]), min(path, before[2]))
-            self._found[layer, array.dtype.kind] = found
-
-    def check(self) -> None:
-        """Say where little of the range is used.
-
-        Raises:
-            UserError: some images have a sign and others none, so that they have two scales.
-        """
-        for (layer, kind), (low, high, path) in sorted(self._found.items()):
-            if kind == "i" and (layer, "u") in self._found:
-                raise UserError(
-                    f"{path}: has signed numbers of 16 bits, and {self._found[layer, 'u'][2]} "
-                    "unsigned ones: save all of them alike"
-                )
-            share = (high - low) / 65_535
-            if share < _LITTLE_RANGE:
-                log.warning(
-                    "16-bit images such as %s use %.2g %% of the range (%d to %d), so that "
-                    "differences are small: %s",
-                    *(path, 100 * share, low, high, _ONE_SCALE),
-                )
-
-
-def read_own_size(sample: Sample) -> Tensor:
-    """The image of one sample in the size of its first file, (3, H, W) uint8."""
-    return _at_own_size(_read_layers(sample))
-
-
-def _at_own_size(layers: list[Tensor]) -> Tensor:
-    size = (layers[0].shape[1], layers[0].shape[2])
-    same = [layer if layer.shape[1:] == size else resize(layer, size) for layer in layers]
-    return _stack(same).round().byte()
-
-
-def _read_layers(sample: Sample, ranges: _Ranges | None = None) -> list[Tensor]:
+def _read_layers(
+    sample: Sample, ranges: Sequence[list[_Range] | None] = (None, None)
+) -> list[Tensor]:
     """A colour image (3, H, W), or the height and the intensity (1, H, W) of a road tile."""
     channels = 3 if len(sample.files) == 1 else 1
     return [
-        read_file(file, channels, None if ranges is None else partial(ranges.add, layer))
-        for layer, file in enumerate(sample.files)
+        read_file(file, channels, found) for file, found in zip(sample.files, ranges, strict=False)
     ]
 
 
-def _stack(layers: list[Tensor]) -> Tensor:
-    """One image (3, H, W) of `_read_layers` of one size."""
-    if len(layers) == 1:
-        return layers[0]
-    height, intensity = layers
+def _at_own_size(layers: Sequence[Tensor]) -> Tensor:
+    """One image in the size of its first file, (3, H, W) uint8."""
+    _, height, width = layers[0].shape
+    return _stacked(layers, (height, width)).round().byte()
+
+
+def _stacked(layers: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    """One image (3, *size) of what `_read_layers` gives."""
+    resized = [resize(layer, size) for layer in layers]
+    if len(resized) == 1:
+        return resized[0]
+    height, intensity = resized
     if height.dtype != intensity.dtype:
         height, intensity = height.float(), intensity.float()
     return torch.cat([height, intensity, intensity])
 
 
-def read_file(
-    path: Path, channels: int, tell: Callable[[np.ndarray, Path], None] | None = None
-) -> Tensor:
+def read_file(path: Path, channels: int, ranges: list[_Range] | None = None) -> Tensor:
     """Decode one file, the first of its frames, turned upright as its EXIF orientation says.
 
     Args:
         path: an image of 8 bits (colour, gray, palette; transparency is dropped) or of 16 bits
             (gray): unsigned ones 0 to 65,535, and signed ones -32,768 to 32,767, become 0 to 255.
         channels: 3 for colour, 1 for luminance.
-        tell: is called with the numbers of a file of 16 bits.
+        ranges: gets that of a file of 16 bits.
 
     Returns:
         (channels, H, W): uint8 for 8-bit files, float32 for 16-bit files; 0 to 255.
@@ -236,13 +205,14 @@ def read_file(
     Raises:
         UserError: the file is no image, damaged, too large, or of a kind that cannot be read.
     """
-    array = decoded(path, partial(_pixels, mode="RGB" if channels == 3 else "L"))
+    array = decoded(path, partial(_pixels, path, "RGB" if channels == 3 else "L"))
     if array.dtype == np.uint8:
         return torch.from_numpy(array).view(*array.shape[:2], channels).permute(2, 0, 1)
-    if tell is not None:
-        tell(array, path)
+    is_signed = array.dtype == np.int16
+    if ranges is not None:
+        ranges.append(_Range(path, is_signed, int(array.min()), int(array.max())))
     values = array.astype(np.float32)
-    if array.dtype == np.int16:
+    if is_signed:
         values += 32_768
     return torch.from_numpy(values / 257)[None].expand(channels, -1, -1)
 
@@ -255,41 +225,27 @@ def decoded(path: Path, take: Callable[[Image.Image], np.ndarray]) -> np.ndarray
     """
     try:
         # From an open file: Pillow would map an uncompressed TIFF into memory and turn it wrongly.
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > MAX_BYTES:
+        # Other decoders are not tried: Pillow would hand PostScript to Ghostscript to run it.
+        with path.open("rb") as file, Image.open(file, formats=_known_formats()) as image:
+            if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
                 raise UserError(
-                    f"{path}: {size:,} bytes are too many (at most {MAX_BYTES:,} are read); make "
-                    "the image smaller"
+                    f"{path}: {image.width}x{image.height} pixels are too many (at most "
+                    f"{MAX_PIXELS:,} are read, and {MAX_SIDE:,} on a side); make the image smaller"
                 )
-            # Other decoders are not tried: Pillow would hand PostScript to Ghostscript to run it.
-            with Image.open(file, formats=_known_formats()) as image:
-                if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
-                    raise UserError(
-                        f"{path}: {image.width}x{image.height} pixels are too many (at most "
-                        f"{MAX_PIXELS:,} are read, and {MAX_SIDE:,} on a side); make the image "
-                        "smaller"
-                    )
-                image.load()
-                # EXIF data that cannot be read say nothing about the pixels, which are whole; what
-                # cannot be written anew is only found after they have been turned in place.
-                with suppress(Exception):
-                    ImageOps.exif_transpose(image, in_place=True)
-                return take(image)
+            image.load()
+            # EXIF data that cannot be read say nothing about the pixels, which are whole; what
+            # cannot be written anew is only found after they have been turned in place.
+            with suppress(Exception):
+                ImageOps.exif_transpose(image, in_place=True)
+            return take(image)
     except UserError:
         raise
     except UnidentifiedImageError as error:
         raise UserError(f"{path}: {_what_it_is(path)}") from error
-    except _Unfit as error:
-        raise UserError(f"{path}: {error}") from None
     except Exception as error:
         # Decoders raise whatever a damaged file makes them stumble over.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}: cannot be read ({reason}); replace or remove it") from error
-
-
-class _Unfit(Exception):
-    """The image is whole, but of a kind that cannot be used; the message says why."""
 
 
 @cache
@@ -308,28 +264,30 @@ def _what_it_is(path: Path) -> str:
     return f"not an image that can be read ({', '.join(FORMATS)}); move it out of the data set"
 
 
-def _pixels(image: Image.Image, mode: str) -> np.ndarray:
+def _pixels(path: Path, mode: str, image: Image.Image) -> np.ndarray:
     """(H, W) or (H, W, 3) uint8 in Pillow's mode, or gray as uint16 or int16."""
     if image.mode == "F":
-        raise _Unfit(f"floating point images have no fixed range; {_ONE_SCALE}")
+        raise UserError(f"{path}: floating point images have no fixed range; {_ONE_SCALE}")
     if image.mode.startswith("I"):
-        return _of_16_bits(image)
+        return _of_16_bits(path, image)
     # It is dropped; where palette images have it, Pillow would warn.
     image.info.pop("transparency", None)
     return np.array(image.convert(mode))
 
 
-def _of_16_bits(image: Image.Image) -> np.ndarray:
+def _of_16_bits(path: Path, image: Image.Image) -> np.ndarray:
     """Gray as uint16, or int16 where a TIFF file says that its 16 bits have a sign."""
     array = np.array(image)
     tags: Any = getattr(image, "tag_v2", {})
     if (tags.get(_BITS), tags.get(_SAMPLE_FORMAT)) == _SIGNED_16:
         if tags.prefix == b"MM" and tags.get(_COMPRESSION, 1) != 1:
             # Pillow 13 swaps the two bytes of each number.
-            raise _Unfit("has signed numbers, compressed and big-endian; save it uncompressed")
+            raise UserError(
+                f"{path}: has signed numbers, compressed and big-endian; save it uncompressed"
+            )
         return array.astype(np.int16)
     if array.min() < 0 or array.max() > 65_535:
-        raise _Unfit(f"has more than 16 bits; {_ONE_SCALE}")
+        raise UserError(f"{path}: has more than 16 bits; {_ONE_SCALE}")
     array = array.astype(np.uint16)
     # Pillow inverts these at 8 bits only.
     return 65_535 - array if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else array
@@ -337,4 +295,6 @@ def _of_16_bits(image: Image.Image) -> np.ndarray:
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize (C, H, W) to (C, *size), bilinear and antialiased; the dtype stays."""
+    if image.shape[1:] == size:
+        return image
     return interpolate(image[None], size, mode="bilinear", antialias=True)[0]

@@ -16,8 +16,6 @@ log = logging.getLogger(__name__)
 TRAIN, TEST = "train", "test"
 NORMAL, ANOMALOUS = 0, 1
 
-_TRAIN_PERCENT = 70
-
 
 @dataclass(frozen=True)
 class Sample:
@@ -43,33 +41,6 @@ class Sample:
         if self.label == ANOMALOUS:
             return self.key.rpartition("/")[0]
         return None if self.label is None else "good"
-
-
-def split_good_and_bad(
-    good: Sequence[tuple[Path, ...]], bad: Sequence[tuple[Path, ...]], where: Path
-) -> list[Sample]:
-    """Samples of a data set without a split of its own.
-
-    The first 70 % of the good ones train; the rest and the bad ones test.
-
-    Args:
-        good, bad: the files of every sample, sorted.
-        where: folder to name in messages.
-
-    Raises:
-        UserError: there are too few good ones for both splits.
-    """
-    count = len(good) * _TRAIN_PERCENT // 100
-    if count == 0:
-        raise UserError(
-            f"{where}: one good sample is too few; the first 70 % train and the rest tests, so "
-            "there have to be at least two"
-        )
-    return [
-        *(Sample(f"good_ones/{files[0].name}", files, TRAIN, NORMAL) for files in good[:count]),
-        *(Sample(f"good_ones/{files[0].name}", files, TEST, NORMAL) for files in good[count:]),
-        *(Sample(f"bad_ones/{files[0].name}", files, TEST, ANOMALOUS) for files in bad),
-    ]
 
 
 def list_samples(layout: Callable[[Path], Iterable[Sample]], root: Path) -> list[Sample]:

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import texture, write_image
-from PIL import Image, features
-from torch.nn.functional import interpolate
+from conftest import texture, write_image, write_mvtec_category, write_panorama, write_road_images
+from PIL import Image
+from test_corpus import png
 
 from crn.errors import UserError
 from crn.training.batches import EvaluationBatches, TrainingBatches, steps_of_epochs
@@ -24,7 +24,12 @@ from datasets.samples import ANOMALOUS, NORMAL, TEST, TRAIN, Sample, list_sample
 
 CPU = torch.device("cpu")
 DEFLATE = 8  # of TIFF files
-GRAY = np.zeros((4, 4), np.uint8)
+WRITERS = {
+    "MVTec": write_mvtec_category,
+    "Panorama": write_panorama,
+    "RoadImages": write_road_images,
+    "Folder": write_road_images,
+}
 # What systems and programs leave; it is not read, so it may as well be images by name.
 LITTER = (
     *(".DS_Store", "Thumbs.db", "ehthumbs.db", "desktop.ini", "Picasa.ini", "Icon\r", "._000.png"),
@@ -33,6 +38,11 @@ LITTER = (
     *(".thumbnails/000.png", ".ipynb_checkpoints/000.png", "System Volume Information/000.png"),
     *("#recycle/000.png", "@Recycle/000.png"),
 )
+OTHERS = (
+    *("a.txt", "p0.tfw", "p0.png.aux.xml", "a.h5", "a.mpg", "a.psd", "a.ico", "a.eps", "a.fits"),
+    *("README", "a.pdf", "a.svg", "a.csv", "a.npy", "a.cr2", "two\nlines.txt", "tile_0.jgw"),
+)
+FORMS = ("NFC", "NFD")
 
 
 def samples_of(layout: str, root: Path) -> list[Sample]:
@@ -43,39 +53,31 @@ def keys(samples: list[Sample], split: str, label: int) -> list[str]:
     return [s.key for s in samples if (s.split, s.label) == (split, label)]
 
 
-def mode_of(file: Path) -> str:
-    with Image.open(file) as image:
-        return image.mode
-
-
-def save_as_tiff(file: Path) -> None:
+def made_a_tiff(file: Path) -> None:
     with Image.open(file) as image:
         image.save(file.with_suffix(".tif"))
+    file.unlink()
 
 
 # --- listing ---
 
 
-def test_mvtec_splits_labels_and_keys(read_only_mvtec_category: Path) -> None:
-    samples = samples_of("MVTec", read_only_mvtec_category)
-    assert keys(samples, TRAIN, NORMAL) == [f"train/good/{i:03d}.png" for i in range(6)]
-    assert keys(samples, TRAIN, ANOMALOUS) == []
-    assert keys(samples, TEST, NORMAL) == [f"good/{i:03d}.png" for i in range(3)]
-    defects = [f"{defect}/{i:03d}.png" for defect in ("crack", "hole") for i in range(3)]
-    assert keys(samples, TEST, ANOMALOUS) == defects
-    assert {s.key: s.kind for s in samples}["hole/001.png"] == "hole"
-    assert {s.key: s.kind for s in samples}["good/001.png"] == "good"
-
-
-def test_mvtec_files_and_masks_belong_to_the_keys(read_only_mvtec_category: Path) -> None:
+def test_mvtec(read_only_mvtec_category: Path) -> None:
     root = read_only_mvtec_category
-    by_key = {s.key: s for s in samples_of("MVTec", root)}
+    samples = samples_of("MVTec", root)
+    assert keys(samples, TRAIN, NORMAL) == [f"train/good/{i:03d}.png" for i in range(6)]
+    assert keys(samples, TEST, NORMAL) == [f"good/{i:03d}.png" for i in range(3)]
+    defects = [f"{defect}/{i:03d}" for defect in ("crack", "hole") for i in range(3)]
+    assert keys(samples, TEST, ANOMALOUS) == [f"{name}.png" for name in defects]
+    assert len(samples) == 15
+    by_key = {s.key: s for s in samples}
     assert by_key["train/good/002.png"].files == (root / "train/good/002.png",)
     assert by_key["good/002.png"].files == (root / "test/good/002.png",)
+    assert by_key["good/002.png"].kind == "good"
     assert by_key["crack/002.png"].files == (root / "test/crack/002.png",)
-    assert by_key["crack/002.png"].mask == root / "ground_truth/crack/002_mask.png"
-    assert by_key["hole/000.png"].mask == root / "ground_truth/hole/000_mask.png"
-    assert all(s.mask is None for s in by_key.values() if s.label == NORMAL)
+    assert by_key["crack/002.png"].kind == "crack"
+    masks = [root / f"ground_truth/{name}_mask.png" for name in defects]
+    assert [s.mask for s in samples if s.mask] == masks
 
 
 def test_mvtec_without_any_masks_is_fine(mvtec_category: Path) -> None:
@@ -85,104 +87,55 @@ def test_mvtec_without_any_masks_is_fine(mvtec_category: Path) -> None:
     assert {s.mask for s in samples} == {None}
 
 
-def test_panorama_splits_labels_and_keys(read_only_panorama: Path) -> None:
+def test_panorama(read_only_panorama: Path) -> None:
     samples = samples_of("Panorama", read_only_panorama)
     # 70 % of 6, rounded down, train.
-    assert keys(samples, TRAIN, NORMAL) == [
-        f"good_ones/{name}" for name in ("p0.png", "p1.jpg", "p2.png", "p3.jpg")
-    ]
+    train = [f"good_ones/{name}" for name in ("p0.png", "p1.jpg", "p2.png", "p3.jpg")]
+    assert keys(samples, TRAIN, NORMAL) == train
     assert keys(samples, TEST, NORMAL) == ["good_ones/p4.png", "good_ones/p5.jpg"]
     assert keys(samples, TEST, ANOMALOUS) == [f"bad_ones/p{i}.png" for i in range(3)]
-    assert len(samples) == 9
-    assert samples[0].files == (read_only_panorama / "good_ones/p0.png",)
-
-
-def test_road_images_pair_height_and_intensity(read_only_road_images: Path) -> None:
-    root = read_only_road_images
-    samples = samples_of("RoadImages", root)
-    assert keys(samples, TRAIN, NORMAL) == [f"good_ones/tile_{i}.png" for i in range(4)]
-    assert keys(samples, TEST, NORMAL) == ["good_ones/tile_4.png", "good_ones/tile_5.png"]
-    assert keys(samples, TEST, ANOMALOUS) == [f"bad_ones/tile_{i}.png" for i in range(3)]
-    assert samples[-1].files == (
-        root / "bad_ones/height_files/tile_2.png",
-        root / "bad_ones/intensity_files/tile_2.png",
-    )
+    assert [s.files for s in samples] == [(read_only_panorama / s.key,) for s in samples]
 
 
 def test_road_images_pair_by_stem_across_suffixes(road_images: Path) -> None:
-    folder = road_images / "good_ones"
-    for index in range(3):
-        height = folder / f"height_files/tile_{index}.png"
-        save_as_tiff(height)
-        height.unlink()
-    by_key = {s.key: s for s in samples_of("RoadImages", road_images)}
-    assert len(by_key) == 9
-    for index in range(3):
-        assert by_key[f"good_ones/tile_{index}.tif"].files == (
-            folder / f"height_files/tile_{index}.tif",
-            folder / f"intensity_files/tile_{index}.png",
-        )
+    for index in (0, 2):
+        made_a_tiff(road_images / f"bad_ones/height_files/tile_{index}.png")
+    samples = samples_of("RoadImages", road_images)
+    assert keys(samples, TRAIN, NORMAL) == [f"good_ones/tile_{i}.png" for i in range(4)]
+    assert keys(samples, TEST, NORMAL) == ["good_ones/tile_4.png", "good_ones/tile_5.png"]
+    bad = [f"tile_{i}" for i in range(3)]
+    heights = [f"{stem}.{ending}" for stem, ending in zip(bad, ("tif", "png", "tif"), strict=True)]
+    assert keys(samples, TEST, ANOMALOUS) == [f"bad_ones/{name}" for name in heights]
+    folder = road_images / "bad_ones"
+    assert [s.files for s in samples[6:]] == [
+        (folder / "height_files" / height, folder / "intensity_files" / f"{stem}.png")
+        for height, stem in zip(heights, bad, strict=True)
+    ]
 
 
 def test_two_height_images_of_one_tile_are_refused(road_images: Path) -> None:
-    height = road_images / "good_ones/height_files/tile_1.png"
-    save_as_tiff(height)
-    with pytest.raises(UserError, match=r"tile_1\.(png|tif).*tile_1\.(png|tif)"):
+    folder = road_images / "good_ones/height_files"
+    (folder / "tile_1.tif").write_bytes((folder / "tile_1.png").read_bytes())
+    with pytest.raises(UserError, match=r"tile_1\.tif: there is tile_1\.png beside it"):
         samples_of("RoadImages", road_images)
 
 
-@pytest.mark.parametrize(
-    ("good", "training"), [(2, 1), (3, 2), (4, 2), (10, 7), (11, 7), (75, 52), (90, 63), (170, 119)]
-)
+@pytest.mark.parametrize(("good", "training"), [(2, 1), (3, 2), (4, 2), (10, 7), (75, 52)])
 def test_seventy_percent_of_the_sorted_good_images_train(
     tmp_path: Path, good: int, training: int
 ) -> None:
-    (tmp_path / "good_ones").mkdir()
-    (tmp_path / "bad_ones").mkdir()
     # Made in another order than sorted; listing does not open the files.
-    for index in reversed(range(good)):
-        (tmp_path / f"good_ones/{index:03d}.png").touch()
-    (tmp_path / "bad_ones/000.png").touch()
+    for name in ("bad_ones/000", *(f"good_ones/{index:03d}" for index in reversed(range(good)))):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.png").touch()
     samples = samples_of("Panorama", tmp_path)
     assert keys(samples, TRAIN, NORMAL) == [f"good_ones/{i:03d}.png" for i in range(training)]
     assert keys(samples, TEST, NORMAL) == [f"good_ones/{i:03d}.png" for i in range(training, good)]
 
 
-@pytest.mark.parametrize(
-    ("layout", "fixture"),
-    [
-        ("MVTec", "read_only_mvtec_category"),
-        ("Panorama", "read_only_panorama"),
-        ("RoadImages", "read_only_road_images"),
-    ],
-)
-def test_keys_are_unique_and_files_are_there(
-    layout: str, fixture: str, request: pytest.FixtureRequest
-) -> None:
-    samples = samples_of(layout, request.getfixturevalue(fixture))
-    assert max(Counter(s.key for s in samples).values()) == 1
-    files = [file for s in samples for file in s.files]
-    assert len(set(files)) == len(files)
-    assert all(file.is_file() for file in files)
-    assert all(s.mask.is_file() for s in samples if s.mask is not None)
-
-
-@pytest.mark.parametrize(
-    ("layout", "fixture"),
-    [
-        ("MVTec", "mvtec_category"),
-        ("Panorama", "panorama"),
-        ("RoadImages", "road_images"),
-        ("Folder", "panorama"),
-    ],
-)
-def test_litter_of_operating_systems_is_ignored(
-    layout: str,
-    fixture: str,
-    request: pytest.FixtureRequest,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    root = request.getfixturevalue(fixture)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_litter_of_operating_systems_is_ignored(tmp_path: Path, caplog, layout: str) -> None:
+    root = WRITERS[layout](tmp_path)
     before = samples_of(layout, root)
     for folder in [root, *(path for path in root.rglob("*") if path.is_dir())]:
         for name in LITTER:
@@ -194,27 +147,20 @@ def test_litter_of_operating_systems_is_ignored(
 
 
 @pytest.mark.parametrize(
-    ("layout", "fixture", "place"),
+    ("layout", "place"),
     [
-        ("MVTec", "mvtec_category", "train/good/batch2"),
-        ("MVTec", "mvtec_category", "test/hole/more/and more"),
-        ("MVTec", "mvtec_category", "test"),
-        ("MVTec", "mvtec_category", "ground_truth/hole"),
-        ("Panorama", "panorama", "good_ones/2024"),
-        ("Panorama", "panorama", "."),
-        ("RoadImages", "road_images", "bad_ones/height_files/old"),
-        ("RoadImages", "road_images", "good_ones"),
-        ("Folder", "road_images", "bad_ones/height_files/old"),
+        ("MVTec", "train/good/batch2"),
+        ("MVTec", "test/hole/more/and more"),
+        ("MVTec", "test"),
+        ("MVTec", "ground_truth/hole"),
+        ("Panorama", "."),
+        ("RoadImages", "bad_ones/height_files/old"),
+        ("RoadImages", "good_ones"),
+        ("Folder", "bad_ones/height_files/old"),
     ],
 )
-def test_images_elsewhere_are_counted(
-    layout: str,
-    fixture: str,
-    place: str,
-    request: pytest.FixtureRequest,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    root = request.getfixturevalue(fixture)
+def test_images_elsewhere_are_counted(tmp_path: Path, caplog, layout: str, place: str) -> None:
+    root = WRITERS[layout](tmp_path)
     before = samples_of(layout, root)
     for name in ("x.png", "y.JPG"):
         (root / place).mkdir(parents=True, exist_ok=True)
@@ -224,9 +170,7 @@ def test_images_elsewhere_are_counted(
     assert message.startswith(f"left out 2 images where this layout has none: 2 in {place} (")
 
 
-def test_images_in_linked_folders_are_counted(
-    mvtec_category: Path, panorama: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_images_in_linked_folders_are_counted(mvtec_category: Path, panorama: Path, caplog) -> None:
     (mvtec_category / "train/good/more").symlink_to(panorama / "good_ones")
     (mvtec_category / "train/good/round").symlink_to(".")
     assert len(samples_of("MVTec", mvtec_category)) == 15
@@ -234,57 +178,42 @@ def test_images_in_linked_folders_are_counted(
     assert "6 in train/good/more" in caplog.text
 
 
-def test_a_folder_whose_images_all_lie_in_subfolders_is_refused(mvtec_category: Path) -> None:
-    good = mvtec_category / "train/good"
-    good.rename(mvtec_category / "batch1")
-    good.mkdir()
-    (mvtec_category / "batch1").rename(good / "batch1")
-    with pytest.raises(UserError, match=r"train/good: .*only folders, such as batch1: move"):
-        samples_of("MVTec", mvtec_category)
-
-
-OTHERS = (
-    *("a.txt", "p0.tfw", "p0.png.aux.xml", "a.h5", "a.mpg", "a.psd", "a.ico", "a.eps", "a.fits"),
-    *("README", "a.pdf", "a.svg", "a.csv", "a.npy", "a.cr2", "two\nlines.txt", "tile_0.jgw"),
-)
-
-
 @pytest.mark.parametrize(
-    ("layout", "fixture", "place"),
+    ("layout", "place"),
     [
-        ("MVTec", "mvtec_category", "train/good"),
-        ("MVTec", "mvtec_category", "test/hole"),
-        ("MVTec", "mvtec_category", "ground_truth/hole"),
-        ("Panorama", "panorama", "bad_ones"),
-        ("RoadImages", "road_images", "good_ones/height_files"),
-        ("Folder", "panorama", "bad_ones"),
+        ("MVTec", "train/good"),
+        ("MVTec", "ground_truth/hole"),
+        ("Panorama", "bad_ones"),
+        ("RoadImages", "good_ones/height_files"),
+        ("Folder", "bad_ones/height_files"),
     ],
 )
 def test_what_is_no_image_is_left_out_and_counted(
-    layout: str,
-    fixture: str,
-    place: str,
-    request: pytest.FixtureRequest,
-    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path, caplog, layout: str, place: str
 ) -> None:
-    root = request.getfixturevalue(fixture)
+    root = WRITERS[layout](tmp_path)
     before = samples_of(layout, root)
     for name in OTHERS:
         (root / place / name).write_bytes(b"no image")
     (root / place / "nowhere.txt").symlink_to("nothing")
     os.mkfifo(root / place / "pipe.fifo")
     assert samples_of(layout, root) == before
-    count = len(OTHERS) + 2
-    example = root / place / "README"
+    count, example = len(OTHERS) + 2, root / place / "README"
     assert caplog.messages == [
         f"left out {count} files without the ending of an image, such as {example}"
     ]
 
 
-def test_only_other_files_where_images_belong(panorama: Path) -> None:
-    for file in (panorama / "bad_ones").iterdir():
+def test_a_folder_that_has_something_else_than_images_is_refused(panorama: Path) -> None:
+    bad = panorama / "bad_ones"
+    for file in bad.iterdir():
         file.rename(file.with_suffix(".raw"))
     with pytest.raises(UserError, match=r"bad_ones: .*only files such as p0\.raw; PNG, JPEG"):
+        samples_of("Panorama", panorama)
+    bad.rename(panorama / "batch1")
+    bad.mkdir()
+    (panorama / "batch1").rename(bad / "batch1")
+    with pytest.raises(UserError, match=r"bad_ones: .*only folders, such as batch1: move"):
         samples_of("Panorama", panorama)
 
 
@@ -296,9 +225,6 @@ def test_photographs_that_cannot_be_read(panorama: Path, layout: str, name: str,
     (panorama / "good_ones" / name).write_bytes(b"a photograph")
     with pytest.raises(UserError, match=rf"{name}: {kind} images cannot be read; convert"):
         samples_of(layout, panorama)
-
-
-FORMS = ("NFC", "NFD")
 
 
 @pytest.mark.parametrize(("images", "masks"), [FORMS, FORMS[::-1]])
@@ -326,29 +252,22 @@ def test_names_pair_however_unicode_spells_them(
 
 
 def test_the_split_does_not_depend_on_how_unicode_spells_names(tmp_path: Path) -> None:
-    names = ("e.png", "é.png", "f.png", "z.png")
-    keys = []
+    found = []
     for form in FORMS:
-        for name in names:
-            write_image(tmp_path / form / "good_ones" / unicodedata.normalize(form, name), GRAY)
-            write_image(tmp_path / form / "bad_ones" / name, GRAY)
-        found = samples_of("Panorama", tmp_path / form)
-        keys.append([unicodedata.normalize("NFC", sample.key) for sample in found])
-    assert keys[0] == keys[1]
+        for name in ("e.png", "é.png", "f.png", "z.png"):
+            for part in ("good_ones", "bad_ones"):
+                (tmp_path / form / part).mkdir(parents=True, exist_ok=True)
+                (tmp_path / form / part / unicodedata.normalize(form, name)).touch()
+        samples = samples_of("Panorama", tmp_path / form)
+        found.append([unicodedata.normalize("NFC", sample.key) for sample in samples])
+    assert found[0] == found[1]
 
 
 def test_masks_may_have_any_format_that_is_read(mvtec_category: Path) -> None:
     for mask in list((mvtec_category / "ground_truth").rglob("*.png")):
-        save_as_tiff(mask)
-        mask.unlink()
+        made_a_tiff(mask)
     samples = samples_of("MVTec", mvtec_category)
     assert {s.mask.suffix for s in samples if s.label == ANOMALOUS} == {".tif"}
-
-
-def test_a_missing_mask_is_named(mvtec_category: Path) -> None:
-    (mvtec_category / "ground_truth/hole/001_mask.png").unlink()
-    with pytest.raises(UserError, match=r"hole/001_mask\.png: no such file; .*test/hole/001\.png"):
-        samples_of("MVTec", mvtec_category)
 
 
 @pytest.mark.parametrize(
@@ -375,89 +294,46 @@ def test_real_data_sets(
 # --- one file ---
 
 
-def read_sample(sample: Sample, size: int) -> tuple[torch.Tensor, tuple[int, int]]:
-    images = read_images([sample], size)
-    return images.pixels[0], images.sizes[0]
+def row(*pixels: int | tuple[int, ...], dtype: type = np.uint8) -> Image.Image:
+    """An image of one row."""
+    return Image.fromarray(np.array([pixels], dtype))
 
 
-def test_gray_becomes_three_equal_channels(tmp_path: Path) -> None:
-    gray = texture(0, 5, 7)
-    write_image(tmp_path / "a.png", gray)
-    image = read_file(tmp_path / "a.png", channels=3)
-    assert image.dtype == torch.uint8
-    np.testing.assert_array_equal(image, np.stack([gray] * 3))
-    np.testing.assert_array_equal(read_file(tmp_path / "a.png", channels=1), gray[None])
-
-
-def test_colour_keeps_its_channels(tmp_path: Path) -> None:
-    colour = texture(0, 5, 7, 3)
-    write_image(tmp_path / "a.png", colour)
-    image = read_file(tmp_path / "a.png", channels=3)
-    assert image.dtype == torch.uint8
-    np.testing.assert_array_equal(image, colour.transpose(2, 0, 1))
-
-
-def test_colour_to_luminance(tmp_path: Path) -> None:
-    write_image(tmp_path / "a.png", np.array([[(200, 100, 50), (255, 255, 255)]], np.uint8))
-    # 0.299 R + 0.587 G + 0.114 B = 59.8 + 58.7 + 5.7 = 124.2
-    assert read_file(tmp_path / "a.png", channels=1).tolist() == [[[124, 255]]]
-
-
-def test_transparency_of_colour_images_is_dropped(tmp_path: Path) -> None:
-    write_image(tmp_path / "a.png", np.array([[(200, 100, 50, 0), (1, 2, 3, 128)]], np.uint8))
-    image = read_file(tmp_path / "a.png", channels=3)
-    assert image[:, 0, 0].tolist() == [200, 100, 50]
-    assert image[:, 0, 1].tolist() == [1, 2, 3]
-
-
-def palette_image() -> Image.Image:
-    image = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8)).convert("P")
-    image.putpalette([10, 20, 30, 200, 100, 50, 255, 255, 255])
-    return image
+PALETTE = row(0, 1, 2).convert("P")
+PALETTE.putpalette([10, 20, 30, 200, 100, 50, 255, 255, 255])
+COLOURS = [[10, 20, 30], [200, 100, 50], [255, 255, 255]]
+CMYK = Image.frombytes("CMYK", (3, 1), bytes((0, 0, 0, 0, 0, 255, 255, 0, 0, 0, 0, 255)))
+# 0.299 R + 0.587 G + 0.114 B; of (200, 100, 50): 59.8 + 58.7 + 5.7 = 124.2
+LUMINANCE = [18, 124, 255]
 
 
 @pytest.mark.filterwarnings("error::UserWarning")
 @pytest.mark.parametrize(
-    "transparency", [None, 1, bytes([255, 0, 128])], ids=["opaque", "one colour", "by colour"]
+    ("image", "how", "colour", "gray"),
+    [
+        (row(7, 200), {}, [[7] * 3, [200] * 3], [7, 200]),
+        (row(*map(tuple, COLOURS)), {}, COLOURS, LUMINANCE),
+        (row((200, 100, 50, 0), (1, 2, 3, 128)), {}, [[200, 100, 50], [1, 2, 3]], [124, 2]),
+        (PALETTE, {}, COLOURS, LUMINANCE),
+        (PALETTE, {"transparency": 1}, COLOURS, LUMINANCE),
+        (PALETTE, {"transparency": bytes([255, 0, 128])}, COLOURS, LUMINANCE),
+        (row(0, 255).convert("1"), {}, [[0] * 3, [255] * 3], [0, 255]),
+        (CMYK, {"format": "TIFF"}, [[255] * 3, [255, 0, 0], [0] * 3], [255, 76, 0]),
+    ],
 )
-def test_palette_images_have_the_colours_of_their_palette(
-    tmp_path: Path, transparency: int | bytes | None
-) -> None:
-    more = {} if transparency is None else {"transparency": transparency}
-    palette_image().save(tmp_path / "a.png", **more)
-    assert mode_of(tmp_path / "a.png") == "P"
-    image = read_file(tmp_path / "a.png", channels=3)
-    assert image.shape == (3, 2, 2)
-    assert image[:, 0, 0].tolist() == [10, 20, 30]
-    assert image[:, 0, 1].tolist() == [200, 100, 50]
-    assert image[:, 1, 0].tolist() == [255, 255, 255]
-    assert read_file(tmp_path / "a.png", channels=1)[0, 0, 1] == 124
-
-
-def test_one_bit_is_black_and_white(tmp_path: Path) -> None:
-    Image.fromarray(np.array([[0, 255, 255]], np.uint8)).convert("1").save(tmp_path / "a.png")
-    assert mode_of(tmp_path / "a.png") == "1"
-    for channels in (1, 3):
-        image = read_file(tmp_path / "a.png", channels)
-        assert image.dtype == torch.uint8
-        assert image.tolist() == [[[0, 255, 255]]] * channels
-
-
-def test_cmyk(tmp_path: Path) -> None:
-    pixels = [(0, 0, 0, 0), (0, 255, 255, 0), (0, 0, 0, 255)]  # white, red, black
-    image = Image.new("CMYK", (3, 1))
-    for x, pixel in enumerate(pixels):
-        image.putpixel((x, 0), pixel)
-    image.save(tmp_path / "a.tif")
-    colour = read_file(tmp_path / "a.tif", channels=3)
-    assert colour[:, 0].T.tolist() == [[255, 255, 255], [255, 0, 0], [0, 0, 0]]
-    assert read_file(tmp_path / "a.tif", channels=1).tolist() == [[[255, 76, 0]]]
+def test_images_of_8_bits(tmp_path: Path, image, how: dict, colour: list, gray: list) -> None:
+    image.save(tmp_path / "a.png", **how)
+    with Image.open(tmp_path / "a.png") as saved:
+        assert saved.mode == image.mode
+    read = read_file(tmp_path / "a.png", channels=3)
+    assert read.dtype == torch.uint8
+    assert read[:, 0].T.tolist() == colour
+    assert read_file(tmp_path / "a.png", channels=1).tolist() == [[gray]]
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_gray_of_16_bits_keeps_its_precision(tmp_path: Path, suffix: str) -> None:
-    values = np.array([[0, 257, 257 * 100, 65535, 1, 300]], np.uint16)
-    write_image(tmp_path / f"a.{suffix}", values)
+    row(0, 257, 257 * 100, 65535, 1, 300, dtype=np.uint16).save(tmp_path / f"a.{suffix}")
     for channels in (1, 3):
         image = read_file(tmp_path / f"a.{suffix}", channels)
         assert image.dtype == torch.float32
@@ -468,45 +344,18 @@ def test_gray_of_16_bits_keeps_its_precision(tmp_path: Path, suffix: str) -> Non
             assert channel[0, 4:].tolist() == pytest.approx([0.00389105, 1.16731518])
 
 
-def write_png_of_16_bit_colour(path: Path, pixels: np.ndarray) -> None:
-    """Pillow writes no such files."""
-    height, width, _ = pixels.shape
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n")
-    with path.open("ab") as file:
-        for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
-            checksum = zlib.crc32(kind + data)
-            file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum))
-
-
 def test_colour_of_16_bits(tmp_path: Path) -> None:
-    write_png_of_16_bit_colour(
-        tmp_path / "a.png", np.array([[(257, 257 * 100, 65535)], [(0, 0, 257 * 7)]])
-    )
+    """Pillow writes no such files."""
+    pixels = np.array([(257, 257 * 100, 65535)], ">u2").tobytes()
+    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
+    data = zlib.compress(b"\0" + pixels)
+    (tmp_path / "a.png").write_bytes(png((b"IHDR", header), (b"IDAT", data)))
     image = read_file(tmp_path / "a.png", channels=3)
-    assert image[:, 0, 0].tolist() == pytest.approx([1, 100, 255], abs=0.5)
-    assert image[:, 1, 0].tolist() == pytest.approx([0, 0, 7], abs=0.5)
+    assert image.flatten().tolist() == pytest.approx([1, 100, 255], abs=0.5)
 
 
-def save_with_orientation(image: Image.Image, path: Path, orientation: int) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    image.save(path, exif=exif)
-
-
-# How a stored image of two rows, 0 1 2 and 3 4 5, is to be shown, after the EXIF standard: the
-# stored row 0 is the visual top, or where the orientation says.
-UPRIGHT = {
-    1: [[0, 1, 2], [3, 4, 5]],
-    2: [[2, 1, 0], [5, 4, 3]],
-    3: [[5, 4, 3], [2, 1, 0]],
-    4: [[3, 4, 5], [0, 1, 2]],
-    5: [[0, 3], [1, 4], [2, 5]],
-    6: [[3, 0], [4, 1], [5, 2]],
-    7: [[5, 2], [4, 1], [3, 0]],
-    8: [[2, 5], [1, 4], [0, 3]],
-}
+# How a stored image of two rows, 0 1 2 and 3 4 5, is to be shown, after the EXIF standard.
+UPRIGHT = {3: [[5, 4, 3], [2, 1, 0]], 6: [[3, 0], [4, 1], [5, 2]]}
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
@@ -517,52 +366,11 @@ def test_images_are_turned_upright(
 ) -> None:
     scale = 257 if dtype is np.uint16 else 1
     stored = (np.arange(6).reshape(2, 3) * scale).astype(dtype)
-    save_with_orientation(Image.fromarray(stored), tmp_path / f"a.{suffix}", orientation)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(tmp_path / f"a.{suffix}", exif=exif)
     image = read_file(tmp_path / f"a.{suffix}", channels=1)
     assert image[0].tolist() == UPRIGHT[orientation]
-
-
-def test_photographs_are_turned_upright(tmp_path: Path) -> None:
-    stored = np.zeros((16, 32, 3), np.uint8)
-    stored[:8] = (250, 0, 0)  # above, as stored
-    save_with_orientation(Image.fromarray(stored), tmp_path / "a.jpg", 6)
-    image, own_size = read_sample(Sample("a", (tmp_path / "a.jpg",), TRAIN, NORMAL), 8)
-    assert own_size == (32, 16)
-    assert image[0, :, 5:].min() > 150  # turned clockwise, it is on the right
-    assert image[0, :, :3].max() < 100
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-@pytest.mark.parametrize(
-    ("exif", "turned"),
-    [
-        (b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12", False),
-        # Orientation 6, and an entry of 4 GB.
-        (
-            b"Exif\0\0II*\0\x08\0\0\0\x02\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"
-            b"\x0f\x01\x02\0\xff\xff\xff\xff\x10\0\0\0\0\0\0\0",
-            True,
-        ),
-        (b"", False),
-    ],
-)
-def test_broken_exif_data_do_no_harm(tmp_path: Path, exif: bytes, turned: bool) -> None:
-    Image.fromarray(texture(0, 16, 32, 3)).save(tmp_path / "a.jpg", exif=exif)
-    assert read_file(tmp_path / "a.jpg", channels=3).shape == (
-        (3, 32, 16) if turned else (3, 16, 32)
-    )
-
-
-@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
-def test_a_damaged_avif_file_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "a.avif"
-    Image.fromarray(texture(0, 32, 32, 3)).save(file)
-    content = bytearray(file.read_bytes())
-    start = content.index(b"mdat") + 4
-    content[start : start + 8] = b"\xff" * 8
-    file.write_bytes(content)
-    with pytest.raises(UserError, match=r"a\.avif"):
-        read_file(file, channels=3)
 
 
 def write_tiff(path: Path, array: np.ndarray, **tags: int) -> None:
@@ -588,15 +396,12 @@ def write_tiff(path: Path, array: np.ndarray, **tags: int) -> None:
         file.write(struct.pack(f"{order}I", 0))
 
 
-@pytest.mark.parametrize("compression", [1, DEFLATE])
-@pytest.mark.parametrize("dtype", ["<i2", ">i2"])
+SIGNED = [[-32768, -257, 0, 257 * 5, 32767]]
+
+
+@pytest.mark.parametrize(("dtype", "compression"), [("<i2", 1), ("<i2", DEFLATE), (">i2", 1)])
 def test_signed_16_bits_are_shifted(tmp_path: Path, dtype: str, compression: int) -> None:
-    heights = np.array([[-32768, -257, 0, 257 * 5, 32767]], dtype)
-    write_tiff(tmp_path / "a.tif", heights, compression=compression)
-    if (dtype, compression) == (">i2", DEFLATE):
-        with pytest.raises(UserError, match=r"a\.tif: has signed numbers, .* save it uncompressed"):
-            read_file(tmp_path / "a.tif", channels=1)
-        return
+    write_tiff(tmp_path / "a.tif", np.array(SIGNED, dtype), compression=compression)
     image = read_file(tmp_path / "a.tif", channels=1)
     assert image.dtype == torch.float32
     middle = 32768 / 257
@@ -613,23 +418,26 @@ def test_white_is_zero_at_any_depth(
     assert read_file(tmp_path / "a.tif", channels=1).flatten().tolist() == [255, 204, 0]
 
 
-def test_floating_point_images_are_refused(tmp_path: Path) -> None:
-    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "a.tif")
-    with pytest.raises(UserError, match=r"a\.tif.*floating point.*scale all images .* alike"):
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (lambda file: row(0, dtype=np.float32).save(file), "floating point .*scale all images"),
+        (lambda file: row(0, 65536, dtype=np.int32).save(file), "has more than 16 bits"),
+        (lambda file: row(0, -1, dtype=np.int32).save(file), "has more than 16 bits"),
+        (
+            lambda file: write_tiff(file, np.array(SIGNED, ">i2"), compression=DEFLATE),
+            "has signed numbers, .* save it uncompressed",
+        ),
+        (
+            lambda file: file.write_bytes(b"\0\0\0\x18ftypheic" + bytes(100)),
+            "HEIC images cannot be read; convert it",
+        ),
+    ],
+)
+def test_images_that_are_refused(tmp_path: Path, write, words: str) -> None:
+    write(tmp_path / "a.tif")
+    with pytest.raises(UserError, match=rf"a\.tif: {words}"):
         read_file(tmp_path / "a.tif", channels=1)
-
-
-@pytest.mark.parametrize("value", [65536, -1])
-def test_more_than_16_bits_are_refused(tmp_path: Path, value: int) -> None:
-    Image.fromarray(np.array([[0, value]], np.int32)).save(tmp_path / "a.tif")
-    with pytest.raises(UserError, match=r"a\.tif.*more than 16 bits"):
-        read_file(tmp_path / "a.tif", channels=1)
-
-
-def test_heic_by_another_name(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
-    with pytest.raises(UserError, match=r"a\.jpg: HEIC images cannot be read; convert it"):
-        read_file(tmp_path / "a.jpg", channels=3)
 
 
 # --- many files ---
@@ -664,16 +472,9 @@ def test_8_and_16_bits_mix(tmp_path: Path, order: tuple[int, ...]) -> None:
         np.testing.assert_allclose(image, value, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("layout", "fixture"),
-    [
-        ("MVTec", "read_only_mvtec_category"),
-        ("Panorama", "read_only_panorama"),
-        ("RoadImages", "read_only_road_images"),
-    ],
-)
-def test_threads_give_the_same(layout: str, fixture: str, request: pytest.FixtureRequest) -> None:
-    samples = samples_of(layout, request.getfixturevalue(fixture))
+@pytest.mark.parametrize("layout", ["MVTec", "Panorama", "RoadImages"])
+def test_threads_give_the_same(tmp_path: Path, layout: str) -> None:
+    samples = samples_of(layout, WRITERS[layout](tmp_path))
     alone, threads = read_images(samples, 16), read_images(samples, 16, workers=3)
     assert alone.pixels.dtype == threads.pixels.dtype
     assert torch.equal(alone.pixels, threads.pixels)
@@ -681,47 +482,20 @@ def test_threads_give_the_same(layout: str, fixture: str, request: pytest.Fixtur
     assert len(alone.sizes) == len(alone.pixels) == len(samples)
 
 
-@pytest.mark.parametrize("workers", [0, 3])
-def test_a_damaged_image_is_named_with_and_without_threads(
-    read_only_panorama: Path, tmp_path: Path, workers: int
+@pytest.mark.parametrize(
+    ("dtype", "scale", "result"), [(np.uint16, 257, torch.float32), (np.uint8, 1, torch.uint8)]
+)
+def test_road_images_are_height_intensity_intensity(
+    tmp_path: Path, dtype: type, scale: int, result: torch.dtype
 ) -> None:
-    samples = samples_of("Panorama", read_only_panorama)
-    (tmp_path / "broken.png").write_bytes(b"nothing")
-    samples.insert(4, Sample("x/broken.png", (tmp_path / "broken.png",), TRAIN, NORMAL))
-    with pytest.raises(UserError, match=r"broken\.png: not an image"):
-        read_images(samples, 8, workers)
-
-
-def test_road_images_are_height_intensity_intensity(tmp_path: Path) -> None:
-    height = np.full((6, 4), 257 * 30, np.uint16)
-    intensity = np.full((6, 4, 3), (200, 100, 50), np.uint8)
-    write_image(tmp_path / "h.png", height)
-    write_image(tmp_path / "i.png", intensity)
+    write_image(tmp_path / "h.png", np.full((6, 4), scale * 30, dtype))
+    write_image(tmp_path / "i.png", np.full((12, 8, 3), (200, 100, 50), np.uint8))
     sample = Sample("x/h.png", (tmp_path / "h.png", tmp_path / "i.png"), TRAIN, NORMAL)
-    image, own_size = read_sample(sample, 8)
-    assert image.shape == (3, 8, 8)
-    assert image.dtype == torch.float32
-    assert own_size == (6, 4)
-    for channel, value in zip(image, (30, 124, 124), strict=True):
-        np.testing.assert_allclose(channel, value, atol=1e-4)
-
-
-def test_road_images_of_8_bits_are_kept_as_bytes(tmp_path: Path) -> None:
-    write_image(tmp_path / "h.png", np.full((6, 4), 30, np.uint8))
-    write_image(tmp_path / "i.png", np.full((12, 8), 60, np.uint8))
-    sample = Sample("x/h.png", (tmp_path / "h.png", tmp_path / "i.png"), TRAIN, NORMAL)
-    image, own_size = read_sample(sample, 8)
-    assert image.dtype == torch.uint8
-    assert own_size == (6, 4)
-    assert image[:, 0, 0].tolist() == [30, 60, 60]
-
-
-def test_values_stay_on_the_8_bit_scale(read_only_road_images: Path) -> None:
-    images = read_images(samples_of("RoadImages", read_only_road_images), 16)
-    assert images.pixels.dtype == torch.float32
-    assert images.pixels.min() >= 0
-    assert 200 < images.pixels.max() <= 255
-    assert torch.equal(images.pixels[:, 1], images.pixels[:, 2])
+    images = read_images([sample], 8)
+    assert images.sizes == [(6, 4)]
+    assert images.pixels.dtype == result
+    expected = torch.tensor([30, 124, 124])[None, :, None, None].expand(1, 3, 8, 8)
+    np.testing.assert_allclose(images.pixels, expected, atol=1e-4)
 
 
 def tiles(folder: Path, *heights: np.ndarray) -> list[Sample]:
@@ -738,7 +512,6 @@ def tiles(folder: Path, *heights: np.ndarray) -> list[Sample]:
     ("low", "high", "dtype", "words"),
     [
         (0, 4095, "u2", r"use 6.2 % of the range (0 to 4095)"),
-        (0, 16383, "u2", r"use 25 % of the range (0 to 16383)"),
         (20_000, 20_500, "u2", r"use 0.76 % of the range (20000 to 20500)"),
         (-120, 85, "i2", r"use 0.31 % of the range (-120 to 85)"),
         (0, 20_000, "u2", ""),
@@ -746,7 +519,7 @@ def tiles(folder: Path, *heights: np.ndarray) -> list[Sample]:
     ],
 )
 def test_little_of_the_range_is_said_once_of_all(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, low: int, high: int, dtype: str, words: str
+    tmp_path: Path, caplog, low: int, high: int, dtype: str, words: str
 ) -> None:
     # No image has both ends.
     read_images(tiles(tmp_path, *(np.full((4, 4), value, dtype) for value in (low, high))), 8)
@@ -765,43 +538,24 @@ def test_images_are_decoded_once_where_there_is_room(
     read_only_road_images: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     samples = samples_of("RoadImages", read_only_road_images)
-    again = [reader.read_own_size(sample) for sample in samples]
     monkeypatch.setattr(reader, "_KEPT_BYTES", 3 * 24 * 28 * 4)
-    images = read_images(samples, 8, workers, keep=True)
-    assert len(images.kept) == 4
+    some = read_images(samples, 8, workers, keep=True)
+    assert len(some.kept) == 4
     monkeypatch.setattr(reader, "_KEPT_BYTES", 10**9)
     kept = read_images(samples, 8, workers, keep=True)
-    for index, image in enumerate(again):
-        assert torch.equal(images.own(index), image)
-        assert (image.dtype, image.shape) == (torch.uint8, (3, 28, 24))
+    again = [some.own(index) for index in range(len(samples))]
+    assert {(image.dtype, image.shape) for image in again} == {(torch.uint8, (3, 28, 24))}
     monkeypatch.setattr(reader, "decoded", None)
     assert all(torch.equal(kept.own(index), image) for index, image in enumerate(again))
 
 
-@pytest.mark.parametrize(("height", "width"), [(40, 24), (7, 90), (5, 5)])
-def test_resize_is_bilinear_and_antialiased(height: int, width: int) -> None:
-    pixels = torch.from_numpy(texture(0, 3, height, width))
-    exact = interpolate(
-        pixels[None].double(), (16, 16), mode="bilinear", align_corners=False, antialias=True
-    )[0]
-    floats = resize(pixels.float(), (16, 16))
-    assert floats.dtype == torch.float32
-    np.testing.assert_allclose(floats, exact, atol=1e-3)
-    rounded = resize(pixels, (16, 16))
-    assert rounded.dtype == torch.uint8
-    # Torch rounds bytes after each of the two directions.
-    np.testing.assert_allclose(rounded, exact, atol=1.01)
-
-
-def test_resize_averages_what_it_shrinks() -> None:
-    checkerboard = torch.zeros(1, 64, 64)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_resize_averages_what_it_shrinks(dtype: torch.dtype) -> None:
+    checkerboard = torch.zeros(1, 64, 64, dtype=dtype)
     checkerboard[:, ::2, 1::2] = checkerboard[:, 1::2, ::2] = 200
-    np.testing.assert_allclose(resize(checkerboard, (8, 8)), 100, atol=0.2)
-
-
-def test_resize_to_the_own_size_changes_nothing() -> None:
-    pixels = torch.from_numpy(texture(0, 3, 16, 16))
-    assert torch.equal(resize(pixels, (16, 16)), pixels)
+    resized = resize(checkerboard, (8, 4))
+    assert (resized.dtype, resized.shape) == (dtype, (1, 8, 4))
+    np.testing.assert_allclose(resized, 100, atol=1)
 
 
 # --- batches ---
@@ -878,26 +632,11 @@ def test_every_iteration_asks_for_the_step() -> None:
 
 @pytest.mark.parametrize(
     ("epochs", "images", "batch_size", "expected"),
-    [
-        (1, 10, 5, 2),
-        (1, 10, 4, 3),
-        (1, 10, 64, 1),
-        (1, 1, 1, 1),
-        (10, 42, 32, 14),
-        (10, 213, 64, 34),
-    ],
+    [(1, 10, 5, 2), (1, 10, 4, 3), (1, 10, 64, 1), (10, 42, 32, 14), (10, 213, 64, 34)],
 )
 def test_steps_of_epochs(epochs: int, images: int, batch_size: int, expected: int) -> None:
     """As many as it takes for every image to come so often; not whole batches in every epoch."""
     assert steps_of_epochs(epochs, images, batch_size) == expected
-
-
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_training_batches_are_in_the_range_of_tanh(dtype: torch.dtype) -> None:
-    pixels = torch.tensor([0, 255], dtype=dtype)[:, None, None, None].repeat(1, 3, 2, 2)
-    for batch in training_batches(2, 2, pixels=pixels, last_step=3):
-        assert batch.dtype == torch.float32
-        assert sorted(batch[:, 0, 0, 0].tolist()) == [-1, 1]
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
@@ -912,14 +651,9 @@ def test_evaluation_batches_come_in_order_every_time(dtype: torch.dtype) -> None
         assert {batch.dtype for batch in images} == {torch.float32}
 
 
-def test_normalize() -> None:
-    pixels = torch.tensor([0, 51, 102, 255], dtype=torch.uint8)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_normalize(dtype: torch.dtype) -> None:
+    pixels = torch.tensor([0, 51, 102, 255], dtype=dtype)
     assert normalize(pixels).dtype == torch.float32
     assert normalize(pixels).tolist() == pytest.approx([-1, -0.6, -0.2, 1])
-
-
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_normalize_leaves_its_argument_alone(dtype: torch.dtype) -> None:
-    pixels = torch.tensor([0, 51, 255], dtype=dtype)
-    normalize(pixels)
-    assert pixels.tolist() == [0, 51, 255]
+    assert pixels.tolist() == [0, 51, 102, 255]
