@@ -11,7 +11,7 @@ from victims import Ended, Victim, run_program
 
 from crn.errors import UserError
 from crn.system import files
-from crn.system.files import claimed, set_aside, written_whole
+from crn.system.files import claimed, written_whole
 from crn.training.resuming import read_training
 
 SMALL = (
@@ -274,42 +274,6 @@ def test_a_lock_that_is_removed_just_before_it_is_taken(tmp_path, monkeypatch):
         with pytest.raises(UserError, match="another run"), claimed(path):
             pass
     assert contents(tmp_path) == set()
-
-
-# --- names that are taken in the same moment ---
-
-
-@pytest.mark.parametrize("is_folder", [True, False])
-@pytest.mark.parametrize("has_links", [True, False])
-def test_setting_aside_replaces_nothing(tmp_path, monkeypatch, is_folder, has_links):
-    """Another process takes the name after it was seen to be free."""
-    path, taken = tmp_path / "training.x", tmp_path / "training-v1.x"
-    for folder in (path, taken):
-        if is_folder:
-            folder.mkdir()
-        (folder / "name" if is_folder else folder).write_text(folder.name)
-    exists = Path.exists
-    seen = []
-
-    def is_free_at_first(self: Path, **more) -> bool:
-        if self == taken and has_links and not seen:
-            seen.append(self)
-            return False
-        return exists(self, **more)
-
-    def no_links(*_, **__) -> None:
-        raise PermissionError(errno.EPERM, "Operation not permitted")
-
-    monkeypatch.setattr(Path, "exists", is_free_at_first)
-    if not has_links:
-        monkeypatch.setattr(files.os, "link", no_links)
-    set_aside(path)
-    assert seen or not has_links
-    monkeypatch.undo()
-    assert not path.exists()
-    for name, was in (("training-v1.x", taken), ("training-v2.x", path)):
-        file = tmp_path / name / "name" if is_folder else tmp_path / name
-        assert file.read_text() == was.name
 
 
 def test_a_version_that_is_taken_in_the_same_moment(tmp_path, monkeypatch):
