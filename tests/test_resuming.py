@@ -3,15 +3,14 @@
 import json
 import os
 import signal
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import REPOSITORY
 from test_runs import assert_same_states, read_table
+from victims import Victim, run_program
 
 from crn.checkpoints.reading import read_checkpoint
 from crn.config import GROUPS, ModelConfig
@@ -262,50 +261,48 @@ def test_a_run_without_devices_is_one_process(
     assert_same_states(tmp_path / "alone/last.ckpt", trained / "last.ckpt")
 
 
-def hear_hangups() -> None:
-    """Undo what nohup does, should these tests run under it."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# --- processes that are told to stop ---
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
-def test_signals_of_clusters_and_closed_terminals_save_and_stop(
+def endless(roads: Path, *more: Any) -> tuple[Any, ...]:
+    return (
+        *SMALL, "--dataset", "RoadImages", "--dataset-path", roads, "--training-steps", 100_000,
+        "--checkpoint-path", "kept", *more,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+def test_signals_of_users_clusters_and_closed_terminals_save_and_stop(
     read_only_road_images: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    words = (
-        *SMALL, "--dataset", "RoadImages", "--dataset-path", read_only_road_images,
-        "--training-steps", 100_000, "--validation-interval", 1, "--checkpoint-path", "kept",
-    )  # fmt: skip
-    with subprocess.Popen(
-        [sys.executable, str(REPOSITORY / "train.py"), *map(str, words)],
-        cwd=tmp_path, stderr=subprocess.PIPE, text=True, env={**os.environ, **SLURM},
-        preexec_fn=hear_hangups,
-    ) as process:  # fmt: skip
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("step 2/"):
-                break
-        process.send_signal(number)
-        rest = process.stderr.read()
-    assert process.returncode == 128 + number, rest
-    assert step_of(tmp_path / "kept/last.ckpt") >= 2
+    words = endless(read_only_road_images, "--validation-interval", 1)
+    victim = Victim(tmp_path, partial(run_program, environment=SLURM), words)
+    assert victim.wait_for("\nstep 2/"), victim.err
+    victim.send(number)
+    status, err = victim.end()
+    assert status == 128 + number, err
+    step = step_of(tmp_path / "kept/last.ckpt")
+    assert step >= 2
+    assert f"saved kept/last.ckpt at step {step}" in err
+
+
+def run_on_terminal(name: str, words: tuple[Any, ...]) -> int:
+    terminal = os.open(name, os.O_RDWR | os.O_NOCTTY)
+    os.dup2(terminal, 1)
+    os.dup2(terminal, 2)
+    return run_program(words)
 
 
 def test_a_terminal_that_is_closed(read_only_road_images: Path, tmp_path: Path) -> None:
     """What is written to it afterwards fails, and the training is saved all the same."""
-    words = (
-        *SMALL, "--dataset", "RoadImages", "--dataset-path", read_only_road_images,
-        "--training-steps", 100_000, "--checkpoint-path", "kept",
-    )  # fmt: skip
     terminal, theirs = os.openpty()
-    with subprocess.Popen(
-        [sys.executable, str(REPOSITORY / "train.py"), *map(str, words)],
-        cwd=tmp_path, stderr=theirs, stdout=theirs, preexec_fn=hear_hangups,
-    ) as process:  # fmt: skip
-        os.close(theirs)
-        seen = b""
-        while b"saved kept/last.ckpt" not in seen:
-            seen += os.read(terminal, 1000)
-        os.close(terminal)
-        process.send_signal(signal.SIGHUP)
-    assert process.returncode == 128 + signal.SIGHUP
+    words = endless(read_only_road_images)
+    victim = Victim(tmp_path, run_on_terminal, os.ttyname(theirs), words)
+    seen = b""
+    while b"saved kept/last.ckpt" not in seen:
+        seen += os.read(terminal, 1000)
+    os.close(theirs)
+    os.close(terminal)
+    victim.send(signal.SIGHUP)
+    assert victim.end().status == 128 + signal.SIGHUP
     assert step_of(tmp_path / "kept/last.ckpt") > 0

@@ -1,18 +1,13 @@
 """What users do: train, stop, resume, score. With real files, most of it in real processes."""
 
 import csv
-import os
 import re
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY
 from PIL import Image
 
 from crn.checkpoints.reading import load_model
@@ -236,29 +231,6 @@ def test_the_same_seed_gives_the_same_numbers(run_main, read_only_panorama, tmp_
     assert_same_states(tmp_path / "one/last.ckpt", tmp_path / "two/last.ckpt")
     checkpoint = torch.load(tmp_path / "one/last.ckpt", weights_only=True)
     assert checkpoint["progress"]["step"] == 4  # two epochs of four images in batches of two
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_stops(number, read_only_road_images, tmp_path):
-    arguments = (
-        *TINY, "--dataset", "RoadImages", "--dataset-path", read_only_road_images, "--seed", 1,
-        "--training-steps", 50, "--validation-interval", 1, "--checkpoint-path", "kept",
-        "--batch-size", 4,
-    )  # fmt: skip
-    with subprocess.Popen(
-        [sys.executable, str(REPOSITORY / "train.py"), *map(str, arguments)],
-        cwd=tmp_path, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    ) as process:  # fmt: skip
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("step 2/"):
-                break
-        process.send_signal(number)
-        rest = process.stderr.read()
-    assert process.returncode == 128 + number, rest
-    step = int(re.search(r"saved kept/last.ckpt at step (\d+)", rest).group(1))
-    assert 2 <= step < 50
-    assert torch.load(tmp_path / "kept/last.ckpt", weights_only=True)["progress"]["step"] == step
 
 
 def test_earlier_results_are_kept(run_main, trained, read_only_road_images, tmp_path):
