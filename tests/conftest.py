@@ -32,6 +32,12 @@ pytest.register_assert_rewrite("outputs", "reports", "victims")
 GOOD, BAD = 6, 3
 
 
+def short_or_long(short: int, name: str, default: int) -> list[Any]:
+    """How often a test does something; in the long form as often as the environment says."""
+    often = int(os.environ.get(name, str(default)))
+    return [short, pytest.param(often, marks=pytest.mark.long)]
+
+
 class Finished(NamedTuple):
     """How a run of the program in this process ended."""
 

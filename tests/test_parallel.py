@@ -196,7 +196,6 @@ class Machine(Victim):
     """The program on one of two machines, in a folder of its own."""
 
     def __init__(self, folder: Path, rank: int, port: int, words: Sequence[object]) -> None:
-        folder.mkdir()
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": str(rank)}
         act = partial(run_program, environment=place)
         super().__init__(folder, act, (*words, "--num-nodes", 2))

@@ -12,6 +12,7 @@ from PIL import Image
 
 from crn.checkpoints.reading import load_model
 from crn.report.pictures import heat_colours
+from crn.training.resuming import read_training
 
 TINY = ("--demo", "--cpu", "--max-network-depth", 2, "--num-competitive-units", 3)
 
@@ -29,6 +30,11 @@ def states(path: Path) -> dict[str, torch.Tensor]:
         for parameter, state in optimizer["state"].items():
             tensors |= {f"optimizer {unit} {parameter} {k}": v for k, v in state.items()}
     return tensors
+
+
+def step_of(path: Path) -> int:
+    """The training steps of a checkpoint that a training can go on from."""
+    return read_training(path).progress["step"]
 
 
 def assert_same_states(one: Path, other: Path) -> None:

@@ -65,9 +65,10 @@ class Victim:
         """Start it.
 
         Args:
-            folder: where it runs.
+            folder: where it runs; it is made if need be.
             act, arguments: what it runs; the result is its exit status.
         """
+        folder.mkdir(exist_ok=True)
         context = _server()
         self.err = ""
         self._read, write = context.Pipe(duplex=False)
