@@ -14,13 +14,12 @@ from conftest import texture
 from outputs import assert_nothing_is_unfinished, assert_whole
 from PIL import Image
 from reports import results_of, write_report
-from test_runs import assert_same_states, read_table
-from victims import Ended, Victim, run_program
+from test_runs import assert_same_states, read_table, step_of
+from victims import Victim, run_program
 
 from crn.errors import UserError
 from crn.report.pictures import write_picture
 from crn.system.files import append_whole, written_whole
-from crn.training.resuming import read_training
 
 SMALL = (
     "--cpu", "--imsize", 32, "--max-network-depth", 2, "--num-competitive-units", 2,
@@ -30,29 +29,32 @@ SMALL = (
 
 def training(
     folder: Path, roads: Path, *more: str | int | Path, file_size: int | None = None
-) -> Ended:
+) -> Victim:
     """Train in a folder, where files may have ``file_size`` bytes, and save at every step."""
     words = (*SMALL, "--dataset-path", roads, *more)
-    return Victim(folder, run_program, words, True, file_size).end()
+    return Victim(folder, run_program, words, True, file_size)
 
 
-def assert_refused(ended: Ended, path: str, why: str, mend: str) -> None:
-    """The run has ended with one line that says all that is needed."""
-    assert ended.status == 2, ended.err
-    assert "Traceback" not in ended.err
-    *_, last = ended.err.splitlines()
+def assert_refused(run: Victim, path: str, number: int, mend: str) -> None:
+    """The run ends with one line that says all that is needed, and nothing is half done."""
+    folder, (status, err) = run.folder, run.end()
+    assert status == 2, err
+    assert "Traceback" not in err
+    *_, last = err.splitlines()
+    why = os.strerror(number)
     assert last.startswith(f"train.py: error: {path}: cannot be written ({why}); {mend}")
-    assert ended.err.count("train.py: error") == 1
+    assert err.count("train.py: error") == 1
+    assert_nothing_is_unfinished(folder)
+    assert_whole(folder)
 
 
 @pytest.fixture(scope="module")
 def trained(read_only_road_images, tmp_path_factory) -> Path:
     """A folder with the checkpoints of four steps in kept/."""
     folder = tmp_path_factory.mktemp("trained")
-    ended = training(
+    training(
         folder, read_only_road_images, "--checkpoint-path", "kept", "--training-steps", 4
-    )
-    assert ended.status == 0, ended.err
+    ).succeed()
     return folder
 
 
@@ -73,21 +75,19 @@ def trained(read_only_road_images, tmp_path_factory) -> Path:
 )
 def test_training(read_only_road_images, tmp_path, more, file_size, path):
     length = () if "--epochs" in more else ("--training-steps", 50)
-    ended = training(tmp_path, read_only_road_images, *length, *more, file_size=file_size)
-    assert_refused(ended, path, os.strerror(errno.EFBIG), "raise the limit")
-    assert_nothing_is_unfinished(tmp_path)
-    assert_whole(tmp_path)
+    run = training(tmp_path, read_only_road_images, *length, *more, file_size=file_size)
+    assert_refused(run, path, errno.EFBIG, "raise the limit")
     if path.endswith("metrics.csv"):
         assert len(read_table(tmp_path / path)) >= 5
 
 
 def test_earlier_checkpoints_stay(read_only_road_images, trained, tmp_path):
     shutil.copytree(trained / "kept", tmp_path / "kept")
-    ended = training(
+    run = training(
         tmp_path, read_only_road_images, "--training-steps", 9, "--checkpoint-path", "kept",
         "--model-input", "kept/last.ckpt", file_size=1_000_000,
     )  # fmt: skip
-    assert_refused(ended, "kept/last.ckpt", os.strerror(errno.EFBIG), "raise the limit")
+    assert_refused(run, "kept/last.ckpt", errno.EFBIG, "raise the limit")
     assert {path.name for path in (tmp_path / "kept").iterdir()} == {"best.ckpt", "last.ckpt"}
     for name in ("best.ckpt", "last.ckpt"):
         assert (tmp_path / "kept" / name).read_bytes() == (trained / "kept" / name).read_bytes()
@@ -107,10 +107,8 @@ def test_inference(read_only_road_images, trained, tmp_path, file_size, path):
         "--dataset-path", read_only_road_images, "--model-input", trained / "kept/last.ckpt",
         "--image-output-path", "out",
     )  # fmt: skip
-    ended = Victim(tmp_path, run_program, words, False, file_size).end()
-    assert_refused(ended, f"out/{path}", os.strerror(errno.EFBIG), "raise the limit")
-    assert_nothing_is_unfinished(tmp_path)
-    assert_whole(tmp_path)
+    run = Victim(tmp_path, run_program, words, False, file_size)
+    assert_refused(run, f"out/{path}", errno.EFBIG, "raise the limit")
     assert (tmp_path / "out/anomaly_scores.csv").exists() == (path != "anomaly_scores.csv")
     # Without a page nobody looks at its pictures.
     assert not list(tmp_path.glob("out/report_files/*"))
@@ -127,16 +125,15 @@ def write_report_with_no_room_for_pictures() -> int:
 
 
 def test_pictures_of_a_report(tmp_path):
-    status, err = Victim(tmp_path, write_report_with_no_room_for_pictures).end()
-    assert status == 0, err
+    Victim(tmp_path, write_report_with_no_room_for_pictures).succeed()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
 def test_log_file(read_only_road_images, tmp_path):
-    ended = training(
+    run = training(
         tmp_path, read_only_road_images, "--training-steps", 1, "--log-file", "/dev/full"
     )
-    assert_refused(ended, "/dev/full", os.strerror(errno.ENOSPC), "free some space")
+    assert_refused(run, "/dev/full", errno.ENOSPC, "free some space")
 
 
 def test_a_device_is_no_score_file(run_main, read_only_road_images, trained, tmp_path):
@@ -172,20 +169,16 @@ def small_disk(tmp_path) -> Path:
 
 def test_a_training_goes_on_when_there_is_space_again(read_only_road_images, small_disk, tmp_path):
     words = ("--checkpoint-path", "kept", "--training-steps", 6, "--validation-interval", 3)
-    ended = training(small_disk, read_only_road_images, *words)
-    assert_refused(ended, "kept/last.ckpt", os.strerror(errno.ENOSPC), "free some space")
-    assert_nothing_is_unfinished(small_disk)
-    assert_whole(small_disk)
+    run = training(small_disk, read_only_road_images, *words)
+    assert_refused(run, "kept/last.ckpt", errno.ENOSPC, "free some space")
     last = small_disk / "kept/last.ckpt"
     # The best of step 3 has taken the space.
-    assert read_training(last).progress["step"] == 2
+    assert step_of(last) == 2
     subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
-    ended = training(small_disk, read_only_road_images, *words, "--model-input", "kept/last.ckpt")
-    assert ended.status == 0, ended.err
-    other = tmp_path / "other"
-    other.mkdir()
-    assert training(other, read_only_road_images, *words).status == 0
-    assert_same_states(last, other / "kept/last.ckpt")
+    going_on = (*words, "--model-input", "kept/last.ckpt")
+    training(small_disk, read_only_road_images, *going_on).succeed()
+    training(tmp_path / "other", read_only_road_images, *words).succeed()
+    assert_same_states(last, tmp_path / "other/kept/last.ckpt")
 
 
 # --- every refusal of the system ---

@@ -8,7 +8,6 @@ Every run is a process of its own. The long form damages more of them at random,
 import copy
 import os
 import random
-import time
 import warnings
 import zipfile
 from collections import Counter
@@ -18,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import short_or_long
 from damage import damaged
 from outputs import Finished, checked_run, files_in
 
@@ -302,45 +302,21 @@ def test_text_stays_text(user, changed, change: Callable, text: str) -> None:
 # --- damage at random ---
 
 
-class Damages:
-    """Damaged checkpoints, used one after another.
-
-    Attributes:
-        ends: how often runs ended right and how often they refused, by the damage.
-    """
-
-    def __init__(self, user: User, contents: dict[str, Content], seed: int) -> None:
-        self.ends: Counter[tuple[str, str]] = Counter()
-        self._user = user
-        self._random = random.Random(seed)
-        self._files = []
-        for content in contents.values():
-            torch.save(content, user.path)
-            self._files.append(user.path.read_bytes())
-
-    def damage(self) -> None:
-        """Damage one, and go on training from it or score with it."""
-        content, kind = damaged(self._random.choice(self._files), self._random)
-        self._user.path.write_bytes(content)
-        finished = self._user.use(self._random.choice(MODES))
-        self.ends[kind, "refused" if finished.refused else "used"] += 1
-
-
-def test_checkpoints_that_are_damaged_at_random(user, contents) -> None:
-    damages = Damages(user, contents, seed=0)
-    for _ in range(20):
-        damages.damage()
-
-
-@pytest.mark.long
-def test_many_checkpoints_that_are_damaged_at_random(user, contents) -> None:
-    """CASES: how many."""
-    cases, seed = int(os.environ.get("CASES", "300")), int(os.environ.get("SEED", "0"))
-    began = time.monotonic()
-    damages = Damages(user, contents, seed)
+@pytest.mark.parametrize("cases", short_or_long(20, "CASES", 300))
+def test_checkpoints_that_are_damaged_at_random(user, contents, cases: int) -> None:
+    seed = int(os.environ.get("SEED", "0"))
+    chance = random.Random(seed)
+    files = []
+    for content in contents.values():
+        torch.save(content, user.path)
+        files.append(user.path.read_bytes())
+    ends: Counter[tuple[str, str]] = Counter()
     for _ in range(cases):
-        damages.damage()
+        content, kind = damaged(chance.choice(files), chance)
+        user.path.write_bytes(content)
+        finished = user.use(chance.choice(MODES))
+        ends[kind, "refused" if finished.refused else "used"] += 1
     print(f"\n{cases} checkpoints that are damaged at random, seed {seed}:")
-    for (kind, end), count in sorted(damages.ends.items()):
+    for (kind, end), count in sorted(ends.items()):
         print(f"  {kind:<20} {end:<8} {count:4}")
-    print(f"none took more than {user.most_memory / 1e9:.2f} GB; {time.monotonic() - began:.0f} s")
+    print(f"none took more than {user.most_memory / 1e9:.2f} GB")

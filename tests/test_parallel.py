@@ -199,7 +199,6 @@ class Machine(Victim):
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": str(rank)}
         act = partial(run_program, environment=place)
         super().__init__(folder, act, (*words, "--num-nodes", 2))
-        self.folder = folder
 
     @property
     def written(self) -> set[str]:

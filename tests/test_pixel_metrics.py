@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import astuple
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +11,6 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from crn.evaluation.pixel_metrics import BINS, PixelCounts
 from crn.evaluation.results import PixelMetrics
-from datasets.layouts import LAYOUTS
-from datasets.masks import Masks
-from datasets.reader import read_file
-from datasets.samples import TRAIN, list_samples
 
 Pixels = Sequence[tuple[np.ndarray, np.ndarray]]
 
@@ -167,23 +162,3 @@ def test_quantile(share: float) -> None:
     counts = counted([(values, np.zeros((50, 40), bool))])
     assert counts.quantile(share) == pytest.approx(np.quantile(values, share), abs=2e-3)
     assert (values <= counts.quantile(share)).mean() >= share
-
-
-def test_on_real_images(shared_data: Path) -> None:
-    """Maps are distances from the mean training image, at the masks' own size."""
-    samples = list_samples(LAYOUTS["MVTec"], shared_data / "mvtec/transistor")
-    train = [s for s in samples if s.split == TRAIN][:10]
-    mean = np.mean([read_file(s.files[0], 1)[0].numpy() for s in train], axis=0)
-    pixels = []
-    for sample in [s for s in samples if s.split != TRAIN][::16]:
-        values = np.abs(read_file(sample.files[0], 1)[0].numpy() - mean).astype(np.float32)
-        mask = Masks([sample], [values.shape])[0]
-        pixels.append((values, np.zeros(values.shape, bool) if mask is None else mask))
-    counts = counted(pixels, 0, 255)
-    values, labels = (np.concatenate([pair[i].ravel() for pair in pixels]) for i in (0, 1))
-    assert counts.auroc() == pytest.approx(roc_auc_score(labels, values), abs=1e-5)
-    assert counts.average_precision() == pytest.approx(
-        average_precision_score(labels, values), abs=1e-4
-    )
-    rounded = [(values.round(), mask) for values, mask in pixels]  # fewer thresholds to walk
-    assert counted(rounded, 0, 255).aupro() == pytest.approx(plain_aupro(rounded), abs=1e-6)

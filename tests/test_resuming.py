@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_runs import assert_same_states, read_table
+from test_runs import assert_same_states, read_table, step_of
 from victims import Victim, run_program
 
 from crn.checkpoints.reading import read_checkpoint
@@ -44,10 +44,6 @@ def trained(train, tmp_path: Path) -> Path:
 
 def name(paths) -> set[str]:
     return {path.name for path in paths}
-
-
-def step_of(path: Path) -> int:
-    return read_checkpoint(path).progress["step"]
 
 
 def stop_early(train, tmp_path: Path) -> Path:
@@ -161,16 +157,8 @@ def test_options_can_be_typed_as_the_checkpoint_has_them(
     run_main, train, read_only_mvtec_category: Path, tmp_path: Path, mode: str
 ) -> None:
     unusual = (
-        "--lr-scheduler",
-        "step",
-        "--lr-steps",
-        20,
-        50,
-        "--optimizer",
-        "sgd",
-        "--improved",
-        0,
-    )
+        "--lr-scheduler", "step", "--lr-steps", 20, 50, "--optimizer", "sgd", "--improved", 0,
+    )  # fmt: skip
     assert train("--training-steps", 2, "--checkpoint-path", "kept", *unusual).status == 0
     values = read_checkpoint(tmp_path / "kept/last.ckpt").config.values()
     words: list[Any] = ["--mode", mode, "--cpu", "--model-input", "kept/last.ckpt"]

@@ -58,6 +58,7 @@ class Victim:
     """A process that runs a function, or the program, in a folder.
 
     Attributes:
+        folder: where it runs.
         err: what it has written so far, to both streams, as far as it has been waited for.
     """
 
@@ -70,7 +71,7 @@ class Victim:
         """
         folder.mkdir(exist_ok=True)
         context = _server()
-        self.err = ""
+        self.folder, self.err = folder, ""
         self._read, write = context.Pipe(duplex=False)
         self._process = context.Process(target=_act, args=(folder, write, act, arguments))
         self._process.start()
