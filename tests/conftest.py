@@ -92,6 +92,12 @@ def write_road_images(root: Path) -> Path:
     return root
 
 
+def inference(model: Path | str, layout: str, data: Path, *more: object) -> list[str]:
+    """The words of a command line that scores a data set."""
+    words = ("--mode", "inference", "--cpu", "--model-input", model, "--dataset", layout)
+    return [str(word) for word in (*words, "--dataset-path", data, *more)]
+
+
 def smooth_images(count: int, size: int, seed: int) -> "torch.Tensor":
     """Gradients in random directions and colours, (N, 3, S, S) in [-1, 1]."""
     import torch
@@ -171,8 +177,7 @@ def trained_models(
             "--training-steps", 2, "--checkpoint-path", "kept", "--model", model, *more,
             "--dataset", "Panorama", "--dataset-path", read_only_panorama,
         )  # fmt: skip
-        status, err = Victim(folder, run_program, words).end()
-        assert status == 0, err
+        Victim(folder, run_program, words).succeed()
         paths[model] = folder / "kept/last.ckpt"
     return paths
 

@@ -6,13 +6,13 @@ import signal
 from pathlib import Path
 
 import pytest
-from test_runs import read_table
+from conftest import inference
+from test_runs import read_table, step_of
 from victims import Ended, Victim, run_program
 
 from crn.errors import UserError
 from crn.system import files
 from crn.system.files import claimed, written_whole
-from crn.training.resuming import read_training
 
 SMALL = (
     "--cpu", "--imsize", 8, "--max-network-depth", 2, "--num-competitive-units", 2,
@@ -27,6 +27,16 @@ def training(folder: Path, roads: Path, *more: str | int | Path) -> Victim:
     return Victim(folder, run_program, (*SMALL, "--dataset-path", roads, *more), True)
 
 
+def count_done(runs: list[Victim], taken: str) -> int:
+    """Wait for runs that started together: some have done their work, the others are refused."""
+    ended = [run.end() for run in runs]
+    refused = [one for one in ended if one.status]
+    for one in refused:
+        assert_refused(one, taken)
+    assert len(refused) < len(runs)
+    return len(runs) - len(refused)
+
+
 def contents(folder: Path) -> set[Path]:
     return {path.relative_to(folder) for path in folder.rglob("*")}
 
@@ -38,18 +48,13 @@ def assert_refused(ended: Ended, path: str) -> None:
     assert ended.err.count("\n") == 1
 
 
-@pytest.fixture(scope="module")
-def trained(read_only_road_images, tmp_path_factory) -> Path:
-    """A checkpoint of one step."""
-    folder = tmp_path_factory.mktemp("trained")
-    ended = training(folder, read_only_road_images, *KEPT, "--training-steps", 1).end()
-    assert ended.status == 0, ended.err
-    return folder / "kept/last.ckpt"
+@pytest.fixture
+def trained(trained_models) -> Path:
+    return trained_models["crn"]
 
 
 def scoring(folder: Path, roads: Path, checkpoint: Path, *more: str | Path) -> Victim:
-    words = ("--mode", "inference", "--cpu", "--dataset", "RoadImages", "--dataset-path", roads)
-    return Victim(folder, run_program, (*words, "--model-input", checkpoint, *more))
+    return Victim(folder, run_program, inference(checkpoint, "RoadImages", roads, *more))
 
 
 # --- as processes ---
@@ -76,13 +81,12 @@ def test_a_run_keeps_its_outputs_for_itself(read_only_road_images, trained, tmp_
         scoring(tmp_path, read_only_road_images, trained, *PICTURES[:2]),
     ]
     for other in others:
-        ended = other.end()
-        assert ended.status == 0, ended.err
+        other.succeed()
 
     first.send(signal.SIGTERM)
     ended = first.end()
     assert ended.status == 128 + signal.SIGTERM, ended.err
-    step = read_training(tmp_path / "kept/last.ckpt").progress["step"]
+    step = step_of(tmp_path / "kept/last.ckpt")
     assert f"saved kept/last.ckpt at step {step}\n" in ended.err
     assert {path.name for path in (tmp_path / "kept").iterdir()} <= {"best.ckpt", "last.ckpt"}
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {
@@ -101,15 +105,10 @@ def test_trainings_that_start_together(read_only_road_images, tmp_path):
         )
         for seed in range(3)
     ]
-    ended = [run.end() for run in runs]
-    done = [one for one in ended if one.status == 0]
-    assert done
-    for one in ended:
-        if one not in done:
-            assert_refused(one, "kept/best.ckpt")
+    done = count_done(runs, "kept/best.ckpt")
     # One that has started after the end of another one has set aside what it left.
     for pattern in ("kept/last*.ckpt", "kept/best*.ckpt", "pictures/*", "logged_metrics/*"):
-        assert len(list(tmp_path.glob(pattern))) == len(done), pattern
+        assert len(list(tmp_path.glob(pattern))) == done, pattern
     assert not list(tmp_path.rglob(".*"))
 
 
@@ -122,8 +121,7 @@ def test_trainings_that_share_only_their_logs(read_only_road_images, tmp_path):
         for seed in range(3)
     ]  # fmt: skip
     for run in runs:
-        ended = run.end()
-        assert ended.status == 0, ended.err
+        run.succeed()
     folders = sorted((tmp_path / "logged_metrics").iterdir())
     assert [folder.name for folder in folders] == ["version_0", "version_1", "version_2"]
     for folder in folders:
@@ -134,22 +132,14 @@ def test_trainings_that_share_only_their_logs(read_only_road_images, tmp_path):
 
 
 def test_inferences_that_start_together(read_only_road_images, trained, tmp_path):
+    beside = ("--anomaly-score-file", "pictures/anomaly_scores.csv")
     runs = [
-        scoring(tmp_path, read_only_road_images, trained, *PICTURES[:2]),
-        scoring(tmp_path, read_only_road_images, trained, *PICTURES[:2]),
-        scoring(
-            tmp_path, read_only_road_images, trained,
-            "--anomaly-score-file", "pictures/anomaly_scores.csv",
-        ),
-    ]  # fmt: skip
-    ended = [run.end() for run in runs]
-    done = [one for one in ended if one.status == 0]
-    assert done
-    for one in ended:
-        if one not in done:
-            assert_refused(one, "pictures/anomaly_scores.csv")
+        scoring(tmp_path, read_only_road_images, trained, *outputs)
+        for outputs in (PICTURES[:2], PICTURES[:2], beside)
+    ]
+    done = count_done(runs, "pictures/anomaly_scores.csv")
     tables = list((tmp_path / "pictures").glob("anomaly_scores*.csv"))
-    assert len(tables) == len(done)
+    assert len(tables) == done
     assert all(len(read_table(table)) == 9 for table in tables)
     for kind in ("inference", "diff"):
         for folder in (tmp_path / "pictures").glob(kind + "*"):
@@ -161,8 +151,7 @@ def test_demos_that_start_together(tmp_path):
     words = ("--demo", "--cpu", "--max-network-depth", 2, "--training-steps", 1)
     runs = [Victim(tmp_path, run_program, words) for _ in range(2)]
     for run in runs:
-        ended = run.end()
-        assert ended.status == 0, ended.err
+        run.succeed()
     assert {path.name for path in (tmp_path / "datasets").iterdir()} == {"demo_roads"}
 
 
@@ -170,15 +159,13 @@ def test_demos_that_start_together(tmp_path):
 
 
 def test_a_claim_is_known_and_leaves_nothing(run_main, trained, read_only_road_images, tmp_path):
-    words = ("--dataset", "RoadImages", "--dataset-path", read_only_road_images, "--cpu")
     path = tmp_path / "tables/scores.csv"
     path.parent.mkdir()
     path.write_text("earlier")
     before = contents(tmp_path)
     with claimed(path):
-        finished = run_main(
-            "--mode", "inference", *words, "--model-input", trained, "--anomaly-score-file", path
-        )
+        words = inference(trained, "RoadImages", read_only_road_images)
+        finished = run_main(*words, "--anomaly-score-file", path)
         assert_refused(Ended(finished.status, finished.err), str(path))
         assert path.read_text() == "earlier"
         with claimed(path.with_name("other.csv")):
@@ -247,10 +234,8 @@ def test_a_lock_that_cannot_be_made_is_no_file_system_without_locks(tmp_path, mo
 def test_a_run_does_not_take_itself_for_another(
     run_main, trained, read_only_road_images, tmp_path, words, mention
 ):
-    finished = run_main(
-        "--mode", "inference", "--dataset", "RoadImages", "--dataset-path", read_only_road_images,
-        "--cpu", "--model-input", trained, "--image-output-path", "pictures", *words,
-    )  # fmt: skip
+    arguments = inference(trained, "RoadImages", read_only_road_images, *PICTURES[:2], *words)
+    finished = run_main(*arguments)
     assert finished.status == 2
     assert mention in finished.err
     assert "another run" not in finished.err

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import texture
+from conftest import inference, texture
 from outputs import assert_nothing_is_unfinished, assert_whole
 from PIL import Image
 from reports import results_of, write_report
@@ -102,11 +102,8 @@ def test_earlier_checkpoints_stay(read_only_road_images, trained, tmp_path):
     ],
 )
 def test_inference(read_only_road_images, trained, tmp_path, file_size, path):
-    words = (
-        "--mode", "inference", "--cpu", "--dataset", "RoadImages",
-        "--dataset-path", read_only_road_images, "--model-input", trained / "kept/last.ckpt",
-        "--image-output-path", "out",
-    )  # fmt: skip
+    words = inference(trained / "kept/last.ckpt", "RoadImages", read_only_road_images)
+    words += ["--image-output-path", "out"]
     run = Victim(tmp_path, run_program, words, False, file_size)
     assert_refused(run, f"out/{path}", errno.EFBIG, "raise the limit")
     assert (tmp_path / "out/anomaly_scores.csv").exists() == (path != "anomaly_scores.csv")
@@ -139,11 +136,8 @@ def test_log_file(read_only_road_images, tmp_path):
 def test_a_device_is_no_score_file(run_main, read_only_road_images, trained, tmp_path):
     """It would be renamed, and replaced by a file, if the user may do that."""
     os.mkfifo(tmp_path / "device")
-    finished = run_main(
-        "--mode", "inference", "--cpu", "--dataset", "RoadImages",
-        "--dataset-path", read_only_road_images, "--model-input", trained / "kept/last.ckpt",
-        "--anomaly-score-file", "device",
-    )  # fmt: skip
+    words = inference(trained / "kept/last.ckpt", "RoadImages", read_only_road_images)
+    finished = run_main(*words, "--anomaly-score-file", "device")
     assert finished.status == 2
     assert "--anomaly-score-file device: is no ordinary file" in finished.err
     assert [path.name for path in tmp_path.iterdir()] == ["device"]

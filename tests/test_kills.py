@@ -22,7 +22,7 @@ from typing import Generic, TypeVar
 import pytest
 import torch
 import yaml
-from conftest import short_or_long
+from conftest import inference, short_or_long
 from outputs import assert_nothing_is_unfinished, assert_whole
 from test_inference import write_model
 from test_runs import assert_same_states, read_table, step_of
@@ -238,10 +238,7 @@ class ScoringKiller(Killer[tuple[int, str]]):
 
     def __init__(self, roads: Path, model: Path) -> None:
         super().__init__(SCORING_STRIKES)
-        self._words = (
-            "--mode", "inference", "--cpu", "--model-input", model, "--image-output-path", "out",
-            "--dataset", "RoadImages", "--dataset-path", roads,
-        )  # fmt: skip
+        self._words = inference(model, "RoadImages", roads, "--image-output-path", "out")
 
     def start(self, folder: Path) -> Victim:
         return Victim(folder, run_program, self._words)

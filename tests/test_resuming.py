@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import inference
 from test_runs import assert_same_states, read_table, step_of
 from victims import Victim, run_program
 
@@ -182,15 +183,13 @@ def test_inference_and_export_use_the_score_of_the_training(
 ) -> None:
     score = ("--anomaly-score", "discrimination")
     assert train("--training-steps", 2, "--checkpoint-path", "kept", *score).status == 0
-    common = ("--cpu", "--model-input", "kept/last.ckpt")
-    data = ("--dataset", "MVTec", "--dataset-path", read_only_mvtec_category)
+    scoring = inference("kept/last.ckpt", "MVTec", read_only_mvtec_category)
+    exporting = ("--mode", "export", "--cpu", "--model-input", "kept/last.ckpt")
     for more, expected in ((), "discrimination"), (("--anomaly-score", "residual"), "residual"):
-        scored = run_main(
-            "--mode", "inference", *common, *data, "--anomaly-score-file", f"{expected}.csv", *more
-        )
+        scored = run_main(*scoring, "--anomaly-score-file", f"{expected}.csv", *more)
         assert scored.status == 0, scored.err
         assert list(read_table(tmp_path / f"{expected}.csv")[0])[3] == expected
-        exported = run_main("--mode", "export", *common, "--export-path", "model.onnx", *more)
+        exported = run_main(*exporting, "--export-path", "model.onnx", *more)
         assert exported.status == 0, exported.err
         assert f"anomaly_score={expected}" in exported.err
     assert json.loads((tmp_path / "metrics.json").read_text())["anomaly_score"] == "residual"
