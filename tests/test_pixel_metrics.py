@@ -125,9 +125,7 @@ def test_a_map_that_knows_everything_and_one_that_knows_nothing() -> None:
 
 def test_a_single_value_in_the_whole_run() -> None:
     mask = np.eye(3, dtype=bool)
-    counts = counted([(np.full((3, 3), 0.25), mask)], 0.25, 0.25)
-    assert counts.metrics().auroc == 0.5
-    assert counts.quantile(0.99) == 0.25
+    assert counted([(np.full((3, 3), 0.25), mask)], 0.25, 0.25).metrics().auroc == 0.5
 
 
 def test_pixels_that_touch_at_a_corner_are_one_region() -> None:
@@ -154,11 +152,3 @@ def test_negative_values_and_those_at_the_ends() -> None:
     assert counted([(values, mask)], -2, 0).metrics().auroc == 1
     counts = counted([(values, mask)], -1, -0.5)
     assert (counts.normal[0], counts.anomalous[BINS - 1]) == (2, 2)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.99, 1.0])
-def test_quantile(share: float) -> None:
-    values = np.random.default_rng(0).random((50, 40)).astype(np.float32)
-    counts = counted([(values, np.zeros((50, 40), bool))])
-    assert counts.quantile(share) == pytest.approx(np.quantile(values, share), abs=2e-3)
-    assert (values <= counts.quantile(share)).mean() >= share

@@ -71,12 +71,6 @@ class PixelCounts:
             self.overlap + other.overlap,
         )
 
-    def quantile(self, share: float) -> float:
-        """The upper end of the lowest bin up to which there is this share of the normal pixels."""
-        counted = self.normal.cumsum()
-        bin_index = int(np.searchsorted(counted, share * counted[-1]))
-        return self.low + (self.high - self.low) * min(bin_index + 1, BINS) / BINS
-
     def metrics(self) -> PixelMetrics | None:
         """Pixel AUROC, average precision and AUPRO; None without pixels of both kinds."""
         if not self.normal.any() or not self.anomalous.any():
