@@ -72,6 +72,16 @@ def child_of(parent: int) -> int:
     return child
 
 
+def figures(table: Path, kind: str) -> dict[str, float]:
+    """What a training has logged of a kind in two of its steps."""
+    return {
+        f"{row['step']} {name}": float(value)
+        for row in read_table(table)
+        for name, value in row.items()
+        if name.startswith(kind) and value and row["step"] in ("10", "20")
+    }
+
+
 def scores(run_main, folder: Path, data: Path, checkpoint: Path) -> list[float]:
     """The anomaly scores that inference gives all samples."""
     table = folder / f"{checkpoint.parent.name}.csv"
@@ -108,24 +118,13 @@ def test_two_processes_train_as_one_and_stop_together(run_main, read_only_panora
 
     one = run_main(*words, "--training-steps", step, "--checkpoint-path", "one")
     assert one.status == 0
-    tables = [
-        read_table(tmp_path / name / "version_0/metrics.csv")
-        for name in ("logged_metrics", "two_logs")
-    ]
     for kind, count in (("losses/", 4), ("metrics/roc_auc", 4), ("units/best", 2)):
-        figures = [
-            [
-                (row["step"], name, float(row[name]))
-                for row in table
-                for name in sorted(row)
-                if name.startswith(kind) and row[name] and row["step"] in ("10", "20")
-            ]
-            for table in tables
-        ]
-        assert len(figures[0]) == 2 * count
-        assert [figure[:2] for figure in figures[0]] == [figure[:2] for figure in figures[1]]
-        values = [[value for *_, value in each] for each in figures]
-        assert values[1] == pytest.approx(values[0], rel=1e-3 if kind == "losses/" else 1e-9)
+        mine, theirs = (
+            figures(tmp_path / name / "version_0/metrics.csv", kind)
+            for name in ("logged_metrics", "two_logs")
+        )
+        assert len(mine) == 2 * count
+        assert theirs == pytest.approx(mine, rel=1e-3 if kind == "losses/" else 1e-9)
     alone, together = (
         scores(run_main, tmp_path, read_only_panorama, tmp_path / name / "last.ckpt")
         for name in ("one", "two")
