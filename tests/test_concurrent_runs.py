@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,17 @@ KEPT = ("--checkpoint-path", "kept")
 PICTURES = ("--image-output-path", "pictures", "--image-output-interval", 2)
 
 
-def training(folder: Path, roads: Path, *more: str | int | Path) -> Victim:
-    return Victim(folder, run_program, (*SMALL, "--dataset-path", roads, *more), True)
+@pytest.fixture
+def train(read_only_road_images, tmp_path) -> Callable[..., Victim]:
+    """Start a training that saves at every step: ``train("--training-steps", 2)``."""
+    words = (*SMALL, "--dataset-path", read_only_road_images)
+    return lambda *more: Victim(tmp_path, run_program, (*words, *more), True)
+
+
+@pytest.fixture
+def scoring(read_only_road_images, trained_models) -> list[str]:
+    """The words that score the images."""
+    return inference(trained_models["crn"], "RoadImages", read_only_road_images)
 
 
 def count_done(runs: list[Victim], taken: str) -> int:
@@ -48,37 +58,24 @@ def assert_refused(ended: Ended, path: str) -> None:
     assert ended.err.count("\n") == 1
 
 
-@pytest.fixture
-def trained(trained_models) -> Path:
-    return trained_models["crn"]
-
-
-def scoring(folder: Path, roads: Path, checkpoint: Path, *more: str | Path) -> Victim:
-    return Victim(folder, run_program, inference(checkpoint, "RoadImages", roads, *more))
-
-
 # --- as processes ---
 
 
-def test_a_run_keeps_its_outputs_for_itself(read_only_road_images, trained, tmp_path):
-    first = training(
-        tmp_path, read_only_road_images, *KEPT, *PICTURES, "--training-steps", 100_000,
-        "--validation-interval", 10,
-    )  # fmt: skip
+def test_a_run_keeps_its_outputs_for_itself(train, scoring, tmp_path):
+    endless = ("--training-steps", 100_000, "--validation-interval", 10)
+    first = train(*KEPT, *PICTURES, *endless)
     assert first.wait_for("saved kept/last.ckpt", 3), first.err
     (version,) = (tmp_path / "logged_metrics").iterdir()
 
     for outputs, taken in ((KEPT, "kept/best.ckpt"), (PICTURES, "pictures/training")):
-        second = training(tmp_path, read_only_road_images, *outputs, "--training-steps", 2)
+        second = train(*outputs, "--training-steps", 2)
         assert_refused(second.end(), taken)
-    resuming = training(
-        tmp_path, read_only_road_images, *KEPT, "--model-input", "kept/last.ckpt"
-    ).end()
+    resuming = train(*KEPT, "--model-input", "kept/last.ckpt").end()
     assert_refused(resuming, "kept/best.ckpt")
     # What writes other files is welcome: a training with logs only, and scores beside the grids.
     others = [
-        training(tmp_path, read_only_road_images, "--training-steps", 2),
-        scoring(tmp_path, read_only_road_images, trained, *PICTURES[:2]),
+        train("--training-steps", 2),
+        Victim(tmp_path, run_program, (*scoring, *PICTURES[:2])),
     ]
     for other in others:
         other.succeed()
@@ -98,13 +95,8 @@ def test_a_run_keeps_its_outputs_for_itself(read_only_road_images, trained, tmp_
     }  # fmt: skip
 
 
-def test_trainings_that_start_together(read_only_road_images, tmp_path):
-    runs = [
-        training(
-            tmp_path, read_only_road_images, *KEPT, *PICTURES, "--training-steps", 4, "--seed", seed
-        )
-        for seed in range(3)
-    ]
+def test_trainings_that_start_together(train, tmp_path):
+    runs = [train(*KEPT, *PICTURES, "--training-steps", 4, "--seed", seed) for seed in range(3)]
     done = count_done(runs, "kept/best.ckpt")
     # One that has started after the end of another one has set aside what it left.
     for pattern in ("kept/last*.ckpt", "kept/best*.ckpt", "pictures/*", "logged_metrics/*"):
@@ -112,14 +104,9 @@ def test_trainings_that_start_together(read_only_road_images, tmp_path):
     assert not list(tmp_path.rglob(".*"))
 
 
-def test_trainings_that_share_only_their_logs(read_only_road_images, tmp_path):
-    runs = [
-        training(
-            tmp_path, read_only_road_images, "--training-steps", 20, "--validation-interval", 5,
-            "--seed", seed,
-        )
-        for seed in range(3)
-    ]  # fmt: skip
+def test_trainings_that_share_only_their_logs(train, tmp_path):
+    length = ("--training-steps", 20, "--validation-interval", 5)
+    runs = [train(*length, "--seed", seed) for seed in range(3)]
     for run in runs:
         run.succeed()
     folders = sorted((tmp_path / "logged_metrics").iterdir())
@@ -131,10 +118,10 @@ def test_trainings_that_share_only_their_logs(read_only_road_images, tmp_path):
     assert sorted(seeds) == ["0", "1", "2"]
 
 
-def test_inferences_that_start_together(read_only_road_images, trained, tmp_path):
+def test_inferences_that_start_together(scoring, tmp_path):
     beside = ("--anomaly-score-file", "pictures/anomaly_scores.csv")
     runs = [
-        scoring(tmp_path, read_only_road_images, trained, *outputs)
+        Victim(tmp_path, run_program, (*scoring, *outputs))
         for outputs in (PICTURES[:2], PICTURES[:2], beside)
     ]
     done = count_done(runs, "pictures/anomaly_scores.csv")
@@ -158,14 +145,13 @@ def test_demos_that_start_together(tmp_path):
 # --- claims ---
 
 
-def test_a_claim_is_known_and_leaves_nothing(run_main, trained, read_only_road_images, tmp_path):
+def test_a_claim_is_known_and_leaves_nothing(run_main, scoring, tmp_path):
     path = tmp_path / "tables/scores.csv"
     path.parent.mkdir()
     path.write_text("earlier")
     before = contents(tmp_path)
     with claimed(path):
-        words = inference(trained, "RoadImages", read_only_road_images)
-        finished = run_main(*words, "--anomaly-score-file", path)
+        finished = run_main(*scoring, "--anomaly-score-file", path)
         assert_refused(Ended(finished.status, finished.err), str(path))
         assert path.read_text() == "earlier"
         with claimed(path.with_name("other.csv")):
@@ -231,11 +217,8 @@ def test_a_lock_that_cannot_be_made_is_no_file_system_without_locks(tmp_path, mo
         (("--anomaly-score-file", "pictures/report.html"), "report.html: this run writes"),
     ],
 )
-def test_a_run_does_not_take_itself_for_another(
-    run_main, trained, read_only_road_images, tmp_path, words, mention
-):
-    arguments = inference(trained, "RoadImages", read_only_road_images, *PICTURES[:2], *words)
-    finished = run_main(*arguments)
+def test_a_run_does_not_take_itself_for_another(run_main, scoring, tmp_path, words, mention):
+    finished = run_main(*scoring, *PICTURES[:2], *words)
     assert finished.status == 2
     assert mention in finished.err
     assert "another run" not in finished.err

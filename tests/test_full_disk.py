@@ -5,7 +5,7 @@ import os
 import resource
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,12 +27,15 @@ SMALL = (
 )  # fmt: skip
 
 
-def training(
-    folder: Path, roads: Path, *more: str | int | Path, file_size: int | None = None
-) -> Victim:
-    """Train in a folder, where files may have ``file_size`` bytes, and save at every step."""
-    words = (*SMALL, "--dataset-path", roads, *more)
-    return Victim(folder, run_program, words, True, file_size)
+@pytest.fixture(scope="module")
+def train(read_only_road_images) -> Callable[..., Victim]:
+    """Start a training that saves at every step: ``train(folder, "--epochs", 1)``."""
+
+    def start(folder: Path, *more: str | int | Path, file_size: int | None = None) -> Victim:
+        words = (*SMALL, "--dataset-path", read_only_road_images, *more)
+        return Victim(folder, run_program, words, True, file_size)
+
+    return start
 
 
 def assert_refused(run: Victim, path: str, number: int, mend: str) -> None:
@@ -49,13 +52,17 @@ def assert_refused(run: Victim, path: str, number: int, mend: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(read_only_road_images, tmp_path_factory) -> Path:
+def trained(train, tmp_path_factory) -> Path:
     """A folder with the checkpoints of four steps in kept/."""
     folder = tmp_path_factory.mktemp("trained")
-    training(
-        folder, read_only_road_images, "--checkpoint-path", "kept", "--training-steps", 4
-    ).succeed()
+    train(folder, "--checkpoint-path", "kept", "--training-steps", 4).succeed()
     return folder
+
+
+@pytest.fixture
+def scoring(trained, read_only_road_images) -> list[str]:
+    """The words that score the images."""
+    return inference(trained / "kept/last.ckpt", "RoadImages", read_only_road_images)
 
 
 # The limits are below the size of the file that is meant, and above that of those before it.
@@ -73,20 +80,18 @@ def trained(read_only_road_images, tmp_path_factory) -> Path:
         (("--epochs", 1), 4000, "logged_metrics/version_0/report.html"),
     ],
 )
-def test_training(read_only_road_images, tmp_path, more, file_size, path):
+def test_training(train, tmp_path, more, file_size, path):
     length = () if "--epochs" in more else ("--training-steps", 50)
-    run = training(tmp_path, read_only_road_images, *length, *more, file_size=file_size)
+    run = train(tmp_path, *length, *more, file_size=file_size)
     assert_refused(run, path, errno.EFBIG, "raise the limit")
     if path.endswith("metrics.csv"):
         assert len(read_table(tmp_path / path)) >= 5
 
 
-def test_earlier_checkpoints_stay(read_only_road_images, trained, tmp_path):
+def test_earlier_checkpoints_stay(train, trained, tmp_path):
     shutil.copytree(trained / "kept", tmp_path / "kept")
-    run = training(
-        tmp_path, read_only_road_images, "--training-steps", 9, "--checkpoint-path", "kept",
-        "--model-input", "kept/last.ckpt", file_size=1_000_000,
-    )  # fmt: skip
+    going_on = ("--checkpoint-path", "kept", "--model-input", "kept/last.ckpt")
+    run = train(tmp_path, "--training-steps", 9, *going_on, file_size=1_000_000)
     assert_refused(run, "kept/last.ckpt", errno.EFBIG, "raise the limit")
     assert {path.name for path in (tmp_path / "kept").iterdir()} == {"best.ckpt", "last.ckpt"}
     for name in ("best.ckpt", "last.ckpt"):
@@ -101,9 +106,8 @@ def test_earlier_checkpoints_stay(read_only_road_images, trained, tmp_path):
         (20_000, "report.html"),
     ],
 )
-def test_inference(read_only_road_images, trained, tmp_path, file_size, path):
-    words = inference(trained / "kept/last.ckpt", "RoadImages", read_only_road_images)
-    words += ["--image-output-path", "out"]
+def test_inference(scoring, tmp_path, file_size, path):
+    words = (*scoring, "--image-output-path", "out")
     run = Victim(tmp_path, run_program, words, False, file_size)
     assert_refused(run, f"out/{path}", errno.EFBIG, "raise the limit")
     assert (tmp_path / "out/anomaly_scores.csv").exists() == (path != "anomaly_scores.csv")
@@ -126,18 +130,15 @@ def test_pictures_of_a_report(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
-def test_log_file(read_only_road_images, tmp_path):
-    run = training(
-        tmp_path, read_only_road_images, "--training-steps", 1, "--log-file", "/dev/full"
-    )
+def test_log_file(train, tmp_path):
+    run = train(tmp_path, "--training-steps", 1, "--log-file", "/dev/full")
     assert_refused(run, "/dev/full", errno.ENOSPC, "free some space")
 
 
-def test_a_device_is_no_score_file(run_main, read_only_road_images, trained, tmp_path):
+def test_a_device_is_no_score_file(run_main, scoring, tmp_path):
     """It would be renamed, and replaced by a file, if the user may do that."""
     os.mkfifo(tmp_path / "device")
-    words = inference(trained / "kept/last.ckpt", "RoadImages", read_only_road_images)
-    finished = run_main(*words, "--anomaly-score-file", "device")
+    finished = run_main(*scoring, "--anomaly-score-file", "device")
     assert finished.status == 2
     assert "--anomaly-score-file device: is no ordinary file" in finished.err
     assert [path.name for path in tmp_path.iterdir()] == ["device"]
@@ -161,17 +162,17 @@ def small_disk(tmp_path) -> Path:
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_training_goes_on_when_there_is_space_again(read_only_road_images, small_disk, tmp_path):
+def test_a_training_goes_on_when_there_is_space_again(train, small_disk, tmp_path):
     words = ("--checkpoint-path", "kept", "--training-steps", 6, "--validation-interval", 3)
-    run = training(small_disk, read_only_road_images, *words)
+    run = train(small_disk, *words)
     assert_refused(run, "kept/last.ckpt", errno.ENOSPC, "free some space")
     last = small_disk / "kept/last.ckpt"
     # The best of step 3 has taken the space.
     assert step_of(last) == 2
     subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
     going_on = (*words, "--model-input", "kept/last.ckpt")
-    training(small_disk, read_only_road_images, *going_on).succeed()
-    training(tmp_path / "other", read_only_road_images, *words).succeed()
+    train(small_disk, *going_on).succeed()
+    train(tmp_path / "other", *words).succeed()
     assert_same_states(last, tmp_path / "other/kept/last.ckpt")
 
 
