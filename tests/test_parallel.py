@@ -353,22 +353,20 @@ def test_one_process_is_alone_whatever_a_cluster_has_set(environment):
     assert find_place(Run()) == Place()
 
 
-@pytest.mark.parametrize(("started", "devices"), [(torchrun, 1), (torchrun, 3), (slurm, 3)])
-def test_other_processes_than_were_asked_for(environment, started, devices: int):
-    environment(**started(0, 2))
-    with pytest.raises(UserError, match=f"--devices {devices}"):
-        find_place(Run(devices=devices))
-
-
-def test_machines_without_an_address():
-    with pytest.raises(UserError, match="--num-nodes 2 needs MASTER_ADDR and MASTER_PORT and NODE"):
-        find_place(Run(num_nodes=2))
-
-
-def test_a_number_beyond_the_last(environment):
-    environment(**by_hand(4, 4))
-    with pytest.raises(UserError, match="number 4"):
-        find_place(Run(devices=2, num_nodes=2))
+@pytest.mark.parametrize(
+    ("variables", "asked", "mention"),
+    [
+        (torchrun(0, 2), Run(devices=1), "--devices 1"),
+        (torchrun(0, 2), Run(devices=3), "--devices 3"),
+        (slurm(0, 2), Run(devices=3), "--devices 3"),
+        ({}, Run(num_nodes=2), "--num-nodes 2 needs MASTER_ADDR and MASTER_PORT and NODE"),
+        (by_hand(4, 4), Run(devices=2, num_nodes=2), "number 4"),
+    ],
+)
+def test_other_processes_than_were_asked_for(environment, variables, asked: Run, mention: str):
+    environment(**variables)
+    with pytest.raises(UserError, match=mention):
+        find_place(asked)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
