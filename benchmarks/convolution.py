@@ -6,13 +6,13 @@ thresholds from here.
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, conv_transpose2d, interpolate
 
+from benchmarks.step import seconds
 from crn.methods.convolution import fold_kernel, halve_by_product, upsample_by_product
 from crn.system.hardware import pick_device, set_up_cpu
 
@@ -34,11 +34,7 @@ DOWN_FORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def milliseconds(form: Callable, x: Tensor, weight: Tensor) -> float:
     """Time forward and backward once."""
     x.grad = weight.grad = None
-    start = time.perf_counter()
-    form(x, weight).sum().backward()
-    if x.device.type == "cuda":
-        torch.cuda.synchronize()
-    return 1000 * (time.perf_counter() - start)
+    return 1000 * seconds(lambda: form(x, weight).sum().backward())
 
 
 def main() -> None:

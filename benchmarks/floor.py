@@ -7,29 +7,16 @@ one cannot hide behind the other where they follow each other. Both rates are me
 
 import argparse
 import statistics
-import time
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.step import make_model, time_steps
+from benchmarks.step import make_model, median_seconds, time_steps
 from crn.system.hardware import has_fast_bfloat16, pick_device, set_up_cpu
 from crn.train import quiet_lightning
 
 # Adam reads parameter, gradient and two moments, and writes all but the gradient; float32.
 BYTES_PER_PARAMETER = 7 * 4
-
-
-def median_seconds(work, device: torch.device, repeats: int = 5) -> float:
-    """Median time of some work, after a warm-up."""
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
 
 
 def main() -> None:
@@ -46,10 +33,10 @@ def main() -> None:
     dtype = torch.bfloat16 if bf16 else torch.float32
     side = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    rate = 2 * side**3 / median_seconds(lambda: a @ b, device)
+    rate = 2 * side**3 / median_seconds(lambda: a @ b, 5)
     source = torch.randn(64 * 1024 * 1024, device=device)
     target = torch.empty_like(source)
-    bandwidth = 8 * source.numel() / median_seconds(lambda: target.copy_(source), device)
+    bandwidth = 8 * source.numel() / median_seconds(lambda: target.copy_(source), 5)
     print(f"matrix product, {dtype}: {rate / 1e9:.0f} GFLOP/s; copy: {bandwidth / 1e9:.1f} GB/s")
     columns = ("GFLOP", "GB", "floor s", "step s", "step / floor")
     print(f"{'px:batch':<10}" + "".join(f"{column:>14}" for column in columns))
@@ -61,22 +48,11 @@ def main() -> None:
             model.method.training_losses(x, (0, 1))[0].backward()
         model.zero_grad()
         flop = counter.get_total_flops()
-        parameters = 2 * step_parameters(size)
-        moved = parameters * BYTES_PER_PARAMETER
+        moved = BYTES_PER_PARAMETER * sum(p.numel() for p in model.method.units.parameters())
         floor = flop / rate + moved / bandwidth
         median = statistics.median(time_steps(model, x, arguments.repeats, arguments.cpu, bf16))
         values = (flop / 1e9, moved / 1e9, floor, median, median / floor)
         print(f"{size:<10}" + "".join(f"{value:>14.2f}" for value in values), flush=True)
-
-
-def step_parameters(size: str) -> int:
-    """Parameters of one unit."""
-    from crn.config import Network
-    from crn.methods.encoder_decoder import EncoderDecoder
-
-    with torch.device("meta"):
-        unit = EncoderDecoder(Network(imsize=int(size.split(":")[0])))
-    return sum(p.numel() for p in unit.parameters())
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 """``python -m benchmarks.inference``: images a second that one pair and all pairs score."""
 
 import argparse
-import statistics
 
 import torch
 
-from benchmarks.step import make_model, seconds
+from benchmarks.step import make_model, median_seconds
 from crn.methods.scores import ordered_pairs
 from crn.system.hardware import pick_device, set_up_cpu
 
@@ -32,9 +31,7 @@ def main() -> None:
                 def score(x=x, method=model.method, pairs=pairs):
                     return method.score(x, pairs).scores["residual"].tolist()
 
-                score()
-                times = [seconds(score) for _ in range(arguments.repeats)]
-                rates.append(batch_size / statistics.median(times))
+                rates.append(batch_size / median_seconds(score, arguments.repeats))
             print(f"{imsize:<8}{batch_size:>6}{rates[0]:>12.1f}{rates[1]:>14.1f}", flush=True)
 
 

@@ -133,6 +133,12 @@ def seconds(act: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def median_seconds(act: Callable[[], object], repeats: int) -> float:
+    """The median time of something, after a first one."""
+    act()
+    return statistics.median(seconds(act) for _ in range(repeats))
+
+
 def peak_memory(kind: str, size: str, cpu: bool) -> float:
     """Peak memory in GB of a process that takes three steps: of the GPU, or of the process."""
     words = ["--memory-of", kind, "--sizes", size, *(["--cpu"] if cpu else [])]

@@ -32,6 +32,12 @@ pytest.register_assert_rewrite("outputs", "reports", "victims")
 GOOD, BAD = 6, 3
 
 
+def short_or_long(short: int, name: str, default: int) -> list[Any]:
+    """How often a test does something; in the long form as often as the environment says."""
+    often = int(os.environ.get(name, str(default)))
+    return [short, pytest.param(often, marks=pytest.mark.long)]
+
+
 class Finished(NamedTuple):
     """How a run of the program in this process ended."""
 
@@ -84,6 +90,12 @@ def write_road_images(root: Path) -> Path:
             write_image(root / name / f"height_files/tile_{index}.png", height)
             write_image(root / name / f"intensity_files/tile_{index}.png", intensity)
     return root
+
+
+def inference(model: Path | str, layout: str, data: Path, *more: object) -> list[str]:
+    """The words of a command line that scores a data set."""
+    words = ("--mode", "inference", "--cpu", "--model-input", model, "--dataset", layout)
+    return [str(word) for word in (*words, "--dataset-path", data, *more)]
 
 
 def smooth_images(count: int, size: int, seed: int) -> "torch.Tensor":
@@ -165,8 +177,7 @@ def trained_models(
             "--training-steps", 2, "--checkpoint-path", "kept", "--model", model, *more,
             "--dataset", "Panorama", "--dataset-path", read_only_panorama,
         )  # fmt: skip
-        status, err = Victim(folder, run_program, words).end()
-        assert status == 0, err
+        Victim(folder, run_program, words).succeed()
         paths[model] = folder / "kept/last.ckpt"
     return paths
 

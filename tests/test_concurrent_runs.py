@@ -3,16 +3,17 @@
 import errno
 import fcntl
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_runs import read_table
+from conftest import inference
+from test_runs import read_table, step_of
 from victims import Ended, Victim, run_program
 
 from crn.errors import UserError
 from crn.system import files
-from crn.system.files import claimed, set_aside, written_whole
-from crn.training.resuming import read_training
+from crn.system.files import claimed, written_whole
 
 SMALL = (
     "--cpu", "--imsize", 8, "--max-network-depth", 2, "--num-competitive-units", 2,
@@ -23,8 +24,27 @@ KEPT = ("--checkpoint-path", "kept")
 PICTURES = ("--image-output-path", "pictures", "--image-output-interval", 2)
 
 
-def training(folder: Path, roads: Path, *more: str | int | Path) -> Victim:
-    return Victim(folder, run_program, (*SMALL, "--dataset-path", roads, *more), True)
+@pytest.fixture
+def train(read_only_road_images, tmp_path) -> Callable[..., Victim]:
+    """Start a training that saves at every step: ``train("--training-steps", 2)``."""
+    words = (*SMALL, "--dataset-path", read_only_road_images)
+    return lambda *more: Victim(tmp_path, run_program, (*words, *more), True)
+
+
+@pytest.fixture
+def scoring(read_only_road_images, trained_models) -> list[str]:
+    """The words that score the images."""
+    return inference(trained_models["crn"], "RoadImages", read_only_road_images)
+
+
+def count_done(runs: list[Victim], taken: str) -> int:
+    """Wait for runs that started together: some have done their work, the others are refused."""
+    ended = [run.end() for run in runs]
+    refused = [one for one in ended if one.status]
+    for one in refused:
+        assert_refused(one, taken)
+    assert len(refused) < len(runs)
+    return len(runs) - len(refused)
 
 
 def contents(folder: Path) -> set[Path]:
@@ -38,51 +58,32 @@ def assert_refused(ended: Ended, path: str) -> None:
     assert ended.err.count("\n") == 1
 
 
-@pytest.fixture(scope="module")
-def trained(read_only_road_images, tmp_path_factory) -> Path:
-    """A checkpoint of one step."""
-    folder = tmp_path_factory.mktemp("trained")
-    ended = training(folder, read_only_road_images, *KEPT, "--training-steps", 1).end()
-    assert ended.status == 0, ended.err
-    return folder / "kept/last.ckpt"
-
-
-def scoring(folder: Path, roads: Path, checkpoint: Path, *more: str | Path) -> Victim:
-    words = ("--mode", "inference", "--cpu", "--dataset", "RoadImages", "--dataset-path", roads)
-    return Victim(folder, run_program, (*words, "--model-input", checkpoint, *more))
-
-
 # --- as processes ---
 
 
-def test_a_run_keeps_its_outputs_for_itself(read_only_road_images, trained, tmp_path):
-    first = training(
-        tmp_path, read_only_road_images, *KEPT, *PICTURES, "--training-steps", 100_000,
-        "--validation-interval", 10,
-    )  # fmt: skip
+def test_a_run_keeps_its_outputs_for_itself(train, scoring, tmp_path):
+    endless = ("--training-steps", 100_000, "--validation-interval", 10)
+    first = train(*KEPT, *PICTURES, *endless)
     assert first.wait_for("saved kept/last.ckpt", 3), first.err
     (version,) = (tmp_path / "logged_metrics").iterdir()
 
     for outputs, taken in ((KEPT, "kept/best.ckpt"), (PICTURES, "pictures/training")):
-        second = training(tmp_path, read_only_road_images, *outputs, "--training-steps", 2)
+        second = train(*outputs, "--training-steps", 2)
         assert_refused(second.end(), taken)
-    resuming = training(
-        tmp_path, read_only_road_images, *KEPT, "--model-input", "kept/last.ckpt"
-    ).end()
+    resuming = train(*KEPT, "--model-input", "kept/last.ckpt").end()
     assert_refused(resuming, "kept/best.ckpt")
     # What writes other files is welcome: a training with logs only, and scores beside the grids.
     others = [
-        training(tmp_path, read_only_road_images, "--training-steps", 2),
-        scoring(tmp_path, read_only_road_images, trained, *PICTURES[:2]),
+        train("--training-steps", 2),
+        Victim(tmp_path, run_program, (*scoring, *PICTURES[:2])),
     ]
     for other in others:
-        ended = other.end()
-        assert ended.status == 0, ended.err
+        other.succeed()
 
     first.send(signal.SIGTERM)
     ended = first.end()
     assert ended.status == 128 + signal.SIGTERM, ended.err
-    step = read_training(tmp_path / "kept/last.ckpt").progress["step"]
+    step = step_of(tmp_path / "kept/last.ckpt")
     assert f"saved kept/last.ckpt at step {step}\n" in ended.err
     assert {path.name for path in (tmp_path / "kept").iterdir()} <= {"best.ckpt", "last.ckpt"}
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {
@@ -94,36 +95,20 @@ def test_a_run_keeps_its_outputs_for_itself(read_only_road_images, trained, tmp_
     }  # fmt: skip
 
 
-def test_trainings_that_start_together(read_only_road_images, tmp_path):
-    runs = [
-        training(
-            tmp_path, read_only_road_images, *KEPT, *PICTURES, "--training-steps", 4, "--seed", seed
-        )
-        for seed in range(3)
-    ]
-    ended = [run.end() for run in runs]
-    done = [one for one in ended if one.status == 0]
-    assert done
-    for one in ended:
-        if one not in done:
-            assert_refused(one, "kept/best.ckpt")
+def test_trainings_that_start_together(train, tmp_path):
+    runs = [train(*KEPT, *PICTURES, "--training-steps", 4, "--seed", seed) for seed in range(3)]
+    done = count_done(runs, "kept/best.ckpt")
     # One that has started after the end of another one has set aside what it left.
     for pattern in ("kept/last*.ckpt", "kept/best*.ckpt", "pictures/*", "logged_metrics/*"):
-        assert len(list(tmp_path.glob(pattern))) == len(done), pattern
+        assert len(list(tmp_path.glob(pattern))) == done, pattern
     assert not list(tmp_path.rglob(".*"))
 
 
-def test_trainings_that_share_only_their_logs(read_only_road_images, tmp_path):
-    runs = [
-        training(
-            tmp_path, read_only_road_images, "--training-steps", 20, "--validation-interval", 5,
-            "--seed", seed,
-        )
-        for seed in range(3)
-    ]  # fmt: skip
+def test_trainings_that_share_only_their_logs(train, tmp_path):
+    length = ("--training-steps", 20, "--validation-interval", 5)
+    runs = [train(*length, "--seed", seed) for seed in range(3)]
     for run in runs:
-        ended = run.end()
-        assert ended.status == 0, ended.err
+        run.succeed()
     folders = sorted((tmp_path / "logged_metrics").iterdir())
     assert [folder.name for folder in folders] == ["version_0", "version_1", "version_2"]
     for folder in folders:
@@ -133,23 +118,15 @@ def test_trainings_that_share_only_their_logs(read_only_road_images, tmp_path):
     assert sorted(seeds) == ["0", "1", "2"]
 
 
-def test_inferences_that_start_together(read_only_road_images, trained, tmp_path):
+def test_inferences_that_start_together(scoring, tmp_path):
+    beside = ("--anomaly-score-file", "pictures/anomaly_scores.csv")
     runs = [
-        scoring(tmp_path, read_only_road_images, trained, *PICTURES[:2]),
-        scoring(tmp_path, read_only_road_images, trained, *PICTURES[:2]),
-        scoring(
-            tmp_path, read_only_road_images, trained,
-            "--anomaly-score-file", "pictures/anomaly_scores.csv",
-        ),
-    ]  # fmt: skip
-    ended = [run.end() for run in runs]
-    done = [one for one in ended if one.status == 0]
-    assert done
-    for one in ended:
-        if one not in done:
-            assert_refused(one, "pictures/anomaly_scores.csv")
+        Victim(tmp_path, run_program, (*scoring, *outputs))
+        for outputs in (PICTURES[:2], PICTURES[:2], beside)
+    ]
+    done = count_done(runs, "pictures/anomaly_scores.csv")
     tables = list((tmp_path / "pictures").glob("anomaly_scores*.csv"))
-    assert len(tables) == len(done)
+    assert len(tables) == done
     assert all(len(read_table(table)) == 9 for table in tables)
     for kind in ("inference", "diff"):
         for folder in (tmp_path / "pictures").glob(kind + "*"):
@@ -161,24 +138,20 @@ def test_demos_that_start_together(tmp_path):
     words = ("--demo", "--cpu", "--max-network-depth", 2, "--training-steps", 1)
     runs = [Victim(tmp_path, run_program, words) for _ in range(2)]
     for run in runs:
-        ended = run.end()
-        assert ended.status == 0, ended.err
+        run.succeed()
     assert {path.name for path in (tmp_path / "datasets").iterdir()} == {"demo_roads"}
 
 
 # --- claims ---
 
 
-def test_a_claim_is_known_and_leaves_nothing(run_main, trained, read_only_road_images, tmp_path):
-    words = ("--dataset", "RoadImages", "--dataset-path", read_only_road_images, "--cpu")
+def test_a_claim_is_known_and_leaves_nothing(run_main, scoring, tmp_path):
     path = tmp_path / "tables/scores.csv"
     path.parent.mkdir()
     path.write_text("earlier")
     before = contents(tmp_path)
     with claimed(path):
-        finished = run_main(
-            "--mode", "inference", *words, "--model-input", trained, "--anomaly-score-file", path
-        )
+        finished = run_main(*scoring, "--anomaly-score-file", path)
         assert_refused(Ended(finished.status, finished.err), str(path))
         assert path.read_text() == "earlier"
         with claimed(path.with_name("other.csv")):
@@ -244,13 +217,8 @@ def test_a_lock_that_cannot_be_made_is_no_file_system_without_locks(tmp_path, mo
         (("--anomaly-score-file", "pictures/report.html"), "report.html: this run writes"),
     ],
 )
-def test_a_run_does_not_take_itself_for_another(
-    run_main, trained, read_only_road_images, tmp_path, words, mention
-):
-    finished = run_main(
-        "--mode", "inference", "--dataset", "RoadImages", "--dataset-path", read_only_road_images,
-        "--cpu", "--model-input", trained, "--image-output-path", "pictures", *words,
-    )  # fmt: skip
+def test_a_run_does_not_take_itself_for_another(run_main, scoring, tmp_path, words, mention):
+    finished = run_main(*scoring, *PICTURES[:2], *words)
     assert finished.status == 2
     assert mention in finished.err
     assert "another run" not in finished.err
@@ -274,42 +242,6 @@ def test_a_lock_that_is_removed_just_before_it_is_taken(tmp_path, monkeypatch):
         with pytest.raises(UserError, match="another run"), claimed(path):
             pass
     assert contents(tmp_path) == set()
-
-
-# --- names that are taken in the same moment ---
-
-
-@pytest.mark.parametrize("is_folder", [True, False])
-@pytest.mark.parametrize("has_links", [True, False])
-def test_setting_aside_replaces_nothing(tmp_path, monkeypatch, is_folder, has_links):
-    """Another process takes the name after it was seen to be free."""
-    path, taken = tmp_path / "training.x", tmp_path / "training-v1.x"
-    for folder in (path, taken):
-        if is_folder:
-            folder.mkdir()
-        (folder / "name" if is_folder else folder).write_text(folder.name)
-    exists = Path.exists
-    seen = []
-
-    def is_free_at_first(self: Path, **more) -> bool:
-        if self == taken and has_links and not seen:
-            seen.append(self)
-            return False
-        return exists(self, **more)
-
-    def no_links(*_, **__) -> None:
-        raise PermissionError(errno.EPERM, "Operation not permitted")
-
-    monkeypatch.setattr(Path, "exists", is_free_at_first)
-    if not has_links:
-        monkeypatch.setattr(files.os, "link", no_links)
-    set_aside(path)
-    assert seen or not has_links
-    monkeypatch.undo()
-    assert not path.exists()
-    for name, was in (("training-v1.x", taken), ("training-v2.x", path)):
-        file = tmp_path / name / "name" if is_folder else tmp_path / name
-        assert file.read_text() == was.name
 
 
 def test_a_version_that_is_taken_in_the_same_moment(tmp_path, monkeypatch):

@@ -3,11 +3,9 @@
 They are made so at a known step, so that there is a training to compare with.
 """
 
-from pathlib import Path
-
 import pytest
 import torch
-from test_runs import assert_same_states, read_table, states
+from test_runs import assert_same_states, read_table, states, step_of
 
 from crn import train as training
 from crn.config import Adversarial, Competition, ModelConfig, Network, Optimization, Scoring
@@ -16,7 +14,6 @@ from crn.methods.competition import CompetitiveReconstructionNetworks
 from crn.system.hardware import is_finite
 from crn.training import callbacks
 from crn.training.module import TrainingModule
-from crn.training.resuming import read_training
 
 SPOILT = 5
 
@@ -39,10 +36,6 @@ def train(run_main, read_only_road_images):
 def every_step(monkeypatch) -> None:
     """Write last.ckpt at every step."""
     monkeypatch.setattr(callbacks, "SECONDS_BETWEEN_CHECKPOINTS", 0)
-
-
-def step_of(path: Path) -> int:
-    return read_training(path).progress["step"]
 
 
 def assert_diverged(finished, step: int, what: str) -> None:
@@ -116,34 +109,30 @@ def test_losses_with_an_earlier_checkpoint(train, every_step, monkeypatch, tmp_p
         assert step_of(tmp_path / "kept" / name) == SPOILT
 
 
-def test_weights(train, every_step, monkeypatch, tmp_path):
+def spoil_a_weight(model: TrainingModule) -> None:
     """The losses of the step are finite, its gradients are not."""
+    next(model.method.units[1].parameters()).data[0, 0, 0, 0] = torch.nan
+
+
+def spoil_a_moment(model: TrainingModule) -> None:
+    """The square of a large gradient is not finite, though the weight that it moves is."""
+    (state, *_) = model.trainer.optimizers[0].state.values()
+    state["exp_avg_sq"].fill_(torch.inf)
+
+
+@pytest.mark.parametrize("spoil", [spoil_a_weight, spoil_a_moment])
+def test_weights_and_moments(train, every_step, monkeypatch, tmp_path, spoil):
     training_step = TrainingModule.training_step
 
     def spoilt(self, *arguments):
         training_step(self, *arguments)
         if self.step == SPOILT:
-            next(self.method.units[1].parameters()).data[0, 0, 0, 0] = torch.nan
+            spoil(self)
 
     monkeypatch.setattr(TrainingModule, "training_step", spoilt)
     assert_diverged(train("kept"), SPOILT, "the weights")
     assert step_of(tmp_path / "kept/last.ckpt") == SPOILT - 1
     assert step_of(tmp_path / "kept/best.ckpt") == 3
-
-
-def test_moments_of_an_optimizer(train, every_step, monkeypatch, tmp_path):
-    """The square of a large gradient is not finite, though the weight that it moves is."""
-    training_step = TrainingModule.training_step
-
-    def spoilt(self, *arguments):
-        training_step(self, *arguments)
-        if self.step == SPOILT:
-            (state, *_) = self.trainer.optimizers[0].state.values()
-            state["exp_avg_sq"].fill_(torch.inf)
-
-    monkeypatch.setattr(TrainingModule, "training_step", spoilt)
-    assert_diverged(train("kept"), SPOILT, "the weights")
-    assert step_of(tmp_path / "kept/last.ckpt") == SPOILT - 1
 
 
 def test_scores(train, every_step, monkeypatch, tmp_path):

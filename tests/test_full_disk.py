@@ -5,22 +5,21 @@ import os
 import resource
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import texture
+from conftest import inference, texture
 from outputs import assert_nothing_is_unfinished, assert_whole
 from PIL import Image
 from reports import results_of, write_report
-from test_runs import assert_same_states, read_table
-from victims import Ended, Victim, run_program
+from test_runs import assert_same_states, read_table, step_of
+from victims import Victim, run_program
 
 from crn.errors import UserError
 from crn.report.pictures import write_picture
 from crn.system.files import append_whole, written_whole
-from crn.training.resuming import read_training
 
 SMALL = (
     "--cpu", "--imsize", 32, "--max-network-depth", 2, "--num-competitive-units", 2,
@@ -28,32 +27,42 @@ SMALL = (
 )  # fmt: skip
 
 
-def training(
-    folder: Path, roads: Path, *more: str | int | Path, file_size: int | None = None
-) -> Ended:
-    """Train in a folder, where files may have ``file_size`` bytes, and save at every step."""
-    words = (*SMALL, "--dataset-path", roads, *more)
-    return Victim(folder, run_program, words, True, file_size).end()
+@pytest.fixture(scope="module")
+def train(read_only_road_images) -> Callable[..., Victim]:
+    """Start a training that saves at every step: ``train(folder, "--epochs", 1)``."""
+
+    def start(folder: Path, *more: str | int | Path, file_size: int | None = None) -> Victim:
+        words = (*SMALL, "--dataset-path", read_only_road_images, *more)
+        return Victim(folder, run_program, words, True, file_size)
+
+    return start
 
 
-def assert_refused(ended: Ended, path: str, why: str, mend: str) -> None:
-    """The run has ended with one line that says all that is needed."""
-    assert ended.status == 2, ended.err
-    assert "Traceback" not in ended.err
-    *_, last = ended.err.splitlines()
+def assert_refused(run: Victim, path: str, number: int, mend: str) -> None:
+    """The run ends with one line that says all that is needed, and nothing is half done."""
+    folder, (status, err) = run.folder, run.end()
+    assert status == 2, err
+    assert "Traceback" not in err
+    *_, last = err.splitlines()
+    why = os.strerror(number)
     assert last.startswith(f"train.py: error: {path}: cannot be written ({why}); {mend}")
-    assert ended.err.count("train.py: error") == 1
+    assert err.count("train.py: error") == 1
+    assert_nothing_is_unfinished(folder)
+    assert_whole(folder)
 
 
 @pytest.fixture(scope="module")
-def trained(read_only_road_images, tmp_path_factory) -> Path:
+def trained(train, tmp_path_factory) -> Path:
     """A folder with the checkpoints of four steps in kept/."""
     folder = tmp_path_factory.mktemp("trained")
-    ended = training(
-        folder, read_only_road_images, "--checkpoint-path", "kept", "--training-steps", 4
-    )
-    assert ended.status == 0, ended.err
+    train(folder, "--checkpoint-path", "kept", "--training-steps", 4).succeed()
     return folder
+
+
+@pytest.fixture
+def scoring(trained, read_only_road_images) -> list[str]:
+    """The words that score the images."""
+    return inference(trained / "kept/last.ckpt", "RoadImages", read_only_road_images)
 
 
 # The limits are below the size of the file that is meant, and above that of those before it.
@@ -71,23 +80,19 @@ def trained(read_only_road_images, tmp_path_factory) -> Path:
         (("--epochs", 1), 4000, "logged_metrics/version_0/report.html"),
     ],
 )
-def test_training(read_only_road_images, tmp_path, more, file_size, path):
+def test_training(train, tmp_path, more, file_size, path):
     length = () if "--epochs" in more else ("--training-steps", 50)
-    ended = training(tmp_path, read_only_road_images, *length, *more, file_size=file_size)
-    assert_refused(ended, path, os.strerror(errno.EFBIG), "raise the limit")
-    assert_nothing_is_unfinished(tmp_path)
-    assert_whole(tmp_path)
+    run = train(tmp_path, *length, *more, file_size=file_size)
+    assert_refused(run, path, errno.EFBIG, "raise the limit")
     if path.endswith("metrics.csv"):
         assert len(read_table(tmp_path / path)) >= 5
 
 
-def test_earlier_checkpoints_stay(read_only_road_images, trained, tmp_path):
+def test_earlier_checkpoints_stay(train, trained, tmp_path):
     shutil.copytree(trained / "kept", tmp_path / "kept")
-    ended = training(
-        tmp_path, read_only_road_images, "--training-steps", 9, "--checkpoint-path", "kept",
-        "--model-input", "kept/last.ckpt", file_size=1_000_000,
-    )  # fmt: skip
-    assert_refused(ended, "kept/last.ckpt", os.strerror(errno.EFBIG), "raise the limit")
+    going_on = ("--checkpoint-path", "kept", "--model-input", "kept/last.ckpt")
+    run = train(tmp_path, "--training-steps", 9, *going_on, file_size=1_000_000)
+    assert_refused(run, "kept/last.ckpt", errno.EFBIG, "raise the limit")
     assert {path.name for path in (tmp_path / "kept").iterdir()} == {"best.ckpt", "last.ckpt"}
     for name in ("best.ckpt", "last.ckpt"):
         assert (tmp_path / "kept" / name).read_bytes() == (trained / "kept" / name).read_bytes()
@@ -101,16 +106,10 @@ def test_earlier_checkpoints_stay(read_only_road_images, trained, tmp_path):
         (20_000, "report.html"),
     ],
 )
-def test_inference(read_only_road_images, trained, tmp_path, file_size, path):
-    words = (
-        "--mode", "inference", "--cpu", "--dataset", "RoadImages",
-        "--dataset-path", read_only_road_images, "--model-input", trained / "kept/last.ckpt",
-        "--image-output-path", "out",
-    )  # fmt: skip
-    ended = Victim(tmp_path, run_program, words, False, file_size).end()
-    assert_refused(ended, f"out/{path}", os.strerror(errno.EFBIG), "raise the limit")
-    assert_nothing_is_unfinished(tmp_path)
-    assert_whole(tmp_path)
+def test_inference(scoring, tmp_path, file_size, path):
+    words = (*scoring, "--image-output-path", "out")
+    run = Victim(tmp_path, run_program, words, False, file_size)
+    assert_refused(run, f"out/{path}", errno.EFBIG, "raise the limit")
     assert (tmp_path / "out/anomaly_scores.csv").exists() == (path != "anomaly_scores.csv")
     # Without a page nobody looks at its pictures.
     assert not list(tmp_path.glob("out/report_files/*"))
@@ -127,26 +126,19 @@ def write_report_with_no_room_for_pictures() -> int:
 
 
 def test_pictures_of_a_report(tmp_path):
-    status, err = Victim(tmp_path, write_report_with_no_room_for_pictures).end()
-    assert status == 0, err
+    Victim(tmp_path, write_report_with_no_room_for_pictures).succeed()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
-def test_log_file(read_only_road_images, tmp_path):
-    ended = training(
-        tmp_path, read_only_road_images, "--training-steps", 1, "--log-file", "/dev/full"
-    )
-    assert_refused(ended, "/dev/full", os.strerror(errno.ENOSPC), "free some space")
+def test_log_file(train, tmp_path):
+    run = train(tmp_path, "--training-steps", 1, "--log-file", "/dev/full")
+    assert_refused(run, "/dev/full", errno.ENOSPC, "free some space")
 
 
-def test_a_device_is_no_score_file(run_main, read_only_road_images, trained, tmp_path):
+def test_a_device_is_no_score_file(run_main, scoring, tmp_path):
     """It would be renamed, and replaced by a file, if the user may do that."""
     os.mkfifo(tmp_path / "device")
-    finished = run_main(
-        "--mode", "inference", "--cpu", "--dataset", "RoadImages",
-        "--dataset-path", read_only_road_images, "--model-input", trained / "kept/last.ckpt",
-        "--anomaly-score-file", "device",
-    )  # fmt: skip
+    finished = run_main(*scoring, "--anomaly-score-file", "device")
     assert finished.status == 2
     assert "--anomaly-score-file device: is no ordinary file" in finished.err
     assert [path.name for path in tmp_path.iterdir()] == ["device"]
@@ -170,22 +162,18 @@ def small_disk(tmp_path) -> Path:
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_training_goes_on_when_there_is_space_again(read_only_road_images, small_disk, tmp_path):
+def test_a_training_goes_on_when_there_is_space_again(train, small_disk, tmp_path):
     words = ("--checkpoint-path", "kept", "--training-steps", 6, "--validation-interval", 3)
-    ended = training(small_disk, read_only_road_images, *words)
-    assert_refused(ended, "kept/last.ckpt", os.strerror(errno.ENOSPC), "free some space")
-    assert_nothing_is_unfinished(small_disk)
-    assert_whole(small_disk)
+    run = train(small_disk, *words)
+    assert_refused(run, "kept/last.ckpt", errno.ENOSPC, "free some space")
     last = small_disk / "kept/last.ckpt"
     # The best of step 3 has taken the space.
-    assert read_training(last).progress["step"] == 2
+    assert step_of(last) == 2
     subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
-    ended = training(small_disk, read_only_road_images, *words, "--model-input", "kept/last.ckpt")
-    assert ended.status == 0, ended.err
-    other = tmp_path / "other"
-    other.mkdir()
-    assert training(other, read_only_road_images, *words).status == 0
-    assert_same_states(last, other / "kept/last.ckpt")
+    going_on = (*words, "--model-input", "kept/last.ckpt")
+    train(small_disk, *going_on).succeed()
+    train(tmp_path / "other", *words).succeed()
+    assert_same_states(last, tmp_path / "other/kept/last.ckpt")
 
 
 # --- every refusal of the system ---

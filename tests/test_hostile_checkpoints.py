@@ -8,8 +8,6 @@ Every run is a process of its own. The long form damages more of them at random,
 import copy
 import os
 import random
-import time
-import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -18,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import short_or_long
 from damage import damaged
 from outputs import Finished, checked_run, files_in
 
@@ -104,8 +103,7 @@ def packed(path: Path, content: Content) -> list[tuple[str, bytes]]:
 
 
 def pack(path: Path, files: list[tuple[str, bytes]], **more: Any) -> None:
-    with zipfile.ZipFile(path, "w", **more) as archive, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of names that come twice
+    with zipfile.ZipFile(path, "w", **more) as archive:
         for name, data in files:
             archive.writestr(name, data)
 
@@ -125,15 +123,11 @@ def leading_upwards(path: Path, content: Content) -> None:
     pack(path, [("../taken/" + name, data) for name, data in packed(path, content)])
 
 
-def with_structure(path: Path, content: Content, pickled: bytes) -> None:
-    """Write a checkpoint of which the pickle, all but the tensors' numbers, is another."""
+def lists_of_lists(path: Path, content: Content) -> None:
+    """Deeper than anything recurses, in the pickle, which is all but the tensors' numbers."""
+    pickled = b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b"."
     files = packed(path, content)
     pack(path, [(n, pickled if n.endswith("/data.pkl") else data) for n, data in files])
-
-
-def lists_of_lists(path: Path, content: Content) -> None:
-    """Deeper than anything recurses."""
-    with_structure(path, content, b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".")
 
 
 def a_large_number(path: Path, content: Content) -> None:
@@ -175,19 +169,24 @@ def of_the_first_version(content: Content) -> None:
     content["state_dict"] = {name.removeprefix("method."): value for name, value in weights}
 
 
-def of_a_later_version(content: Content) -> None:
-    content["hyper_parameters"]["network"]["attention"] = 4
-
-
-def of_a_later_model(content: Content) -> None:
-    content["hyper_parameters"]["model"] = "diffusion"
+OPTIONS = "its options are not those of this version of the program"
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("change", [of_the_first_version, of_a_later_version, of_a_later_model])
-def test_other_versions_say_so(user, changed, change: Callable, mode: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "mention"),
+    [
+        (of_the_first_version, OPTIONS),
+        (lambda content: content["hyper_parameters"]["network"].update(attention=4), OPTIONS),
+        (lambda content: content["hyper_parameters"].update(model="diffusion"), OPTIONS),
+        (lambda content: content.pop("format"), "is of an older version"),
+        (lambda content: content.update(format=1), "is of an older version"),
+        (lambda content: content.update(format=99), "is of a newer version"),
+    ],
+)
+def test_other_versions_say_so(user, changed, change: Callable, mention: str, mode: str) -> None:
     changed(change)
-    assert "its options are not those of this version of the program" in user.refuse(mode)
+    assert mention in user.refuse(mode)
 
 
 # --- of which a part is wrong ---
@@ -302,45 +301,21 @@ def test_text_stays_text(user, changed, change: Callable, text: str) -> None:
 # --- damage at random ---
 
 
-class Damages:
-    """Damaged checkpoints, used one after another.
-
-    Attributes:
-        ends: how often runs ended right and how often they refused, by the damage.
-    """
-
-    def __init__(self, user: User, contents: dict[str, Content], seed: int) -> None:
-        self.ends: Counter[tuple[str, str]] = Counter()
-        self._user = user
-        self._random = random.Random(seed)
-        self._files = []
-        for content in contents.values():
-            torch.save(content, user.path)
-            self._files.append(user.path.read_bytes())
-
-    def damage(self) -> None:
-        """Damage one, and go on training from it or score with it."""
-        content, kind = damaged(self._random.choice(self._files), self._random)
-        self._user.path.write_bytes(content)
-        finished = self._user.use(self._random.choice(MODES))
-        self.ends[kind, "refused" if finished.refused else "used"] += 1
-
-
-def test_checkpoints_that_are_damaged_at_random(user, contents) -> None:
-    damages = Damages(user, contents, seed=0)
-    for _ in range(20):
-        damages.damage()
-
-
-@pytest.mark.long
-def test_many_checkpoints_that_are_damaged_at_random(user, contents) -> None:
-    """CASES: how many."""
-    cases, seed = int(os.environ.get("CASES", "300")), int(os.environ.get("SEED", "0"))
-    began = time.monotonic()
-    damages = Damages(user, contents, seed)
+@pytest.mark.parametrize("cases", short_or_long(20, "CASES", 300))
+def test_checkpoints_that_are_damaged_at_random(user, contents, cases: int) -> None:
+    seed = int(os.environ.get("SEED", "0"))
+    chance = random.Random(seed)
+    files = []
+    for content in contents.values():
+        torch.save(content, user.path)
+        files.append(user.path.read_bytes())
+    ends: Counter[tuple[str, str]] = Counter()
     for _ in range(cases):
-        damages.damage()
+        content, kind = damaged(chance.choice(files), chance)
+        user.path.write_bytes(content)
+        finished = user.use(chance.choice(MODES))
+        ends[kind, "refused" if finished.refused else "used"] += 1
     print(f"\n{cases} checkpoints that are damaged at random, seed {seed}:")
-    for (kind, end), count in sorted(damages.ends.items()):
+    for (kind, end), count in sorted(ends.items()):
         print(f"  {kind:<20} {end:<8} {count:4}")
-    print(f"none took more than {user.most_memory / 1e9:.2f} GB; {time.monotonic() - began:.0f} s")
+    print(f"none took more than {user.most_memory / 1e9:.2f} GB")

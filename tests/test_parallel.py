@@ -1,6 +1,6 @@
 """Processes that train together: as one process would, and ending together."""
 
-import multiprocessing
+import json
 import os
 import re
 import signal
@@ -8,14 +8,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 import torch
-from conftest import REPOSITORY
+from conftest import REPOSITORY, inference
 from test_runs import read_table, states
+from victims import Victim, run_program
 
 from crn.config import Network, Run
 from crn.errors import UserError
@@ -71,14 +72,21 @@ def child_of(parent: int) -> int:
     return child
 
 
+def figures(table: Path, kind: str) -> dict[str, float]:
+    """What a training has logged of a kind in two of its steps."""
+    return {
+        f"{row['step']} {name}": float(value)
+        for row in read_table(table)
+        for name, value in row.items()
+        if name.startswith(kind) and value and row["step"] in ("10", "20")
+    }
+
+
 def scores(run_main, folder: Path, data: Path, checkpoint: Path) -> list[float]:
     """The anomaly scores that inference gives all samples."""
     table = folder / f"{checkpoint.parent.name}.csv"
-    finished = run_main(
-        "--mode", "inference", "--dataset", "Panorama", "--dataset-path", data, "--cpu",
-        "--model-input", checkpoint, "--anomaly-score-file", table,
-    )  # fmt: skip
-    assert finished.status == 0
+    words = inference(checkpoint, "Panorama", data, "--anomaly-score-file", table)
+    assert run_main(*words).status == 0
     columns = ("residual", "reconstruction", "discrimination")
     return [float(row[column]) for row in read_table(table) for column in columns]
 
@@ -110,30 +118,13 @@ def test_two_processes_train_as_one_and_stop_together(run_main, read_only_panora
 
     one = run_main(*words, "--training-steps", step, "--checkpoint-path", "one")
     assert one.status == 0
-    # Which units played when; the pairs of both processes were these, or the losses would differ.
-    mine, theirs = (states(tmp_path / name / "last.ckpt") for name in ("one", "two"))
-    assert mine.keys() == theirs.keys()
-    for name in mine:
-        if name.endswith(("plays", "step")):
-            assert torch.equal(mine[name], theirs[name])
-    tables = [
-        read_table(tmp_path / name / "version_0/metrics.csv")
-        for name in ("logged_metrics", "two_logs")
-    ]
     for kind, count in (("losses/", 4), ("metrics/roc_auc", 4), ("units/best", 2)):
-        figures = [
-            [
-                (row["step"], name, float(row[name]))
-                for row in table
-                for name in sorted(row)
-                if name.startswith(kind) and row[name] and row["step"] in ("10", "20")
-            ]
-            for table in tables
-        ]
-        assert len(figures[0]) == 2 * count
-        assert [figure[:2] for figure in figures[0]] == [figure[:2] for figure in figures[1]]
-        values = [[value for *_, value in each] for each in figures]
-        assert values[1] == pytest.approx(values[0], rel=1e-3 if kind == "losses/" else 1e-9)
+        mine, theirs = (
+            figures(tmp_path / name / "version_0/metrics.csv", kind)
+            for name in ("logged_metrics", "two_logs")
+        )
+        assert len(mine) == 2 * count
+        assert theirs == pytest.approx(mine, rel=1e-3 if kind == "losses/" else 1e-9)
     alone, together = (
         scores(run_main, tmp_path, read_only_panorama, tmp_path / name / "last.ckpt")
         for name in ("one", "two")
@@ -182,13 +173,7 @@ def test_a_crash_of_one_process_ends_the_others(read_only_panorama, tmp_path):
     assert not has_processes(process.pid)
 
 
-# --- processes as on several machines; forked from one that has imported what takes seconds ---
-
-
-def forkserver() -> multiprocessing.context.ForkServerContext:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["crn.train", "sklearn.metrics"])
-    return context
+# --- processes as on several machines ---
 
 
 def free_port() -> int:
@@ -197,65 +182,42 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def run_program(words: list[str], environment: dict[str, str], folder: Path) -> None:
-    """Be the program on one machine."""
-    from train import main
+class Machine(Victim):
+    """The program on one of two machines, in a folder of its own."""
 
-    os.environ.update(environment)
-    os.chdir(folder)
-    with open("said.txt", "w") as file:
-        os.dup2(file.fileno(), 2)
-    sys.exit(main(words))
-
-
-class Machine(NamedTuple):
-    folder: Path
-    process: multiprocessing.Process
-
-    @property
-    def said(self) -> str:
-        return (self.folder / "said.txt").read_text()
+    def __init__(self, folder: Path, rank: int, port: int, words: Sequence[object]) -> None:
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": str(rank)}
+        act = partial(run_program, environment=place)
+        super().__init__(folder, act, (*words, "--num-nodes", 2))
 
     @property
     def written(self) -> set[str]:
-        return {path.name for path in self.folder.iterdir()} - {"said.txt"}
+        return {path.name for path in self.folder.iterdir()}
 
 
 @pytest.fixture
 def two_machines(tmp_path) -> Iterator[Callable[..., list[Machine]]]:
-    """Start the program on two machines, which have a folder each: ``two_machines("--cpu", ...)``.
+    """Start the program on two machines: ``two_machines("--cpu", ...)``.
 
     A pair of words is what the first and the second machine are given.
     """
-    context = forkserver()
     started: list[Machine] = []
 
     def run(*words: object) -> list[Machine]:
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        port = free_port()
         for rank in range(2):
-            folder = tmp_path / f"machine_{rank}"
-            folder.mkdir()
-            (folder / "said.txt").touch()
-            mine = [str(word[rank] if isinstance(word, tuple) else word) for word in words]
-            environment = {**address, "NODE_RANK": str(rank)}
-            process = context.Process(
-                target=run_program, args=([*mine, "--num-nodes", "2"], environment, folder)
-            )
-            process.start()
-            started.append(Machine(folder, process))
+            mine = [word[rank] if isinstance(word, tuple) else word for word in words]
+            started.append(Machine(tmp_path / f"machine_{rank}", rank, port, mine))
         return started
 
     yield run
     for machine in started:
-        machine.process.kill()
-        machine.process.join()
+        machine.send(signal.SIGKILL)
 
 
-def ended(machines: list[Machine]) -> list[int | None]:
-    """The exit statuses; None where a machine has not ended."""
-    for machine in machines:
-        machine.process.join(120)
-    return [machine.process.exitcode for machine in machines]
+def ended(machines: Sequence[Victim]) -> list[int]:
+    """The exit statuses."""
+    return [machine.end().status for machine in machines]
 
 
 def test_machines_stop_on_the_signal_of_one(two_machines, read_only_panorama):
@@ -263,14 +225,12 @@ def test_machines_stop_on_the_signal_of_one(two_machines, read_only_panorama):
         *SMALL, read_only_panorama, "--seed", 1, "--validation-interval", 1,
         "--checkpoint-path", "kept", "--log-file", "log.txt",
     )  # fmt: skip
-    while "\nstep 2/" not in first.said:
-        assert first.process.is_alive(), first.said
-        time.sleep(0.05)
-    os.kill(second.process.pid, signal.SIGINT)
+    assert first.wait_for("\nstep 2/"), first.err
+    second.send(signal.SIGINT)
     assert ended(machines) == [128 + signal.SIGINT, 0]
-    assert "saved kept/last.ckpt" in first.said
+    assert "saved kept/last.ckpt" in first.err
     assert first.written == {"kept", "logged_metrics", "log.txt"}
-    assert (second.said, second.written) == ("", set())
+    assert (second.err, second.written) == ("", set())
 
 
 def test_machines_stop_together_when_the_training_diverges(two_machines, read_only_panorama):
@@ -278,14 +238,14 @@ def test_machines_stop_together_when_the_training_diverges(two_machines, read_on
         *SMALL, read_only_panorama, "--seed", 1, "--optimizer", "sgd", "--lr", 1e30,
     )  # fmt: skip
     assert ended(machines) == [2, 0]
-    assert first.said.count("train.py: error:") == first.said.count("--lr") == 1
-    assert (second.said, second.written) == ("", set())
+    assert first.err.count("train.py: error:") == first.err.count("--lr") == 1
+    assert (second.err, second.written) == ("", set())
 
 
 def test_machines_refuse_to_train_different_things(two_machines, read_only_panorama):
     machines = two_machines(*SMALL, read_only_panorama, "--seed", (1, 2))
     assert ended(machines)[1] == 2
-    assert machines[1].said.startswith("train.py: error: the processes that train together")
+    assert machines[1].err.startswith("train.py: error: the processes that train together")
 
 
 def test_running_statistics_are_those_of_the_whole_batch(
@@ -306,8 +266,8 @@ def test_running_statistics_are_those_of_the_whole_batch(
         torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-6)
 
 
-def exchange(rank: int, port: int, results: Any) -> None:
-    """Be one of two processes, and report what `crn.training.distributed` gives it."""
+def exchange(rank: int, port: int) -> int:
+    """Be one of two processes, and print what `crn.training.distributed` gives it."""
     from torch import distributed
 
     from crn.training.distributed import StopRequest, average_, gather, seed_dropout
@@ -319,38 +279,27 @@ def exchange(rank: int, port: int, results: Any) -> None:
     stop.received = signal.SIGTERM if rank else None
     values = torch.tensor([[1.0, 2.0]]) + rank, torch.tensor(float(rank))
     average_([*values, stop.flags(torch.device("cpu"))])
+    means = [value.tolist() for value in values]
     masks = []
     for step in (5, 5, 6):
         seed_dropout(1, step)
         masks.append(torch.rand(3).tolist())
-    results.put(
-        {
-            "rank": rank,
-            "means": [value.tolist() for value in values],
-            "gathered": gather([rank] * rank),
-            "stop": (before, stop.agreed),
-            "masks": masks,
-        }
-    )
+    print("\n" + json.dumps((means, gather([rank] * rank), (before, stop.agreed), masks)))
+    return 0
 
 
-def test_what_processes_exchange():
-    context = forkserver()
-    results = context.Queue()
+def test_what_processes_exchange(tmp_path):
     port = free_port()
-    started = [context.Process(target=exchange, args=(rank, port, results)) for rank in range(2)]
-    for process in started:
-        process.start()
-    both = sorted((results.get(timeout=120) for _ in started), key=lambda each: each["rank"])
-    for process in started:
-        process.join()
+    both = [Victim(tmp_path, exchange, rank, port) for rank in range(2)]
+    masks = []
     for each in both:
-        assert each["means"] == [[[1.5, 2.5]], 0.5]
-        assert each["gathered"] == [[], [1]]
-        assert each["stop"] == (None, signal.SIGTERM)
-        again, first, other = each["masks"]
+        means, gathered, stop, (again, first, other) = json.loads(each.succeed().splitlines()[-1])
+        assert means == [[[1.5, 2.5]], 0.5]
+        assert gathered == [[], [1]]
+        assert stop == [None, signal.SIGTERM]
         assert again == first != other
-    assert both[0]["masks"] != both[1]["masks"]
+        masks.append(first)
+    assert masks[0] != masks[1]
 
 
 # --- which process this is ---
@@ -404,22 +353,20 @@ def test_one_process_is_alone_whatever_a_cluster_has_set(environment):
     assert find_place(Run()) == Place()
 
 
-@pytest.mark.parametrize(("started", "devices"), [(torchrun, 1), (torchrun, 3), (slurm, 3)])
-def test_other_processes_than_were_asked_for(environment, started, devices: int):
-    environment(**started(0, 2))
-    with pytest.raises(UserError, match=f"--devices {devices}"):
-        find_place(Run(devices=devices))
-
-
-def test_machines_without_an_address():
-    with pytest.raises(UserError, match="--num-nodes 2 needs MASTER_ADDR and MASTER_PORT and NODE"):
-        find_place(Run(num_nodes=2))
-
-
-def test_a_number_beyond_the_last(environment):
-    environment(**by_hand(4, 4))
-    with pytest.raises(UserError, match="number 4"):
-        find_place(Run(devices=2, num_nodes=2))
+@pytest.mark.parametrize(
+    ("variables", "asked", "mention"),
+    [
+        (torchrun(0, 2), Run(devices=1), "--devices 1"),
+        (torchrun(0, 2), Run(devices=3), "--devices 3"),
+        (slurm(0, 2), Run(devices=3), "--devices 3"),
+        ({}, Run(num_nodes=2), "--num-nodes 2 needs MASTER_ADDR and MASTER_PORT and NODE"),
+        (by_hand(4, 4), Run(devices=2, num_nodes=2), "number 4"),
+    ],
+)
+def test_other_processes_than_were_asked_for(environment, variables, asked: Run, mention: str):
+    environment(**variables)
+    with pytest.raises(UserError, match=mention):
+        find_place(asked)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
@@ -459,8 +406,7 @@ def test_more_devices_than_gpus(run_main, read_only_panorama):
 
 @pytest.mark.parametrize("flag", ["--devices", "--num-nodes"])
 def test_inference_runs_in_one_process(run_main, read_only_panorama, flag: str):
-    data = ("--dataset", "Panorama", "--dataset-path", read_only_panorama)
-    finished = run_main("--mode", "inference", *data, flag, 2)
+    finished = run_main(*inference(Path("x"), "Panorama", read_only_panorama, flag, 2))
     assert finished.status == 2
     assert f"{flag} works with --mode train only" in finished.err
 

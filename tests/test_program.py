@@ -86,8 +86,7 @@ def test_names_in_utf8_under_the_locale_c(tmp_path: Path) -> None:
     for name in ("good_ones/ä", "good_ones/ö", "good_ones/ü", "bad_ones/ß"):
         write_image(root / f"{name}.png", texture(len(name), 8, 8, 3))
     words = (*ONE_STEP, "--dataset-path", root, "--checkpoint-path", "Güte")
-    # In UTF-8 mode Python itself would take care of it.
-    finished = run_shell(tmp_path, (TRAIN, *words), LC_ALL="C", PYTHONUTF8="0")
+    finished = run_shell(tmp_path, (TRAIN, *words), LC_ALL="C")
     assert finished.status == 0, finished.err
     assert (tmp_path / "Güte/last.ckpt").exists()
 

@@ -3,15 +3,15 @@
 import json
 import os
 import signal
-import subprocess
-import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import REPOSITORY
-from test_runs import assert_same_states, read_table
+from test_runs import assert_same_states, read_table, step_of
+from victims import Victim, run_program
 
 from crn.checkpoints.reading import read_checkpoint
 from crn.config import GROUPS, ModelConfig
@@ -24,13 +24,20 @@ SMALL = (
 
 
 @pytest.fixture
-def train(run_main, read_only_mvtec_category):
-    """Train on a miniature category; a checkpoint brings what is small about it."""
-    data = ("--dataset", "MVTec", "--dataset-path", read_only_mvtec_category, "--cpu")
+def data(read_only_mvtec_category: Path) -> tuple[str | Path, ...]:
+    """The words that name the images."""
+    return ("--cpu", "--dataset", "MVTec", "--dataset-path", read_only_mvtec_category)
 
-    def run(*words: Any):
+
+@pytest.fixture
+def train(run_main, data) -> Callable[..., str]:
+    """Train, which has to succeed, and return what is said; a checkpoint brings what is small."""
+
+    def run(*words: Any) -> str:
         small = () if "--model-input" in words else SMALL
-        return run_main(*data, *small, "--validation-interval", 2, *words)
+        finished = run_main(*data, *small, "--validation-interval", 2, *words)
+        assert finished.status == 0, finished.err
+        return finished.err
 
     return run
 
@@ -38,8 +45,7 @@ def train(run_main, read_only_mvtec_category):
 @pytest.fixture
 def trained(train, tmp_path: Path) -> Path:
     """A folder with the checkpoints of ten steps, the best validation well before the last."""
-    finished = train("--training-steps", 10, "--checkpoint-path", "kept")
-    assert finished.status == 0, finished.err
+    train("--training-steps", 10, "--checkpoint-path", "kept")
     return tmp_path / "kept"
 
 
@@ -47,17 +53,11 @@ def name(paths) -> set[str]:
     return {path.name for path in paths}
 
 
-def step_of(path: Path) -> int:
-    return read_checkpoint(path).progress["step"]
-
-
 def stop_early(train, tmp_path: Path) -> Path:
     """A folder whose best.ckpt is of an earlier step than its last.ckpt."""
     for seed in range(2, 12):
         folder = tmp_path / f"seed_{seed}"
-        assert (
-            train("--training-steps", 10, "--checkpoint-path", folder, "--seed", seed).status == 0
-        )
+        train("--training-steps", 10, "--checkpoint-path", folder, "--seed", seed)
         if 2 <= step_of(folder / "best.ckpt") < 10:
             return folder
     pytest.fail("the last validation of every seed was the best")
@@ -69,22 +69,21 @@ def stop_early(train, tmp_path: Path) -> Path:
 def test_going_on_from_the_best_state_keeps_the_last_one(train, tmp_path: Path) -> None:
     kept = stop_early(train, tmp_path)
     best, last = (torch.load(kept / f"{n}.ckpt", weights_only=True) for n in ("best", "last"))
-    finished = train(
+    said = train(
         "--model-input", kept / "best.ckpt", "--checkpoint-path", kept, "--lr", 1e-9,
         "--training-steps", best["progress"]["step"] + 1,
     )  # fmt: skip
-    assert finished.status == 0, finished.err
     assert {"best.ckpt", "last.ckpt", "last-v1.ckpt"} <= name(kept.iterdir())
     aside = torch.load(kept / "last-v1.ckpt", weights_only=True)
     assert aside["progress"] == last["progress"]
-    assert f"kept the earlier {kept}/last.ckpt as last-v1.ckpt" in finished.err
+    assert f"kept the earlier {kept}/last.ckpt as last-v1.ckpt" in said
 
 
 def test_picture_grids_are_kept(train, trained: Path, tmp_path: Path) -> None:
     grids = ("--image-output-path", "pictures", "--image-output-interval", 2)
     for lr in (1e-4, 1e-4, 0.3):
         going_on = ("--model-input", trained / "last.ckpt", "--training-steps", 12, "--lr", lr)
-        assert train(*going_on, *grids).status == 0
+        train(*going_on, *grids)
     written = name((tmp_path / "pictures/training").iterdir())
     # Of the same training the same picture is not kept twice.
     assert written == {"step_000012.png", "step_000012-v1.png"}
@@ -93,24 +92,22 @@ def test_picture_grids_are_kept(train, trained: Path, tmp_path: Path) -> None:
 def test_the_best_state_comes_along_into_a_new_folder(train, tmp_path: Path) -> None:
     kept = stop_early(train, tmp_path)
     before = read_checkpoint(kept / "best.ckpt").progress
-    finished = train(
+    said = train(
         "--model-input", kept / "last.ckpt", "--checkpoint-path", "new", "--training-steps", 11,
         "--lr", 1e-9,
     )  # fmt: skip
-    assert finished.status == 0, finished.err
     after = read_checkpoint(tmp_path / "new/best.ckpt").progress
     assert after["max_roc_auc"] >= before["max_roc_auc"]
-    assert f"{after['max_roc_auc']:.3f} at the best" in finished.err
+    assert f"{after['max_roc_auc']:.3f} at the best" in said
 
 
 def test_without_its_best_state_the_best_so_far_starts_anew(train, tmp_path: Path) -> None:
     kept = stop_early(train, tmp_path)
     (kept / "best.ckpt").unlink()
-    finished = train(
+    said = train(
         "--model-input", kept / "last.ckpt", "--checkpoint-path", "new", "--training-steps", 12,
     )  # fmt: skip
-    assert finished.status == 0, finished.err
-    assert "the best validation so far is forgotten: there is no best.ckpt" in finished.err
+    assert "the best validation so far is forgotten: there is no best.ckpt" in said
     *_, last = read_table(tmp_path / "logged_metrics" / newest(tmp_path) / "metrics.csv")
     assert last["metrics/max_roc_auc"] == last["metrics/roc_auc"]
     assert step_of(tmp_path / "new/best.ckpt") == 12
@@ -123,23 +120,21 @@ def newest(folder: Path) -> str:
 
 @pytest.mark.parametrize("change", ["score", "images"])
 def test_the_best_so_far_is_about_one_score_and_one_data_set(
-    run_main, train, read_only_panorama: Path, tmp_path: Path, change: str
+    train, read_only_panorama: Path, tmp_path: Path, change: str
 ) -> None:
     kept = stop_early(train, tmp_path)
     # As if nothing could ever be better.
-    content = torch.load(kept / "best.ckpt", weights_only=True)
     for path in (kept / "best.ckpt", kept / "last.ckpt"):
         content = torch.load(path, weights_only=True)
         content["progress"]["max_roc_auc"] = 1.0
         torch.save(content, path)
     going_on = ("--model-input", kept / "last.ckpt", "--checkpoint-path", kept)
     if change == "score":
-        finished = train(*going_on, "--training-steps", 12, "--anomaly-score", "reconstruction")
+        other = ("--anomaly-score", "reconstruction")
     else:
-        data = ("--dataset", "Panorama", "--dataset-path", read_only_panorama, "--cpu")
-        finished = run_main(*data, *going_on, "--training-steps", 12)
-    assert finished.status == 0, finished.err
-    assert "the best validation so far is forgotten: it was of" in finished.err
+        other = ("--dataset", "Panorama", "--dataset-path", read_only_panorama)
+    said = train(*going_on, "--training-steps", 12, *other)
+    assert "the best validation so far is forgotten: it was of" in said
     progress = read_checkpoint(kept / "best.ckpt").progress
     assert (progress["step"], progress["best_step"]) == (12, 12)
     assert step_of(kept / "best-v1.ckpt") < 10
@@ -159,20 +154,12 @@ def decided_options() -> list[str]:
 
 @pytest.mark.parametrize("mode", ["train", "inference", "export"])
 def test_options_can_be_typed_as_the_checkpoint_has_them(
-    run_main, train, read_only_mvtec_category: Path, tmp_path: Path, mode: str
+    run_main, train, data, tmp_path: Path, mode: str
 ) -> None:
     unusual = (
-        "--lr-scheduler",
-        "step",
-        "--lr-steps",
-        20,
-        50,
-        "--optimizer",
-        "sgd",
-        "--improved",
-        0,
-    )
-    assert train("--training-steps", 2, "--checkpoint-path", "kept", *unusual).status == 0
+        "--lr-scheduler", "step", "--lr-steps", 20, 50, "--optimizer", "sgd", "--improved", 0,
+    )  # fmt: skip
+    train("--training-steps", 2, "--checkpoint-path", "kept", *unusual)
     values = read_checkpoint(tmp_path / "kept/last.ckpt").config.values()
     words: list[Any] = ["--mode", mode, "--cpu", "--model-input", "kept/last.ckpt"]
     for option in decided_options():
@@ -185,47 +172,27 @@ def test_options_can_be_typed_as_the_checkpoint_has_them(
         "export": ["--export-path", "model.onnx"],
     }[mode]
     if mode != "export":
-        words += ["--dataset", "MVTec", "--dataset-path", read_only_mvtec_category]
+        words += data
     finished = run_main(*words)
     assert finished.status == 0, finished.err
 
 
 def test_inference_and_export_use_the_score_of_the_training(
-    run_main, train, read_only_mvtec_category: Path, tmp_path: Path
+    run_main, train, data, tmp_path: Path
 ) -> None:
     score = ("--anomaly-score", "discrimination")
-    assert train("--training-steps", 2, "--checkpoint-path", "kept", *score).status == 0
-    common = ("--cpu", "--model-input", "kept/last.ckpt")
-    data = ("--dataset", "MVTec", "--dataset-path", read_only_mvtec_category)
+    train("--training-steps", 2, "--checkpoint-path", "kept", *score)
+    model = ("--model-input", "kept/last.ckpt")
+    scoring = ("--mode", "inference", *model, *data)
+    exporting = ("--mode", "export", "--cpu", *model)
     for more, expected in ((), "discrimination"), (("--anomaly-score", "residual"), "residual"):
-        scored = run_main(
-            "--mode", "inference", *common, *data, "--anomaly-score-file", f"{expected}.csv", *more
-        )
+        scored = run_main(*scoring, "--anomaly-score-file", f"{expected}.csv", *more)
         assert scored.status == 0, scored.err
         assert list(read_table(tmp_path / f"{expected}.csv")[0])[3] == expected
-        exported = run_main("--mode", "export", *common, "--export-path", "model.onnx", *more)
+        exported = run_main(*exporting, "--export-path", "model.onnx", *more)
         assert exported.status == 0, exported.err
         assert f"anomaly_score={expected}" in exported.err
     assert json.loads((tmp_path / "metrics.json").read_text())["anomaly_score"] == "residual"
-
-
-@pytest.mark.parametrize(
-    ("version", "word"), [(None, "an older"), (1, "an older"), (99, "a newer")]
-)
-def test_checkpoints_of_other_versions_say_so(
-    run_main, trained: Path, read_only_mvtec_category: Path, version: int | None, word: str
-) -> None:
-    content = torch.load(trained / "last.ckpt", weights_only=True)
-    del content["format"]
-    if version is not None:
-        content["format"] = version
-    torch.save(content, "other.ckpt")
-    data = ("--dataset", "MVTec", "--dataset-path", read_only_mvtec_category)
-    for mode in ("train", "inference"):
-        finished = run_main("--mode", mode, "--cpu", *data, "--model-input", "other.ckpt")
-        assert finished.status == 2
-        assert finished.err.startswith(f"train.py: error: other.ckpt: is of {word} version")
-        assert finished.err.count("\n") == 1
 
 
 # --- a process alone, whatever is in its environment ---
@@ -248,64 +215,60 @@ SLURM = {
     ids=["one task", "one of four tasks", "launcher", "mpi", "lsf"],
 )
 def test_a_run_without_devices_is_one_process(
-    run_train, trained: Path, read_only_mvtec_category: Path, tmp_path: Path, environment: dict
+    run_train, trained: Path, data, tmp_path: Path, environment: dict
 ) -> None:
-    words = (
-        *SMALL, "--dataset", "MVTec", "--dataset-path", read_only_mvtec_category,
-        "--validation-interval", 2, "--training-steps", 10, "--checkpoint-path", "alone",
-    )  # fmt: skip
+    words = (*SMALL, *data, "--validation-interval", 2, "--training-steps", 10)
     # Lightning would go on from it, unasked.
     (tmp_path / "hpc_ckpt_1.ckpt").write_bytes((trained / "last.ckpt").read_bytes())
+    words = (*words, "--checkpoint-path", "alone")
     finished = run_train(*words, cwd=tmp_path, timeout=60, **environment)
     assert finished.returncode == 0, finished.stderr
     assert "trained 10 steps" in finished.stderr
     assert_same_states(tmp_path / "alone/last.ckpt", trained / "last.ckpt")
 
 
-def hear_hangups() -> None:
-    """Undo what nohup does, should these tests run under it."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# --- processes that are told to stop ---
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
-def test_signals_of_clusters_and_closed_terminals_save_and_stop(
+def endless(roads: Path, *more: Any) -> tuple[Any, ...]:
+    return (
+        *SMALL, "--dataset", "RoadImages", "--dataset-path", roads, "--training-steps", 100_000,
+        "--checkpoint-path", "kept", *more,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+def test_signals_of_users_clusters_and_closed_terminals_save_and_stop(
     read_only_road_images: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    words = (
-        *SMALL, "--dataset", "RoadImages", "--dataset-path", read_only_road_images,
-        "--training-steps", 100_000, "--validation-interval", 1, "--checkpoint-path", "kept",
-    )  # fmt: skip
-    with subprocess.Popen(
-        [sys.executable, str(REPOSITORY / "train.py"), *map(str, words)],
-        cwd=tmp_path, stderr=subprocess.PIPE, text=True, env={**os.environ, **SLURM},
-        preexec_fn=hear_hangups,
-    ) as process:  # fmt: skip
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("step 2/"):
-                break
-        process.send_signal(number)
-        rest = process.stderr.read()
-    assert process.returncode == 128 + number, rest
-    assert step_of(tmp_path / "kept/last.ckpt") >= 2
+    words = endless(read_only_road_images, "--validation-interval", 1)
+    victim = Victim(tmp_path, partial(run_program, environment=SLURM), words)
+    assert victim.wait_for("\nstep 2/"), victim.err
+    victim.send(number)
+    status, err = victim.end()
+    assert status == 128 + number, err
+    step = step_of(tmp_path / "kept/last.ckpt")
+    assert step >= 2
+    assert f"saved kept/last.ckpt at step {step}" in err
+
+
+def run_on_terminal(name: str, words: tuple[Any, ...]) -> int:
+    terminal = os.open(name, os.O_RDWR | os.O_NOCTTY)
+    os.dup2(terminal, 1)
+    os.dup2(terminal, 2)
+    return run_program(words)
 
 
 def test_a_terminal_that_is_closed(read_only_road_images: Path, tmp_path: Path) -> None:
     """What is written to it afterwards fails, and the training is saved all the same."""
-    words = (
-        *SMALL, "--dataset", "RoadImages", "--dataset-path", read_only_road_images,
-        "--training-steps", 100_000, "--checkpoint-path", "kept",
-    )  # fmt: skip
     terminal, theirs = os.openpty()
-    with subprocess.Popen(
-        [sys.executable, str(REPOSITORY / "train.py"), *map(str, words)],
-        cwd=tmp_path, stderr=theirs, stdout=theirs, preexec_fn=hear_hangups,
-    ) as process:  # fmt: skip
-        os.close(theirs)
-        seen = b""
-        while b"saved kept/last.ckpt" not in seen:
-            seen += os.read(terminal, 1000)
-        os.close(terminal)
-        process.send_signal(signal.SIGHUP)
-    assert process.returncode == 128 + signal.SIGHUP
+    words = endless(read_only_road_images)
+    victim = Victim(tmp_path, run_on_terminal, os.ttyname(theirs), words)
+    seen = b""
+    while b"saved kept/last.ckpt" not in seen:
+        seen += os.read(terminal, 1000)
+    os.close(theirs)
+    os.close(terminal)
+    victim.send(signal.SIGHUP)
+    assert victim.end().status == 128 + signal.SIGHUP
     assert step_of(tmp_path / "kept/last.ckpt") > 0

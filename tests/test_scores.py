@@ -7,7 +7,7 @@ import torch
 from crn.config import Optimization
 from crn.methods.encoder_decoder import IMAGES, RECONSTRUCTIONS
 from crn.methods.scores import maps_of, maps_of_pairs, ordered_pairs
-from crn.report.pictures import heat_colours, heat_map, picture_grid
+from crn.report.pictures import heat_colours, heat_map
 from crn.training.optimizers import learning_rate, make_optimizer
 
 
@@ -72,12 +72,6 @@ def test_heat_map_uses_the_given_scale():
     picture = np.asarray(heat_map(torch.tensor([[0.0, 1.0, 2.0, 9.0]]), low=0, high=2))
     colours = heat_colours()
     assert (picture[0] == colours[[0, 128, 255, 255]]).all()
-
-
-def test_grid_has_a_row_of_three_for_every_image():
-    images = torch.rand(2, 3, 16, 16)
-    grid = picture_grid(images, images, torch.rand(2, 16, 16))
-    assert grid.size == (3 * 18 + 2, 2 * 18 + 2)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
 
 import torch
 from conftest import REPOSITORY
@@ -33,17 +31,14 @@ def test_bfloat16_training_keeps_float32_parameters(run_main, read_only_road_ima
     assert floats == {torch.float32}
 
 
-def test_threads_are_those_of_the_affinity():
+def test_threads_are_those_of_the_affinity(run_python):
     first = min(os.sched_getaffinity(0))
     code = (
         f"import os; os.sched_setaffinity(0, {{{first}}}); os.environ.pop('OMP_NUM_THREADS', None);"
         "from crn.system.hardware import set_up_cpu; import torch; torch.set_num_threads(7);"
         "set_up_cpu(); print(torch.get_num_threads())"
     )
-    pinned = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    )
-    assert pinned.stdout == "1\n"
+    assert run_python("-c", code, cwd=REPOSITORY).stdout == "1\n"
 
 
 def test_threads_that_the_user_chose_stay(monkeypatch):

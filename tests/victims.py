@@ -11,7 +11,7 @@ import resource
 import select
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
@@ -58,6 +58,7 @@ class Victim:
     """A process that runs a function, or the program, in a folder.
 
     Attributes:
+        folder: where it runs.
         err: what it has written so far, to both streams, as far as it has been waited for.
     """
 
@@ -65,11 +66,12 @@ class Victim:
         """Start it.
 
         Args:
-            folder: where it runs.
+            folder: where it runs; it is made if need be.
             act, arguments: what it runs; the result is its exit status.
         """
+        folder.mkdir(exist_ok=True)
         context = _server()
-        self.err = ""
+        self.folder, self.err = folder, ""
         self._read, write = context.Pipe(duplex=False)
         self._process = context.Process(target=_act, args=(folder, write, act, arguments))
         self._process.start()
@@ -100,6 +102,12 @@ class Victim:
         assert self._process.exitcode is not None
         return Ended(self._process.exitcode, self.err)
 
+    def succeed(self) -> str:
+        """Wait until it has ended, as it should; returns what it has written."""
+        status, err = self.end()
+        assert status == 0, err
+        return err
+
     def _hear(self) -> bool:
         """Read a piece of what it writes; False at the end."""
         ready, _, _ = select.select([self._read], [], [], PATIENCE)
@@ -117,7 +125,8 @@ def _act(folder: Path, err: Any, act: Callable[..., int | None], arguments: tupl
     os.chdir(folder)
     # As a shell starts programs, whatever this one's parents have ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     try:
         status = act(*arguments)
     except KeyboardInterrupt:  # when the program had just returned
@@ -128,7 +137,10 @@ def _act(folder: Path, err: Any, act: Callable[..., int | None], arguments: tupl
 
 
 def run_program(
-    words: Sequence[Any], saves_every_step: bool = False, file_size: int | None = None
+    words: Sequence[Any],
+    saves_every_step: bool = False,
+    file_size: int | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> int:
     """Run the program; to be the ``act`` of a `Victim`.
 
@@ -136,10 +148,12 @@ def run_program(
         words: of its command line.
         saves_every_step: write last.ckpt at every step instead of every ten minutes.
         file_size: bytes that a file may have.
+        environment: variables to set before.
     """
     from crn.training import callbacks
     from train import main
 
+    os.environ.update(environment or {})
     if saves_every_step:
         callbacks.SECONDS_BETWEEN_CHECKPOINTS = 0
     if file_size is not None:

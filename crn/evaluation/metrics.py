@@ -3,6 +3,7 @@
 scikit-learn and SciPy are imported where they are used: half a second that a start need not wait.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -226,20 +227,11 @@ def _pixel_metrics(
 
     Anomalous images without a mask do not count; all pixels of normal ones are normal.
     """
-    rows = [row for row in zip(images, maps.scored, masks, strict=True) if row[0].split == TEST]
-
-    def counts(label: int, kind: str | None) -> PixelCounts:
-        result = PixelCounts(*maps.range)
-        for image, scored, mask in rows:
-            if (image.label, image.kind) == (label, kind) and (mask is not None or label == NORMAL):
-                result.add(at_size(scored, image.size), mask)
-        return result
-
-    normal = counts(NORMAL, "good")
-    every, result = normal, {}
-    found = {i.kind for i, _, m in rows if i.label == ANOMALOUS and m is not None and i.kind}
-    for kind in sorted(found):
-        mine = counts(ANOMALOUS, kind)
-        result[kind] = (normal + mine).metrics()
-        every = every + mine
-    return result | {None: every.metrics()}
+    counts: dict[str | None, PixelCounts] = defaultdict(lambda: PixelCounts(*maps.range))
+    for image, scored, mask in zip(images, maps.scored, masks, strict=True):
+        if image.split == TEST and (mask is not None or image.label == NORMAL):
+            counts[image.kind].add(at_size(scored, image.size), mask)
+    normal = counts.pop("good")
+    every = sum(counts.values(), start=normal)
+    by_kind = {kind: (normal + mine).metrics() for kind, mine in counts.items()}
+    return by_kind | {None: every.metrics()}

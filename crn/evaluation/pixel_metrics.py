@@ -7,6 +7,7 @@ tenth of the bins.
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -20,8 +21,7 @@ FALSE_POSITIVE_LIMIT = 0.3
 _EIGHT_NEIGHBOURS = np.ones((3, 3), int)
 
 
-def _no_counts() -> np.ndarray:
-    return np.zeros(BINS)
+_no_counts = partial(np.zeros, BINS)
 
 
 @dataclass
@@ -32,7 +32,6 @@ class PixelCounts:
         low, high: the range of the bins; values beyond count in the first and the last one.
         normal, anomalous: (BINS,) numbers of pixels.
         overlap: (BINS,) shares of anomalous regions, a pixel of a region of n being 1 / n.
-        regions: number of anomalous regions.
     """
 
     low: float
@@ -40,7 +39,6 @@ class PixelCounts:
     normal: np.ndarray = field(default_factory=_no_counts)
     anomalous: np.ndarray = field(default_factory=_no_counts)
     overlap: np.ndarray = field(default_factory=_no_counts)
-    regions: int = 0
 
     def add(self, values: np.ndarray, mask: np.ndarray | None = None) -> None:
         """Count the pixels of one anomaly map.
@@ -58,10 +56,9 @@ class PixelCounts:
 
         self.normal += np.bincount(bins[~mask], minlength=BINS)
         self.anomalous += np.bincount(bins[mask], minlength=BINS)
-        regions, count = label(mask, _EIGHT_NEIGHBOURS)
+        regions, _ = label(mask, _EIGHT_NEIGHBOURS)
         sizes = np.bincount(regions.ravel())
         self.overlap += np.bincount(bins[mask], 1 / sizes[regions[mask]], minlength=BINS)
-        self.regions += count
 
     def __add__(self, other: "PixelCounts") -> "PixelCounts":
         """The counts of both; they have to have the same range."""
@@ -72,14 +69,7 @@ class PixelCounts:
             self.normal + other.normal,
             self.anomalous + other.anomalous,
             self.overlap + other.overlap,
-            self.regions + other.regions,
         )
-
-    def quantile(self, share: float) -> float:
-        """The upper end of the lowest bin up to which there is this share of the normal pixels."""
-        counted = self.normal.cumsum()
-        bin_index = int(np.searchsorted(counted, share * counted[-1]))
-        return self.low + (self.high - self.low) * min(bin_index + 1, BINS) / BINS
 
     def metrics(self) -> PixelMetrics | None:
         """Pixel AUROC, average precision and AUPRO; None without pixels of both kinds."""

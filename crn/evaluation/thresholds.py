@@ -9,7 +9,6 @@ import numpy as np
 from crn.config import Scoring
 from crn.errors import UserError
 from crn.evaluation.maps import AnomalyMaps
-from crn.evaluation.pixel_metrics import PixelCounts
 from crn.evaluation.results import Thresholds, read_metrics
 from crn.system.text import shortened
 
@@ -28,12 +27,9 @@ def thresholds_from_training(
     """
     if not trained.any():
         return Thresholds()
-    counts = PixelCounts(*maps.range)
-    for index in np.flatnonzero(trained):
-        counts.add(maps.scored[index].numpy())
     return Thresholds(
         float(np.quantile(scores[trained], quantile)),
-        counts.quantile(quantile),
+        float(np.quantile(maps.scored.numpy()[trained], quantile)),
         quantile,
         f"{trained.sum()} normal training images",
     )

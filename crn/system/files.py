@@ -1,9 +1,9 @@
 """Files that the program writes: nothing lost, nothing overwritten silently, nothing half done."""
 
 import errno
+import glob
 import logging
 import os
-import re
 import secrets
 import tempfile
 from collections.abc import Iterator
@@ -27,8 +27,8 @@ _MENDS = {
 # What file systems without locks answer, such as Lustre without the option flock.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 
-# The name of a file while `written_whole` writes it; killed runs leave such files behind.
-_UNFINISHED = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
+# In .NAME.TOKEN.tmp, the name of a file while `written_whole` writes it, which killed runs leave.
+_TOKEN = "[0-9a-f]" * 8
 
 
 @contextmanager
@@ -149,13 +149,11 @@ def locked(path: Path, wait: bool = False) -> Iterator[list[int]]:
 
 def _remove_unfinished(path: Path) -> None:
     """Remove what killed runs have not finished: ``path`` and, where it is a folder, all below."""
+    unfinished = f".{_TOKEN}.tmp"
     files = [
-        file
-        for file in path.parent.iterdir()
-        if (match := _UNFINISHED.fullmatch(file.name)) and match[1] == path.name
+        *path.parent.glob(f".{glob.escape(path.name)}{unfinished}"),
+        *path.rglob(f".*{unfinished}"),
     ]
-    if path.is_dir():
-        files += [file for file in path.rglob(".*.tmp") if _UNFINISHED.fullmatch(file.name)]
     for file in files:
         with writing(file):
             file.unlink()
@@ -165,39 +163,19 @@ def _remove_unfinished(path: Path) -> None:
 def set_aside(path: Path) -> None:
     """Rename what an earlier run left at ``path``, as in last.ckpt to last-v1.ckpt.
 
+    No other run takes the new name meanwhile, since ``path`` is `claimed`.
+
     Raises:
         UserError: the system refuses to.
     """
     if not path.exists():
         return
     version = 1
+    while (aside := path.with_name(file_name(path.stem, f"-v{version}{path.suffix}"))).exists():
+        version += 1
     with writing(path):
-        while not _renamed(path, aside := _named_aside(path, version)):
-            version += 1
+        path.rename(aside)
     log.info("kept the earlier %s as %s", path, aside.name)
-
-
-def _named_aside(path: Path, version: int) -> Path:
-    return path.with_name(file_name(path.stem, f"-v{version}{path.suffix}"))
-
-
-def _renamed(path: Path, name: Path) -> bool:
-    """Rename unless the new name is taken, be it in this moment; `os.rename` would replace it."""
-    if name.exists():
-        return False
-    try:
-        if not path.is_dir():
-            os.link(path, name)
-            path.unlink()
-            return True
-        if os.name != "nt":
-            name.mkdir()  # is replaced, since it is empty; Windows replaces no folder
-    except FileExistsError:
-        return False
-    except OSError as error:
-        log.debug("%s: no hard links: %s", path, error.strerror)
-    path.rename(name)
-    return True
 
 
 @contextmanager
@@ -256,9 +234,7 @@ def claim_version(folder: Path) -> int:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         while True:
-            try:
+            with suppress(FileExistsError):
                 (folder / f"version_{version}").mkdir()
-            except FileExistsError:
-                version += 1
-            else:
                 return version
+            version += 1

@@ -2,15 +2,15 @@
 
 import ctypes
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
+
+from crn.system.program import ctrl_c_waits
 
 T = TypeVar("T")
 
@@ -57,8 +57,7 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        # Older versions of torch cannot tell, and get float32.
-        capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+        capabilities = torch.cpu.get_capabilities()
         return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return False
 
@@ -75,25 +74,10 @@ def in_threads(act: Callable[[int], T], count: int, threads: int) -> list[T]:
     An error, or Ctrl-C, goes on to the caller when the calls under way have ended.
     """
     with ThreadPoolExecutor(threads) as pool:
-        with _without_ctrl_c():
+        # A pool does not wait for threads that it is interrupted in starting.
+        with ctrl_c_waits():
             results = pool.map(act, range(count))
         return list(results)
-
-
-@contextmanager
-def _without_ctrl_c() -> Iterator[None]:
-    """Keep Ctrl-C waiting while threads start: a pool does not wait for one that it interrupts.
-
-    The threads keep it waiting for good, so it comes to the main thread.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def is_finite(tensor: Tensor) -> bool:

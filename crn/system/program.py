@@ -86,8 +86,6 @@ def program(
     def decorate(main: Callable[P, int]) -> Callable[P, int]:
         @functools.wraps(main)
         def run(*args: P.args, **kwargs: P.kwargs) -> int:
-            if not args and not kwargs:
-                _use_utf8()
             _prepare()
             try:
                 return main(*args, **kwargs)
@@ -135,16 +133,6 @@ def _prepare() -> None:
             with suppress(OSError):
                 stream.reconfigure(errors="backslashreplace")
     spin_less()
-
-
-def _use_utf8() -> None:
-    """Start again in Python's UTF-8 mode where the locale, such as C, has names of files in ASCII.
-
-    Names are UTF-8 nevertheless, and so is all that is written.
-    """
-    if sys.getfilesystemencoding() == "ascii" and os.environ.get("PYTHONUTF8") != "1":
-        os.environ["PYTHONUTF8"] = "1"
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def is_under_torchrun() -> bool:
