@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def write_model(path: Path, seed: int, units: int = 2) -> Path:
     config = parse_options(words).model_config()
     state = {METHOD + name: value for name, value in make_method(config).state_dict().items()}
     progress = {"step": 7, "training_seconds": 1.0, "max_roc_auc": 0.5, "best_step": 7, "data": "x"}
-    content = {"state_dict": state, "hyper_parameters": config.as_plain_values()}
+    content = {"state_dict": state, "hyper_parameters": asdict(config)}
     write_checkpoint({**content, "progress": progress}, path)
     return path
 

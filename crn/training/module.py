@@ -1,5 +1,6 @@
 """The training of any method as a LightningModule."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -41,7 +42,7 @@ class TrainingModule(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.config = config
-        self.save_hyperparameters(config.as_plain_values(), logger=False)
+        self.save_hyperparameters(dataclasses.asdict(config), logger=False)
         self.method: Method = make_method(config)
         self.step = 0
         self.max_roc_auc = -1.0
