@@ -47,10 +47,8 @@ from crn.training.resuming import (
     LAST,
     best_state_of,
     copy_checkpoint,
-    is_ahead,
     is_same_file,
     read_training,
-    without_best,
 )
 from datasets.reader import normalize
 from datasets.samples import TEST, TRAIN, Sample
@@ -119,8 +117,8 @@ def _train(options: Options, samples: Sequence[Sample], place: Place) -> int:
     if table:
         log_options(options, table, wandb)
     if resumed:
-        resumed = _with_best_state(resumed, options, data, place)
-    checkpoints = _checkpoints(options, resumed, data) if place.rank == 0 else []
+        _keep_best_state(resumed, options, data, place)
+    checkpoints = _checkpoints(options, resumed) if place.rank == 0 else []
     stop = StopOnSignal(model.stop, *checkpoints)
     shown = [StepProgress(steps), *_pictures(options, data)] if place.rank == 0 else []
     trainer = pl.Trainer(
@@ -134,7 +132,7 @@ def _train(options: Options, samples: Sequence[Sample], place: Place) -> int:
         num_sanity_val_steps=0,
         logger=[table, *wandb] if table else False,
         callbacks=[*shown, stop, *checkpoints],
-        enable_progress_bar=place.rank == 0,
+        enable_progress_bar=False,
         enable_checkpointing=False,
         enable_model_summary=False,
     )
@@ -183,34 +181,32 @@ def _resume(options: Options) -> tuple[Options, Checkpoint | None]:
     return options, checkpoint
 
 
-def _with_best_state(
+def _keep_best_state(
     resumed: Checkpoint, options: Options, data: InMemoryData, place: Place
-) -> Checkpoint:
+) -> None:
     """See to it that best.ckpt is of the best validation that the training knows.
 
     It is copied to a new --checkpoint-path. Where there is none, or where score or images are
     others from now on, the best validation so far is forgotten.
     """
-    folder = options.output.checkpoint_path
-    if resumed.progress["max_roc_auc"] < 0:
-        return resumed
+    folder, progress = options.output.checkpoint_path, resumed.progress
+    if progress["max_roc_auc"] < 0:
+        return
     if resumed.config.scoring != options.scoring:
         why = "it was of another score"
-    elif resumed.progress["data"] != data.fingerprint:
+    elif progress["data"] != data.fingerprint:
         why = "it was of other test images"
-    elif folder is None or is_ahead(
-        folder / BEST, resumed, options.model_config(), data.fingerprint
-    ):
-        return resumed
+    elif folder is None:
+        return
     elif (best := best_state_of(resumed)) is not None:
         if place.rank == 0 and not is_same_file(best, folder / BEST):
             set_aside(folder / BEST)
             copy_checkpoint(best, folder / BEST)
-        return resumed
+        return
     else:
         why = f"there is no {BEST} of it beside {resumed.path}"
     log.info("the best validation so far is forgotten: %s", why)
-    return without_best(resumed)
+    progress.update(max_roc_auc=-1.0, best_step=0)
 
 
 def _steps(epochs: int, options: Options, data: InMemoryData) -> int:
@@ -294,19 +290,14 @@ def _write_report(table: MetricsLogger | None, options: Options, is_last: bool =
         log.warning("%s", error)
 
 
-def _checkpoints(
-    options: Options, resumed: Checkpoint | None, data: InMemoryData
-) -> list[Checkpoints]:
+def _checkpoints(options: Options, resumed: Checkpoint | None) -> list[Checkpoints]:
     folder = options.output.checkpoint_path
     if folder is None:
         return []
     mine = set()
     if resumed and is_same_file(resumed.path, folder / LAST):
         mine.add(folder / LAST)
-    if resumed and (
-        resumed.progress["best_step"]
-        or is_ahead(folder / BEST, resumed, options.model_config(), data.fingerprint)
-    ):
+    if resumed and resumed.progress["best_step"]:
         mine.add(folder / BEST)
     return [Checkpoints(folder, mine)]
 

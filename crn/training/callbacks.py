@@ -62,9 +62,10 @@ class Checkpoints(pl.Callback):
     """Keep best.ckpt, of the highest validation AUROC so far, and last.ckpt.
 
     last.ckpt is written at least every ten minutes (oftener where that takes less than a hundredth
-    of the time), and when the training ends or is stopped: between two steps, when all that belongs
-    to the one before, a validation among it, is done. So a resumed training goes on exactly as this
-    one would have. A state that is not finite replaces neither file.
+    of the time), before best.ckpt, and when the training ends or is stopped: between two steps,
+    when all that belongs to the one before, a validation among it, is done. So a resumed training
+    goes on exactly as this one would have, and its best state so far is not one that is still to
+    come. A state that is not finite replaces neither file.
     """
 
     def __init__(self, folder: Path, mine: Collection[Path] = ()) -> None:
@@ -83,6 +84,7 @@ class Checkpoints(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Save where this validation was the best so far."""
         if module_of(trainer).is_best:
+            self.save_last(trainer)
             self._save(trainer, self.best)
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -199,7 +201,7 @@ class StopOnSignal(pl.Callback):
             raise StoppedAtOnce(number)
 
 
-class StepProgress(pl.callbacks.ProgressBar):
+class StepProgress(pl.Callback):
     """One bar over all training steps, with the latest losses and AUROC."""
 
     _SHOWN: ClassVar = {
@@ -210,25 +212,14 @@ class StepProgress(pl.callbacks.ProgressBar):
     }
 
     def __init__(self, training_steps: int) -> None:
-        super().__init__()
         self._steps = training_steps
         self._bar: tqdm | None = None
-        self._is_enabled = True
-
-    def disable(self) -> None:
-        """Show nothing; Lightning calls this on all processes but the first."""
-        self._is_enabled = False
-
-    def enable(self) -> None:
-        """Show the bar."""
-        self._is_enabled = True
 
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Open the bar at the step where the training starts or goes on."""
         # None: no bar where the output is not a terminal, so that log files stay readable.
-        disabled = None if self._is_enabled else True
         self._bar = tqdm(
-            total=self._steps, initial=module_of(trainer).step, unit="step", disable=disabled
+            total=self._steps, initial=module_of(trainer).step, unit="step", disable=None
         )
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -247,8 +238,7 @@ class StepProgress(pl.callbacks.ProgressBar):
 
     def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Say the AUROC in words where there is no bar to show it."""
-        bar = self._bar
-        if bar is not None and bar.disable and self._is_enabled:
+        if self._bar is not None and self._bar.disable:
             metrics = trainer.callback_metrics
             log.info(
                 "step %d/%d: AUROC %.3f, best so far %.3f",
@@ -263,9 +253,7 @@ class StepProgress(pl.callbacks.ProgressBar):
         if self._bar is not None:
             self._bar.close()
 
-    def on_exception(self, *_: Any) -> None:
-        """Close the bar."""
-        self.on_train_end()
+    on_exception = on_train_end
 
 
 class PictureGrids(pl.Callback):

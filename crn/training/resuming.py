@@ -1,7 +1,6 @@
 """What a training goes on from, and where its best state so far is."""
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,57 +60,20 @@ def read_training(path: Path) -> Checkpoint:
     return Checkpoint(path, kept, config)
 
 
-def without_best(checkpoint: Checkpoint) -> Checkpoint:
-    """The same, as if no validation had been."""
-    progress = checkpoint.progress | {"max_roc_auc": -1.0, "best_step": 0}
-    return Checkpoint(
-        checkpoint.path, {**checkpoint.content, "progress": progress}, checkpoint.config
-    )
-
-
 def best_state_of(checkpoint: Checkpoint) -> Path | None:
     """The file with the best state that a training had until its checkpoint, if there is one.
 
-    It is the checkpoint itself, or best.ckpt beside it.
+    It is best.ckpt beside it, or the checkpoint itself.
     """
-    if checkpoint.progress["step"] == checkpoint.progress["best_step"]:
-        return checkpoint.path
-    path = checkpoint.path.with_name(BEST)
-    theirs, mine = _progress(path), checkpoint.progress
+    mine, path = checkpoint.progress, checkpoint.path.with_name(BEST)
+    try:
+        theirs = read_checkpoint(path).progress
+    except UserError:
+        theirs = {"step": None}
     same = ("max_roc_auc", "best_step", "data")
-    is_it = theirs["step"] == mine["best_step"] and all(theirs[name] == mine[name] for name in same)
-    return path if is_it else None
-
-
-def is_ahead(path: Path, checkpoint: Checkpoint, config: ModelConfig, data: str) -> bool:
-    """Whether a file has a better state of the same training, which it will reach again.
-
-    So it is where a run was killed after a validation and before last.ckpt was written again.
-
-    Args:
-        path: the file.
-        checkpoint: what the training goes on from.
-        config, data: how it goes on, and its test images.
-    """
-    try:
-        other = read_checkpoint(path)
-    except UserError:
-        return False
-    theirs, mine = other.progress, checkpoint.progress
-    return (
-        theirs["step"] > mine["step"]
-        and theirs["max_roc_auc"] > mine["max_roc_auc"]
-        and theirs["data"] == data
-        and replace(other.config, optimization=config.optimization) == config
-    )
-
-
-def _progress(path: Path) -> dict[str, Any]:
-    """That of a checkpoint; of one at step 0 where there is none that can be read."""
-    try:
-        return read_checkpoint(path).progress
-    except UserError:
-        return {"step": 0, "max_roc_auc": -1.0, "best_step": 0, "data": ""}
+    if theirs["step"] == mine["best_step"] and all(theirs[name] == mine[name] for name in same):
+        return path
+    return checkpoint.path if mine["step"] == mine["best_step"] else None
 
 
 def is_same_file(one: Path, other: Path) -> bool:
