@@ -1,6 +1,7 @@
 """What a training goes on from, and where its best state so far is."""
 
 import shutil
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +52,9 @@ def read_training(path: Path) -> Checkpoint:
     if len(state) != len(content["state_dict"]):
         raise UserError(f"{path}: holds weights of nothing that it should have; it is damaged")
     _check_random_state(path, content["random_state"])
-    kept = {
-        "progress": content["progress"],
-        "random_state": content["random_state"],
-        "state_dict": content["state_dict"],
-        "optimizer_states": _optimizer_states(path, content["optimizer_states"], config, method),
-    }
-    return Checkpoint(path, kept, config)
+    kept = {name: content[name] for name in ("progress", "random_state", "state_dict")}
+    states = _optimizer_states(path, content["optimizer_states"], config, method)
+    return Checkpoint(path, kept | {"optimizer_states": states}, config)
 
 
 def best_state_of(checkpoint: Checkpoint) -> Path | None:
@@ -114,42 +111,35 @@ def _optimizer_states(
     Raises:
         UserError: they are not those of the networks' optimizers.
     """
-    networks = list(method.networks.values())
-    if len(states) != len(networks):
+    shapes = [[each.shape for each in net.parameters()] for net in method.networks.values()]
+    examples = [_example_of_optimizer(config, len(each)) for each in shapes]
+    if len(states) != len(examples) or not all(map(_is_state_of, states, examples, shapes)):
         raise UserError(f"{path}: its optimizer states do not fit its options; it is damaged")
     return [
-        _optimizer_state(path, state, config, [p.shape for p in network.parameters()])
-        for state, network in zip(states, networks, strict=True)
+        {"state": state["state"], "param_groups": example["param_groups"]}
+        for state, example in zip(states, examples, strict=True)
     ]
 
 
-def _optimizer_state(
-    path: Path, state: Any, config: ModelConfig, shapes: list[torch.Size]
-) -> dict[str, Any]:
-    example = _example_of_optimizer(config, len(shapes))
+def _is_state_of(state: Any, example: dict[str, Any], shapes: list[torch.Size]) -> bool:
+    """Whether a state is like an example, but of parameters of these shapes."""
 
     def agrees(value: Any, like: Tensor | None, shape: torch.Size) -> bool:
         if like is None:
             return value is None
         # One figure for the whole parameter, or one for each of its numbers.
-        right = fits(value, shape if like.ndim else like.shape, like.dtype)
-        return right and is_finite(value)
+        return fits(value, shape if like.ndim else like.shape, like.dtype) and is_finite(value)
 
-    if not (
-        has(state, {"state": dict})
-        and state["state"].keys() <= example["state"].keys()
-        and all(
-            isinstance(buffers, dict)
-            and buffers.keys() == example["state"][index].keys()
-            and all(
-                agrees(buffers[name], like, shapes[index])
-                for name, like in example["state"][index].items()
-            )
-            for index, buffers in state["state"].items()
+    def belongs(index: Any, buffers: Any) -> bool:
+        expected = example["state"].get(index)
+        return (
+            expected is not None
+            and has(buffers, {})
+            and buffers.keys() == expected.keys()
+            and all(agrees(buffers[name], like, shapes[index]) for name, like in expected.items())
         )
-    ):
-        raise UserError(f"{path}: its optimizer states do not fit its options; it is damaged")
-    return {"state": state["state"], "param_groups": example["param_groups"]}
+
+    return has(state, {"state": dict}) and all(starmap(belongs, state["state"].items()))
 
 
 def _example_of_optimizer(config: ModelConfig, parameters: int) -> dict[str, Any]:
