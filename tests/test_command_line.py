@@ -24,27 +24,6 @@ def parse(*words: str) -> dict[str, Any]:
     return parse_options([*DATA, *words]).flat()
 
 
-def name_of(flag: str) -> str:
-    return flag.removeprefix("--").replace("-", "_")
-
-
-@pytest.fixture
-def checkpoint_file(tmp_path: Path) -> Path:
-    """A file where a checkpoint should be; parsing does not open it."""
-    path = tmp_path / "model.ckpt"
-    path.touch()
-    return path
-
-
-@pytest.fixture
-def parse_inference(checkpoint_file: Path):
-    def parse(*words: str) -> dict[str, Any]:
-        needed = ("--mode", "inference", "--model-input", str(checkpoint_file))
-        return parse_options([*DATA, *needed, *words]).flat()
-
-    return parse
-
-
 # --- every option ---
 
 
@@ -68,7 +47,7 @@ def typed(option_field: dataclasses.Field) -> tuple[str, Any]:
     ("mode", "model"), [("train", "crn"), ("train", "dagan"), ("inference", "crn")]
 )
 def test_every_option_can_be_typed(
-    mode: str, model: str, checkpoint_file: Path, monkeypatch: pytest.MonkeyPatch
+    mode: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     run = Run(mode=mode, model=model)
@@ -78,21 +57,17 @@ def test_every_option_can_be_typed(
     if mode == "train":
         words += ["--model", model]
     else:
-        words += ["--model-input", str(checkpoint_file)]
-    for group in GROUPS.values():
-        for each in dataclasses.fields(group):
-            if each.name not in left_out and has_effect(each, run):
-                word, expected[each.name] = typed(each)
-                words.append(f"{flag(each.name)}={word}")
+        (tmp_path / "model.ckpt").touch()  # parsing does not open it
+        words += ["--model-input", str(tmp_path / "model.ckpt")]
+    fields = [each for group in GROUPS.values() for each in dataclasses.fields(group)]
+    for each in fields:
+        if each.name not in left_out and has_effect(each, run):
+            word, expected[each.name] = typed(each)
+            words.append(f"{flag(each.name)}={word}")
     values = parse_options(words).values()
     assert {name: values[name] for name in expected} == expected
     assert len(expected) > 20
-    assert any(value != option_default(name) for name, value in expected.items())
-
-
-def option_default(name: str) -> Any:
-    fields = [each for group in GROUPS.values() for each in dataclasses.fields(group)]
-    return next(each.default for each in fields if each.name == name)
+    assert any(expected.get(each.name, each.default) != each.default for each in fields)
 
 
 def test_the_defaults_are_those_of_the_paper() -> None:
@@ -104,19 +79,6 @@ def test_the_defaults_are_those_of_the_paper() -> None:
         "anomaly_score": "residual", "pairs": "best", "norm": "batch", "improved": True,
     }  # fmt: skip
     assert {name: values[name] for name in expected} == expected
-
-
-def test_other_choices_are_refused() -> None:
-    with pytest.raises(UserError, match=r"--norm .*nonsense"):
-        parse("--norm", "nonsense")
-
-
-def test_a_folder_without_labels_is_for_inference(parse_inference) -> None:
-    assert parse_inference("--dataset", "Folder")["dataset"] == "Folder"
-
-
-def test_model_input_is_for_training_too(checkpoint_file: Path) -> None:
-    assert parse("--model-input", str(checkpoint_file))["model_input"] == str(checkpoint_file)
 
 
 @pytest.mark.parametrize(
@@ -147,42 +109,17 @@ def test_flags_without_effect_are_told(
     assert told == ([message] if message else [])
 
 
-@pytest.mark.parametrize("score", ["residual", "discrimination"])
-def test_scores_and_pairs_in_inference(score: str, parse_inference) -> None:
-    values = parse_inference("--anomaly-score", score, "--pairs", "all", "--batch-size", "3")
-    assert (values["mode"], values["anomaly_score"], values["pairs"]) == ("inference", score, "all")
-
-
 # --- how values are typed ---
 
 
-@pytest.mark.parametrize("flag", ["--improved", "--use-dropout", "--cpu", "--demo"])
-@pytest.mark.parametrize(
-    ("word", "expected"),
-    [
-        ("1", True),
-        ("0", False),
-        ("true", True),
-        ("false", False),
-        ("True", True),
-        ("False", False),
-    ],
-)
-def test_boolean(flag: str, word: str, expected: bool) -> None:
-    assert parse(flag, word)[name_of(flag)] is expected
-    assert parse(f"{flag}={word}")[name_of(flag)] is expected
-
-
-@pytest.mark.parametrize("flag", ["--improved", "--use-dropout", "--cpu", "--demo"])
-def test_bare_boolean(flag: str) -> None:
-    assert parse(flag)[name_of(flag)] is True
-    assert parse(flag, "--lr", "0.5")[name_of(flag)] is True
-
-
-@pytest.mark.parametrize("word", ["2", "yes", "", "-1"])
-def test_other_words_are_no_booleans(word: str) -> None:
-    with pytest.raises(UserError, match="--use-dropout"):
-        parse(f"--use-dropout={word}")
+@pytest.mark.parametrize("name", ["improved", "use_dropout", "cpu", "demo"])
+def test_boolean(name: str) -> None:
+    for word, expected in (("1", True), ("0", False)):
+        assert parse(flag(name), word)[name] is expected
+    for word, expected in (("true", True), ("false", False), ("True", True), ("False", False)):
+        assert parse(f"{flag(name)}={word}")[name] is expected
+    assert parse(flag(name))[name] is True
+    assert parse(flag(name), "--lr", "0.5")[name] is True
 
 
 @pytest.mark.parametrize(
@@ -200,12 +137,6 @@ def test_list(words: tuple[str, ...], expected: list[int]) -> None:
     assert parse(*words)["lr_steps"] == expected
 
 
-@pytest.mark.parametrize("word", ["--batch", "--training", "--num-c", "--model-in"])
-def test_abbreviations_are_refused(word: str) -> None:
-    with pytest.raises(UserError, match=word):
-        parse(word, "5")
-
-
 def test_what_was_typed_is_remembered() -> None:
     options = parse_options([*DATA, "--batch-size", "64", "--cpu"])
     assert options.given == {"dataset", "dataset_path", "batch_size", "cpu"}
@@ -217,12 +148,9 @@ def test_what_was_typed_is_remembered() -> None:
 def test_demo_profile() -> None:
     values = parse("--demo")
     small = {
-        "batch_size": 2,
-        "imsize": 32,
-        "num_competitive_units": 3,
-        "max_network_depth": 3,
+        "batch_size": 2, "imsize": 32, "num_competitive_units": 3, "max_network_depth": 3,
         "training_steps": 50,
-    }
+    }  # fmt: skip
     assert {name: values[name] for name in small} == small
     unlike = {name for name, value in parse().items() if values[name] != value}
     assert unlike == {*small, "demo"}
@@ -233,20 +161,20 @@ def test_demo_0_is_no_demo() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flag", "word", "expected"),
+    ("name", "word", "expected"),
     [
-        ("--batch-size", "8", 8),
-        ("--imsize", "64", 64),
-        ("--num-competitive-units", "12", 12),
-        ("--training-steps", "20", 20),
-        ("--training-steps", "20000", 50),
-        ("--max-network-depth", "2", 2),
-        ("--max-network-depth", "8", 3),
+        ("batch_size", "8", 8),
+        ("imsize", "64", 64),
+        ("num_competitive_units", "12", 12),
+        ("training_steps", "20", 20),
+        ("training_steps", "20000", 50),
+        ("max_network_depth", "2", 2),
+        ("max_network_depth", "8", 3),
     ],
 )
-def test_demo_with_another_flag(flag: str, word: str, expected: int) -> None:
-    assert parse("--demo", flag, word)[name_of(flag)] == expected
-    assert parse(flag, word, "--demo")[name_of(flag)] == expected
+def test_demo_with_another_flag(name: str, word: str, expected: int) -> None:
+    assert parse("--demo", flag(name), word)[name] == expected
+    assert parse(flag(name), word, "--demo")[name] == expected
 
 
 def test_demo_without_a_data_set_has_its_own() -> None:
@@ -268,14 +196,6 @@ def test_demo_does_not_make_up_other_data_sets() -> None:
         parse_options(["--demo", "--dataset", "MVTec"])
 
 
-def test_the_demo_runs_without_a_data_set(run_main, tmp_path: Path) -> None:
-    small = ("--max-network-depth", "1", "--num-competitive-units", "1", "--training-steps", "1")
-    result = run_main("--demo", "--cpu", *small)
-    assert result.status == 0
-    assert len(list(tmp_path.rglob("height_files/*.png"))) == 84
-    assert (tmp_path / "logged_metrics/version_0/metrics.csv").is_file()
-
-
 def test_typed_training_steps_stand_against_the_epochs_of_a_checkpoint(
     run_main, read_only_road_images: Path, tmp_path: Path
 ) -> None:
@@ -292,12 +212,6 @@ def test_typed_training_steps_stand_against_the_epochs_of_a_checkpoint(
 # --- help, and what is imported ---
 
 
-def imported_modules(import_times: str) -> set[str]:
-    """The top-level packages in the output of ``python -X importtime``."""
-    names = re.findall(r"^import time:.*\|\s*(\S+)$", import_times, re.MULTILINE)
-    return {name.partition(".")[0] for name in names}
-
-
 def test_help_names_every_flag_with_its_default_and_loads_nothing_heavy(
     run_train, tmp_path: Path
 ) -> None:
@@ -312,7 +226,8 @@ def test_help_names_every_flag_with_its_default_and_loads_nothing_heavy(
                 assert f"(default: {each.default})" in entry
     assert "(default: 30 60 90)" in entries["--lr-steps"]
     assert "(default: 1)" in entries["--improved"]
-    modules = imported_modules(result.stderr)
+    names = re.findall(r"^import time:.*\|\s*(\S+)$", result.stderr, re.MULTILINE)
+    modules = {name.partition(".")[0] for name in names}
     assert {"argparse", "crn"} <= modules
     assert not {"torch", "pytorch_lightning", "torchvision", "sklearn", "wandb"} & modules
     assert list(tmp_path.iterdir()) == []
@@ -406,25 +321,17 @@ def test_missing_parts_are_refused(plain_values: dict[str, Any], name: str) -> N
         ("optimization", "training_steps", 0),
         ("optimization", "batch_size", 2.5),
         ("scoring", "anomaly_score", "unheard of"),
+        (None, "seed", -1),
+        (None, "seed", "5"),
+        (None, "model", "unheard of"),
+        (None, "recipe", "unheard of"),
     ],
 )
 def test_values_out_of_range_are_refused(
-    plain_values: dict[str, Any], part: str, name: str, value: Any
+    plain_values: dict[str, Any], part: str | None, name: str, value: Any
 ) -> None:
-    assert name in plain_values[part]
-    plain_values[part][name] = value
-    with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} takes "):
-        ModelConfig.from_plain_values(plain_values)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("seed", -1), ("seed", "5"), ("model", "unheard of"), ("recipe", "unheard of")],
-)
-def test_other_values_out_of_range_are_refused(
-    plain_values: dict[str, Any], name: str, value: Any
-) -> None:
-    assert name in plain_values
-    plain_values[name] = value
-    with pytest.raises((TypeError, ValueError), match=name.replace("_", "[-_]")):
+    values = plain_values if part is None else plain_values[part]
+    assert name in values
+    values[name] = value
+    with pytest.raises(ValueError, match=f"{flag(name)} takes "):
         ModelConfig.from_plain_values(plain_values)
