@@ -12,28 +12,20 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Finished, write_mvtec_category, write_panorama, write_road_images
+from conftest import (
+    Finished,
+    data_of,
+    refuse,
+    write_mvtec_category,
+    write_panorama,
+    write_road_images,
+)
 
 DATA_SETS = {
     "MVTec": write_mvtec_category,
     "Panorama": write_panorama,
     "RoadImages": write_road_images,
 }
-
-
-def refuse(result: Finished, *mentions: object) -> None:
-    """The run ended with status 2 and, at last, one line of error with everything mentioned."""
-    assert "Traceback" not in result.err
-    assert result.status == 2
-    lines = result.err.splitlines()
-    assert [line for line in lines if line.startswith("train.py: error: ")] == lines[-1:]
-    for mention in mentions:
-        assert str(mention) in lines[-1]
-    assert result.out == ""
-
-
-def data_of(layout: str, root: Path | str) -> tuple[str, ...]:
-    return ("--dataset", layout, "--dataset-path", str(root))
 
 
 # --- the folder of the data set ---

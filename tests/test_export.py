@@ -1,12 +1,12 @@
 """--mode export: the graph gives, without torch, what inference gives."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from test_inference import write_model
+from conftest import data_of, refuse
+from test_inference import read_table, write_model
 
 from crn.checkpoints.reading import load_model
 from crn.config import SCORES, Network
@@ -20,10 +20,7 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-OUTPUTS = [
-    "anomaly_map", "reconstruction", "score_reconstruction", "score_residual",
-    "score_discrimination",
-]  # fmt: skip
+OUTPUTS = ["anomaly_map", "reconstruction", *(f"score_{name}" for name in SCORES)]
 
 
 def run_graph(path: Path, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -51,7 +48,7 @@ def facts(path: Path) -> dict[str, str]:
 def test_the_graph_scores_as_inference_does(
     run_main, read_only_panorama: Path, tmp_path: Path, model: str, pairs: str, more: tuple
 ) -> None:
-    data = ("--dataset", "Panorama", "--dataset-path", read_only_panorama)
+    data = data_of("Panorama", read_only_panorama)
     trained = run_main(
         *data, "--model", model, "--demo", "--cpu", "--imsize", 16, "--max-network-depth", 3,
         "--training-steps", 4, "--seed", 1, "--pairs", pairs, "--checkpoint-path", "kept", *more,
@@ -71,8 +68,7 @@ def test_the_graph_scores_as_inference_does(
     samples = list_samples(LAYOUTS["Panorama"], read_only_panorama)
     images = normalize(read_images(samples, 16).pixels)
     outputs = run_graph(graph, images.numpy())
-    with (tmp_path / "out/anomaly_scores.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_table(tmp_path / "out")
     for name in SCORES:
         expected = [float(row[name]) for row in rows]
         np.testing.assert_allclose(outputs[f"score_{name}"], expected, rtol=1e-4, atol=1e-4)
@@ -134,10 +130,7 @@ def test_bad_input(run_main, tmp_path: Path, words: tuple[str, ...], mention: st
     write_model(tmp_path / "model.ckpt", seed=1)
     (tmp_path / "data.ckpt").write_bytes(b"nothing")
     (tmp_path / "folder").mkdir()
-    finished = run_main("--mode", "export", *words)
-    assert finished.status == 2
-    assert mention in finished.err
-    assert len(finished.err.splitlines()) == 1
+    refuse(run_main("--mode", "export", *words), mention)
     assert not (tmp_path / "x.onnx").exists()
 
 
@@ -146,12 +139,9 @@ def test_a_missing_package(run_main, tmp_path: Path, monkeypatch, missing: str) 
     model = write_model(tmp_path / "model.ckpt", seed=1)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else 1)
     finished = run_main("--mode", "export", "--model-input", model, "--export-path", "x.onnx")
-    assert finished.status == 2
-    assert f"needs the package {missing}: pip install -r requirements-export.txt" in finished.err
+    refuse(finished, f"needs the package {missing}: pip install -r requirements-export.txt")
 
 
 def test_export_path_is_of_export_only(run_main, read_only_panorama: Path) -> None:
-    data = ("--dataset", "Panorama", "--dataset-path", read_only_panorama)
-    finished = run_main(*data, "--export-path", "x.onnx")
-    assert finished.status == 2
-    assert "--export-path works with --mode export only" in finished.err
+    finished = run_main(*data_of("Panorama", read_only_panorama), "--export-path", "x.onnx")
+    refuse(finished, "--export-path works with --mode export only")

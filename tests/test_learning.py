@@ -1,19 +1,19 @@
 """That the networks learn what they are trained to, and are scored as they were trained."""
 
 import copy
-import csv
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import smooth_images
+from conftest import data_of, model_config, smooth_images
+from test_runs import read_table
 from torch.nn.functional import l1_loss
 
 from benchmarks.naive import NaiveStep
 from benchmarks.step import make_model, train_steps
-from crn.config import Adversarial, Competition, ModelConfig, Network, Optimization, Scoring
+from crn.config import Competition, Network
 from crn.methods import make_method
 from crn.methods.encoder_decoder import IMAGES, RECONSTRUCTIONS
 
@@ -68,8 +68,7 @@ def test_optimizers_use_the_learning_rate_of_the_scheduler(
     finished = run_main(
         "--cpu", "--imsize", 8, "--max-network-depth", 1, "--batch-size", 2, "--model", model,
         "--training-steps", 8, "--lr", 0.01, "--lr-scheduler", scheduler, *SCHEDULERS[scheduler],
-        *more, "--dataset", "Panorama", "--dataset-path", read_only_panorama,
-        "--checkpoint-path", "kept",
+        *more, *data_of("Panorama", read_only_panorama), "--checkpoint-path", "kept",
     )  # fmt: skip
     assert finished.status == 0, finished.err
     checkpoint = torch.load(tmp_path / "kept/last.ckpt", weights_only=True)
@@ -91,7 +90,7 @@ def test_a_missing_optimizer_step_does_not_keep_a_training_from_ending(
     monkeypatch.setattr("pytorch_lightning.core.optimizer.LightningOptimizer.step", lambda self: 0)
     finished = run_main(
         "--cpu", "--imsize", 8, "--max-network-depth", 1, "--num-competitive-units", 2,
-        "--training-steps", 5, "--dataset", "Panorama", "--dataset-path", read_only_panorama,
+        "--training-steps", 5, *data_of("Panorama", read_only_panorama),
     )  # fmt: skip
     assert finished.status == 0
     assert "trained 5 steps" in finished.err
@@ -107,8 +106,7 @@ def test_evaluation_agrees_with_training_in_both_roles(model: str, norm: str) ->
     network = Network(imsize=16, max_network_depth=3, norm=norm)
     # Two units, so that each has been trained in every step.
     competition = Competition(2, discrimination_weight=0.2)
-    config = ModelConfig(model, network, competition, Adversarial(), Optimization(), Scoring(), 1)
-    method = make_method(config)
+    method = make_method(model_config(model, network=network, competition=competition))
     optimizer = torch.optim.Adam(method.parameters(), lr=2e-4)
     images = smooth_images(16, 16, seed=0)
     for step in range(90):
@@ -150,7 +148,7 @@ def test_training_learns_and_inference_scores_as_the_last_validation(
     run_main, easy_set: Path, tmp_path: Path
 ) -> None:
     """With w_rec > w_fb and a gentle discriminator, unlike the published weights."""
-    data = ("--dataset", "Panorama", "--dataset-path", easy_set)
+    data = data_of("Panorama", easy_set)
     finished = run_main(
         "--cpu", "--precision", 32, "--imsize", 16, "--max-network-depth", 3, "--batch-size", 8,
         "--num-competitive-units", 2, "--training-steps", 120, "--lr", 1e-3, "--seed", 1,
@@ -159,7 +157,7 @@ def test_training_learns_and_inference_scores_as_the_last_validation(
         "--checkpoint-path", "kept", *data,
     )  # fmt: skip
     assert finished.status == 0, finished.err
-    rows = list(csv.DictReader((tmp_path / "logged_metrics/version_0/metrics.csv").open()))
+    rows = read_table(tmp_path / "logged_metrics/version_0/metrics.csv")
     losses = [float(row["losses/reconstruction"]) for row in rows if row["losses/reconstruction"]]
     assert losses[-1] < losses[0] / 2
     assert float(rows[-1]["metrics/roc_auc"]) > 0.9
