@@ -4,19 +4,18 @@ import dataclasses
 import importlib.util
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, data_of, model_config
 
 from crn.command_line import parse_options, uses_demo_sample
-from crn.config import GROUPS, ModelConfig, Options, Run
+from crn.config import GROUPS, ModelConfig, Run
 from crn.errors import UserError
 from crn.option import flag, has_effect, is_list, value_type
 
-DATA = ("--dataset", "MVTec", "--dataset-path", "somewhere")
+DATA = data_of("MVTec", "somewhere")
 
 
 def parse(*words: str) -> dict[str, Any]:
@@ -101,8 +100,7 @@ def test_flags_without_effect_are_told(
     """Sweep agents type all of them, so the training goes on."""
     result = run_main(
         "--cpu", "--imsize", 8, "--max-network-depth", 1, "--num-competitive-units", 1,
-        "--training-steps", 1, "--dataset", "Panorama", "--dataset-path", read_only_panorama,
-        *words,
+        "--training-steps", 1, *data_of("Panorama", read_only_panorama), *words,
     )  # fmt: skip
     assert result.status == 0
     told = [line for line in result.err.splitlines() if "no effect" in line]
@@ -199,7 +197,7 @@ def test_demo_does_not_make_up_other_data_sets() -> None:
 def test_typed_training_steps_stand_against_the_epochs_of_a_checkpoint(
     run_main, read_only_road_images: Path, tmp_path: Path
 ) -> None:
-    common = ("--demo", "--cpu", "--dataset", "RoadImages", "--dataset-path", read_only_road_images)
+    common = ("--demo", "--cpu", *data_of("RoadImages", read_only_road_images))
     small = ("--max-network-depth", "1", "--num-competitive-units", "2")
     stored = tmp_path / "checkpoints"
     first = run_main(*common, *small, "--epochs", "1", "--checkpoint-path", stored)
@@ -262,30 +260,21 @@ print(len(samples), tuple(read_images(samples[:1], 8).pixels[0].shape))
 # --- what a checkpoint carries ---
 
 
-def options_of(*words: str) -> Options:
-    return parse_options([*DATA, "--seed", "5", *words])
-
-
 @pytest.fixture
 def plain_values() -> dict[str, Any]:
-    return dataclasses.asdict(options_of().model_config())
+    return dataclasses.asdict(model_config())
 
 
 def test_model_config_survives_as_plain_values() -> None:
-    typed = ("--imsize", "64", "--improved", "0", "--norm", "none", "--lr", "3e-5", "--lr-steps")
-    config = options_of(*typed, "10", "20", "--anomaly-score", "discrimination").model_config()
+    words = ("--imsize", "64", "--improved", "0", "--norm", "none", "--lr", "3e-5", "--seed", "5")
+    more = ("--lr-steps", "10", "20", "--anomaly-score", "discrimination")
+    config = parse_options([*DATA, *words, *more]).model_config()
     assert (config.network.imsize, config.seed, config.optimization.lr_steps) == (64, 5, (10, 20))
-    values = dataclasses.asdict(config)
-    # JSON knows nothing but plain values.
-    assert ModelConfig.from_plain_values(json.loads(json.dumps(values))) == config
-    other = replace(config, seed=6)
-    assert ModelConfig.from_plain_values(dataclasses.asdict(other)) != config
-
-
-def test_reading_plain_values_does_not_change_them(plain_values: dict[str, Any]) -> None:
-    before = json.dumps(plain_values)
-    ModelConfig.from_plain_values(plain_values)
-    assert json.dumps(plain_values) == before
+    text = json.dumps(dataclasses.asdict(config))  # which knows nothing but plain values
+    values = json.loads(text)
+    assert ModelConfig.from_plain_values(values) == config
+    assert json.dumps(values) == text
+    assert ModelConfig.from_plain_values({**values, "seed": 6}) != config
 
 
 @pytest.mark.parametrize("part", [None, "network", "competition", "adversarial", "optimization"])

@@ -171,21 +171,3 @@ def test_a_checkpoint_says_which_model_it_is(train, run_main, read_only_mvtec_ca
 def test_a_divergence_names_the_networks(train) -> None:
     finished = train("--lr", 1e30, "--norm", "none", "--training-steps", 20)
     refuse(finished, "generator and discriminator are not finite")
-
-
-def test_two_processes_train_as_one(
-    train, run_train, read_only_mvtec_category: Path, tmp_path: Path
-) -> None:
-    words = ("--norm", "none", "--precision", 32, "--optimizer", "sgd", "--training-steps", 4)
-    assert train(*words, "--checkpoint-path", "one").status == 0
-    together = run_train(
-        *SMALL, *words, *data_of("MVTec", read_only_mvtec_category),
-        "--checkpoint-path", "two", "--devices", 2, cwd=tmp_path,
-    )  # fmt: skip
-    assert together.returncode == 0, together.stderr
-    one, two = (
-        torch.load(tmp_path / folder / "last.ckpt", weights_only=True)["state_dict"]
-        for folder in ("one", "two")
-    )
-    for name in one:
-        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-6)

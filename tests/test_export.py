@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import data_of, refuse
-from test_inference import read_table, write_model
+from test_inference import write_model
+from test_runs import read_table
 
 from crn.checkpoints.reading import load_model
-from crn.config import SCORES, Network
-from crn.methods.convolution import with_plain_convolutions
-from crn.methods.encoder_decoder import EncoderDecoder
+from crn.config import SCORES
 from datasets.layouts import LAYOUTS
 from datasets.reader import normalize, read_images
 from datasets.samples import list_samples
@@ -68,7 +67,7 @@ def test_the_graph_scores_as_inference_does(
     samples = list_samples(LAYOUTS["Panorama"], read_only_panorama)
     images = normalize(read_images(samples, 16).pixels)
     outputs = run_graph(graph, images.numpy())
-    rows = read_table(tmp_path / "out")
+    rows = read_table(tmp_path / "out/anomaly_scores.csv")
     for name in SCORES:
         expected = [float(row[name]) for row in rows]
         np.testing.assert_allclose(outputs[f"score_{name}"], expected, rtol=1e-4, atol=1e-4)
@@ -85,18 +84,6 @@ def test_the_graph_scores_as_inference_does(
         "checkpoint": "last.ckpt", "image_range": "-1 to 1",
     }.items()  # fmt: skip
     assert f'"weights": "{metadata["weights"]}"' in (tmp_path / "out/metrics.json").read_text()
-
-
-@pytest.mark.parametrize("norm", ["batch", "none"])
-def test_plain_convolutions_compute_the_same(norm: str) -> None:
-    torch.manual_seed(0)
-    network = EncoderDecoder(Network(imsize=32, norm=norm)).double().eval()
-    x = torch.rand(2, 3, 32, 32, dtype=torch.double) * 2 - 1
-    with torch.no_grad():
-        expected = network(x)
-        torch.testing.assert_close(with_plain_convolutions(network)(x), expected)
-    kinds = {type(module).__name__ for module in network.modules()}
-    assert kinds & {"HalvingConv", "NearestConv"} == set()
 
 
 def test_what_was_there_is_renamed(run_main, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Inference in this process, with networks too small to know anything: what is written and how."""
 
-import csv
 import json
 import os
 import shlex
@@ -14,14 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, data_of, refuse, texture, write_image
+from conftest import REPOSITORY, data_of, model_config, refuse, texture, write_image
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
+from test_runs import read_table
 
 from crn.checkpoints.reading import METHOD, load_model
 from crn.checkpoints.writing import write_checkpoint
 from crn.command_line import parse_options
-from crn.config import SCORES
+from crn.config import SCORES, Competition, Network
 from crn.evaluation.maps import AnomalyMaps
 from crn.evaluation.results import Thresholds, read_metrics
 from crn.evaluation.thresholds import thresholds_from_training
@@ -37,9 +37,8 @@ from datasets.samples import list_samples
 def write_model(path: Path, seed: int, units: int = 2) -> Path:
     """A checkpoint to score with: weights as they are before any training."""
     torch.manual_seed(seed)
-    words = ["--dataset", "MVTec", "--dataset-path", "x", "--seed", "1", "--imsize", "8"]
-    words += ["--num-competitive-units", str(units), "--max-network-depth", "2"]
-    config = parse_options(words).model_config()
+    network = Network(imsize=8, max_network_depth=2)
+    config = model_config(network=network, competition=Competition(units))
     state = {METHOD + name: value for name, value in make_method(config).state_dict().items()}
     progress = {"step": 7, "training_seconds": 1.0, "max_roc_auc": 0.5, "best_step": 7, "data": "x"}
     content = {"state_dict": state, "hyper_parameters": asdict(config)}
@@ -65,14 +64,10 @@ def score(run_main, model: Path):
         words = arguments(model, layout, root, "--image-output-path", folder, *more)
         finished = run_main(*words)
         assert finished.status == 0, finished.err
-        return read_table(Path(folder)), json.loads(Path(folder, "metrics.json").read_text())
+        table = read_table(Path(folder, "anomaly_scores.csv"))
+        return table, json.loads(Path(folder, "metrics.json").read_text())
 
     return run
-
-
-def read_table(folder: Path) -> list[dict[str, str]]:
-    with (folder / "anomaly_scores.csv").open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def read_map(path: Path) -> np.ndarray:
