@@ -34,7 +34,6 @@ from crn.training.callbacks import (
     StepProgress,
     StopOnSignal,
     Stopped,
-    WholeCheckpoints,
 )
 from crn.training.data import InMemoryData
 from crn.training.distributed import UnwrappedDDPStrategy, no_process_left
@@ -118,12 +117,13 @@ def _train(options: Options, samples: Sequence[Sample], place: Place) -> int:
         log_options(options, table, wandb)
     if resumed:
         _keep_best_state(resumed, options, data, place)
+        model.go_on_from(resumed.content)
     checkpoints = _checkpoints(options, resumed) if place.rank == 0 else []
     stop = StopOnSignal(model.stop, *checkpoints)
     shown = [StepProgress(steps), *_pictures(options, data)] if place.rank == 0 else []
     trainer = pl.Trainer(
         accelerator="cpu" if device.type == "cpu" else "gpu",
-        **_processes(options, device, place, resumed),
+        **_processes(options, device, place),
         precision=lightning_precision(options.run.precision, device),
         # The module counts its steps itself and says when the last is done.
         max_epochs=-1,
@@ -138,10 +138,9 @@ def _train(options: Options, samples: Sequence[Sample], place: Place) -> int:
     )
     if table:
         _describe(options, data, trainer, table.folder, start)
-    path = options.run.model_input
     try:
         with stop, no_process_left(trainer, Stopped, Diverged):
-            trainer.fit(model, datamodule=data, ckpt_path=path, weights_only=True)
+            trainer.fit(model, datamodule=data)
     except Stopped as stopped:
         log.warning("%s: stopped at step %d of %d", stopped, model.step, steps)
         _write_report(table, options, is_last=False)
@@ -255,22 +254,18 @@ def _check_processes(options: Options, samples: Sequence[Sample], place: Place) 
         )
 
 
-def _processes(
-    options: Options, device: torch.device, place: Place, resumed: Checkpoint | None
-) -> dict[str, Any]:
-    """Lightning's arguments about the processes that train together, and their checkpoints."""
-    checkpoints = WholeCheckpoints(resumed.content if resumed else None)
+def _processes(options: Options, device: torch.device, place: Place) -> dict[str, Any]:
+    """Lightning's arguments about the processes that train together."""
     # Lightning would guess both from what a cluster or a launcher has left in the environment.
     rank_zero_only.rank = place.rank  # type: ignore[attr-defined]
     if place.count == 1:
-        return {"devices": 1, "plugins": [checkpoints, environments.LightningEnvironment()]}
+        return {"devices": 1, "plugins": [environments.LightningEnvironment()]}
     return {
         "devices": options.run.devices,
         "num_nodes": options.run.num_nodes,
         "strategy": UnwrappedDDPStrategy(cluster_environment=place.environment),
         "sync_batchnorm": device.type == "cuda" and options.network.norm == "batch",
         "use_distributed_sampler": False,
-        "plugins": [checkpoints],
     }
 
 
@@ -351,8 +346,6 @@ def quiet_lightning() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",
-        ".*is not resumable.*",
-        ".*Checkpoint directory .* exists and is not empty.*",
         ".*LeafSpec.*is deprecated.*",
         ".*recommended to use .*sync_dist=True.*",
     ):

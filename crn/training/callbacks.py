@@ -1,6 +1,5 @@
 """What happens around the training steps: progress, checkpoints, signals, pictures."""
 
-import copy
 import logging
 import signal
 import time
@@ -10,7 +9,6 @@ from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from tqdm import tqdm
 
@@ -32,30 +30,6 @@ SHARE_OF_TIME_FOR_CHECKPOINTS = 0.01
 SECONDS_TO_WRITE_GUESSED = 0.1
 
 GRID_IMAGES = 8
-
-
-class WholeCheckpoints(TorchCheckpointIO):
-    """Lightning's checkpoint files through this program's own writer and reader."""
-
-    def __init__(self, resumed: dict[str, Any] | None = None) -> None:
-        """Keep what training goes on from, as `read_training` gives it."""
-        self._resumed = resumed
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options=None) -> None:  # noqa: ARG002
-        """Write ``checkpoint`` whole or not at all."""
-        write_checkpoint(checkpoint, Path(path))
-
-    def load_checkpoint(self, path: Any, map_location="cpu", weights_only=True) -> dict[str, Any]:  # noqa: ARG002
-        """What training goes on from, which has been read; Lightning's own counters start anew."""
-        assert self._resumed is not None
-        # The tensors are those of the file, until they are copied; models copy, optimizers do not.
-        states = copy.deepcopy(self._resumed["optimizer_states"])
-        return {
-            **self._resumed,
-            "optimizer_states": states,
-            "lr_schedulers": [],
-            "pytorch-lightning_version": pl.__version__,
-        }
 
 
 class Checkpoints(pl.Callback):
@@ -130,7 +104,7 @@ class Checkpoints(pl.Callback):
             set_aside(path)
             self._mine.add(path)
         start = time.monotonic()
-        trainer.save_checkpoint(path)
+        write_checkpoint(model.checkpoint(), path)
         self._seconds_to_write = time.monotonic() - start
 
 

@@ -51,11 +51,6 @@ class UnwrappedDDPStrategy(pl.strategies.DDPStrategy):
         for tensor in model.state_dict().values():
             distributed.broadcast(tensor, src=0)
 
-    def barrier(self, name: str | None = None) -> None:
-        """Wait for all processes, but for process 0 alone where it stores a checkpoint."""
-        if name != "Trainer.save_checkpoint":
-            super().barrier(name)
-
 
 def is_several() -> bool:
     """Whether this process trains together with others."""
