@@ -32,8 +32,6 @@ DEMO_PROFILE = {"batch_size": 2, "imsize": 32, "num_competitive_units": 3}
 DEMO_LIMITS = {"max_network_depth": 3, "training_steps": 50}
 DEMO_SAMPLE = Path("datasets/demo_roads")
 
-DEFAULT_IMAGE_INTERVAL = 500
-
 
 def parse_options(argv: Sequence[str] | None = None) -> Options:
     """Read and check the command line.
@@ -83,7 +81,7 @@ def _argument(option_field: dataclasses.Field) -> dict[str, Any]:
     about = [option_field.metadata["help"].replace("%", "%%")]
     if allowed(option_field):
         about.append(f"[{allowed(option_field)}]")
-    default = option_field.default
+    default: Any = option_field.default
     words = default if is_list(option_field) else [int(default) if kind is bool else default]
     if default not in (None, ""):
         about.append(f"(default: {' '.join(map(str, words))})")
@@ -234,5 +232,5 @@ def _check_images(options: Options) -> None:
         raise UserError("--threshold-quantile and --threshold-from contradict each other: give one")
     if options.output.save_maps and options.output.image_output_path is None:
         raise UserError("--save-maps needs --image-output-path, the folder to write to")
-    if options.output.image_output_interval and not options.output.image_output_path:
+    if "image_output_interval" in options.given and not options.output.image_output_path:
         raise UserError("--image-output-interval needs --image-output-path, the folder to write to")

@@ -349,12 +349,8 @@ class Output(OptionGroup):
         "also store the smoothed anomaly maps in --image-output-path as TIFF of 32-bit floats",
         mode="inference",
     )
-    image_output_interval: int | None = option(
-        None,
-        "training steps between picture grids (500 where not given)",
-        low=1,
-        high=MANY,
-        mode="train",
+    image_output_interval: int = option(
+        500, "training steps between picture grids", low=1, high=MANY, mode="train"
     )
     log_dir: Path = option(Path("logged_metrics"), "folder for version_N/metrics.csv", mode="train")
     log_file: Path | None = option(None, "also write the messages of the run to this file")

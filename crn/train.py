@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,17 +15,12 @@ from lightning_fabric.plugins import environments
 from pytorch_lightning.utilities import rank_zero_only
 
 from crn.checkpoints.reading import Checkpoint
-from crn.command_line import (
-    DEFAULT_IMAGE_INTERVAL,
-    DEMO_LIMITS,
-    refuse_flags_of_others,
-    warn_of_flags_without_effect,
-)
+from crn.command_line import DEMO_LIMITS, refuse_flags_of_others, warn_of_flags_without_effect
 from crn.config import GROUPS, Network, Options
 from crn.errors import Diverged, UserError
 from crn.option import has_effect, option_names
 from crn.report.training_page import write_training_report
-from crn.system.files import claimed, set_aside
+from crn.system.files import claimed, set_aside, written_whole
 from crn.system.hardware import lightning_precision, pick_device, set_up_cpu
 from crn.training.batches import steps_of_epochs
 from crn.training.callbacks import (
@@ -45,7 +41,6 @@ from crn.training.resuming import (
     BEST,
     LAST,
     best_state_of,
-    copy_checkpoint,
     is_same_file,
     read_training,
 )
@@ -200,7 +195,8 @@ def _keep_best_state(
     elif (best := best_state_of(resumed)) is not None:
         if place.rank == 0 and not is_same_file(best, folder / BEST):
             set_aside(folder / BEST)
-            copy_checkpoint(best, folder / BEST)
+            with open(best, "rb") as file, written_whole(folder / BEST) as copied:
+                shutil.copyfileobj(file, copied)
         return
     else:
         why = f"there is no {BEST} of it beside {resumed.path}"
@@ -305,8 +301,7 @@ def _pictures(options: Options, data: InMemoryData) -> list[pl.Callback]:
         set_aside(folder / GRIDS)
     shown = [(data.test_labels == label).nonzero()[: GRID_IMAGES // 2] for label in (0, 1)]
     images = normalize(data.test_pixels[torch.cat(shown).flatten()])
-    interval = options.output.image_output_interval or DEFAULT_IMAGE_INTERVAL
-    return [PictureGrids(folder / GRIDS, images, interval)]
+    return [PictureGrids(folder / GRIDS, images, options.output.image_output_interval)]
 
 
 def _describe(

@@ -192,15 +192,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
             "one: train again, or use that version"
         )
     progress = content["progress"]
-    if not has(progress, _PROGRESS):
-        raise UserError(f"{path}: not a checkpoint of this program")
     if not (
-        0 <= progress["step"] <= MANY
+        has(progress, _PROGRESS)
+        and 0 <= progress["step"] <= MANY
         and 0 <= progress["best_step"] <= progress["step"]
         and -1 <= progress["max_roc_auc"] <= 1
         and 0 <= progress["training_seconds"] < math.inf
     ):
-        raise UserError(f"{path}: its progress is out of range; it is damaged")
+        raise UserError(f"{path}: its progress is wrong; it is damaged")
     try:
         config = ModelConfig.from_plain_values(content["hyper_parameters"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:

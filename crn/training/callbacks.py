@@ -227,7 +227,9 @@ class StepProgress(pl.Callback):
         if self._bar is not None:
             self._bar.close()
 
-    on_exception = on_train_end
+    def on_exception(self, *_: Any) -> None:
+        """Close the bar."""
+        self.on_train_end()
 
 
 class PictureGrids(pl.Callback):
@@ -248,7 +250,7 @@ class PictureGrids(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Write a grid where the interval is over."""
         model = module_of(trainer)
-        if model.step % self.interval or not trainer.is_global_zero:
+        if model.step % self.interval:
             return
         model.eval()
         with torch.no_grad():

@@ -4,7 +4,7 @@ import random
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import pytorch_lightning as pl
@@ -135,12 +135,7 @@ def no_process_left(trainer: pl.Trainer, *agreed: type[BaseException]) -> Iterat
         raise
     finally:
         for process in getattr(trainer.strategy.launcher, "procs", ()):
-            _end(process, patience=_PATIENCE if together else 0)
-
-
-def _end(process: subprocess.Popen, patience: float) -> None:
-    try:
-        process.wait(patience)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_PATIENCE if together else 0)
+            process.kill()  # does nothing where it has ended
+            process.wait()

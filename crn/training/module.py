@@ -18,7 +18,7 @@ from crn.methods import Losses, Method, Scored, make_method
 from crn.methods.scores import Maps
 from crn.system.hardware import is_finite
 from crn.training.distributed import StopRequest, average_, gather, is_several, seed_dropout
-from crn.training.optimizers import learning_rate, make_optimizer, set_learning_rate
+from crn.training.optimizers import learning_rate, make_optimizer
 
 # Training steps between two rows of losses in the logs; reading a loss makes a GPU wait.
 LOG_INTERVAL = 10
@@ -92,7 +92,8 @@ class TrainingModule(pl.LightningModule):
         optimizers: list[Any] = known if isinstance(known, list) else [known]
         lr = learning_rate(self.config.optimization, self.step)
         for network in trained:
-            set_learning_rate(optimizers[network], lr)
+            for group in optimizers[network].param_groups:
+                group["lr"] = lr
             optimizers[network].step()
             optimizers[network].zero_grad()
         self.method.remember(trained, losses)

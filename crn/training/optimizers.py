@@ -39,9 +39,3 @@ def learning_rate(config: Optimization, step: int) -> float:
         "cosine": (1 + math.cos(math.pi * progress)) / 2,
     }
     return config.lr * share[config.lr_scheduler]
-
-
-def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
-    """Use ``lr`` from the next step on."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr

@@ -1,6 +1,5 @@
 """What a training goes on from, and where its best state so far is."""
 
-import shutil
 from itertools import starmap
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from crn.checkpoints.reading import (
 from crn.config import ModelConfig
 from crn.errors import UserError
 from crn.methods import Method
-from crn.system.files import written_whole
 from crn.system.hardware import is_finite
 from crn.training.optimizers import make_optimizer
 
@@ -76,16 +74,6 @@ def best_state_of(checkpoint: Checkpoint) -> Path | None:
 def is_same_file(one: Path, other: Path) -> bool:
     """Whether both are there and are one file."""
     return one.exists() and other.exists() and one.samefile(other)
-
-
-def copy_checkpoint(source: Path, path: Path) -> None:
-    """Copy a file so that under ``path`` there is all of it or nothing.
-
-    Raises:
-        UserError: the system refuses to.
-    """
-    with open(source, "rb") as file, written_whole(path) as copied:
-        shutil.copyfileobj(file, copied)
 
 
 def _check_random_state(path: Path, state: dict[str, Any]) -> None:
