@@ -288,12 +288,12 @@ def check_state(path: Path, state: dict[str, Any], expected: dict[str, Tensor]) 
     """
     wrong = sorted(
         expected.keys() ^ state.keys()
-        or {n for n, like in expected.items() if not fits(state[n], like.shape, like.dtype)}
+        or {n for n, like in expected.items() if not fits(state[n], like.shape, like.dtype)},
+        key=str,
     )
     if wrong:
-        raise UserError(
-            f"{path}: its weights do not fit its options (first: {shortened(wrong[0])})"
-        )
+        first = shortened(str(wrong[0]))
+        raise UserError(f"{path}: its weights do not fit its options (first: {first})")
     if not all(map(is_finite, state.values())):
         raise UserError(f"{path}: holds weights that are not finite; the training diverged")
 

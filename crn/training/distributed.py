@@ -1,5 +1,6 @@
 """What processes that train together exchange: weights once, then one all-reduce for every step."""
 
+import os
 import random
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, distributed
 
 from crn.errors import UserError
-from crn.training.processes import known_to_children
+from crn.training.processes import STARTED_BY
 
 T = TypeVar("T")
 
@@ -126,14 +127,15 @@ def no_process_left(trainer: pl.Trainer, *agreed: type[BaseException]) -> Iterat
             so end by themselves.
     """
     together = False
+    os.environ[STARTED_BY] = str(os.getpid())
     try:
-        with known_to_children():
-            yield
+        yield
         together = True
     except agreed as exception:
         together = type(exception) in agreed
         raise
     finally:
+        del os.environ[STARTED_BY]
         for process in getattr(trainer.strategy.launcher, "procs", ()):
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_PATIENCE if together else 0)

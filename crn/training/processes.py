@@ -8,8 +8,6 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
     from lightning_fabric.plugins import environments
 
 # In the environment of the processes that process 0 of a machine has started: its number.
-_STARTED_BY = "CRN_STARTED_BY"
+STARTED_BY = "CRN_STARTED_BY"
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ def choose_seed(run: Run, place: Place) -> int:
     # A checkpoint brings its own seed, which replaces any.
     if place.count == 1 or run.model_input is not None:
         return random.SystemRandom().randrange(2**32)
-    if _STARTED_BY in os.environ:
+    if STARTED_BY in os.environ:
         return int(os.environ["PL_GLOBAL_SEED"])
     assert place.environment is not None
     if run.num_nodes > 1 or place.environment.creates_processes_externally:
@@ -116,19 +114,9 @@ def choose_seed(run: Run, place: Place) -> int:
     return random.SystemRandom().randrange(2**32)
 
 
-@contextmanager
-def known_to_children() -> Iterator[None]:
-    """Let the processes that this one starts meanwhile know it."""
-    os.environ[_STARTED_BY] = str(os.getpid())
-    try:
-        yield
-    finally:
-        del os.environ[_STARTED_BY]
-
-
 def end_with_parent() -> None:
     """See to it that this process ends when process 0, which has started it, is gone."""
-    parent = os.environ.get(_STARTED_BY)
+    parent = os.environ.get(STARTED_BY)
     if parent is not None:
         threading.Thread(target=_watch, args=(int(parent),), daemon=True).start()
 

@@ -11,7 +11,6 @@ from torch.nn import Parameter
 from crn.checkpoints.reading import (
     METHOD,
     Checkpoint,
-    below,
     check_state,
     empty_method,
     fits,
@@ -45,10 +44,8 @@ def read_training(path: Path) -> Checkpoint:
     if not has(content, _TRAINING_PARTS):
         raise UserError(f"{path}: holds no training state, so training cannot go on from it")
     method = empty_method(config)
-    state = below(content["state_dict"], METHOD)
-    check_state(path, state, method.state_dict())
-    if len(state) != len(content["state_dict"]):
-        raise UserError(f"{path}: holds weights of nothing that it should have; it is damaged")
+    expected = {METHOD + name: value for name, value in method.state_dict().items()}
+    check_state(path, content["state_dict"], expected)
     _check_random_state(path, content["random_state"])
     kept = {name: content[name] for name in ("progress", "random_state", "state_dict")}
     states = _optimizer_states(path, content["optimizer_states"], config, method)
