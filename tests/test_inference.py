@@ -251,12 +251,6 @@ def test_a_path_that_is_no_text(score, read_only_mvtec_category: Path, tmp_path:
     assert read_metrics(Path("out/metrics.json")).dataset.path == str(root)
 
 
-def test_metrics_lie_beside_the_table(run_main, model: Path, read_only_road_images: Path) -> None:
-    words = arguments(model, "RoadImages", read_only_road_images)
-    assert run_main(*words, "--anomaly-score-file", "tables/mine.csv").status == 0
-    assert {path.name for path in Path("tables").iterdir()} == {"mine.csv", "metrics.json"}
-
-
 # --- pictures ---
 
 
