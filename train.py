@@ -18,10 +18,7 @@ from crn.system.startup import leave
 
 @program("train.py")
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program.
-
-    Args:
-        argv: command line, without the program's name; that of the process by default.
+    """Run the program with the words of ``argv``, by default those of the process.
 
     Returns:
         Exit status: 0, 2 for bad input, 128 + N where signal N ended it.

@@ -32,8 +32,6 @@ DEMO_PROFILE = {"batch_size": 2, "imsize": 32, "num_competitive_units": 3}
 DEMO_LIMITS = {"max_network_depth": 3, "training_steps": 50}
 DEMO_SAMPLE = Path("datasets/demo_roads")
 
-DEFAULT_IMAGE_INTERVAL = 500
-
 
 def parse_options(argv: Sequence[str] | None = None) -> Options:
     """Read and check the command line.
@@ -84,47 +82,39 @@ def _argument(option_field: dataclasses.Field) -> dict[str, Any]:
     if allowed(option_field):
         about.append(f"[{allowed(option_field)}]")
     default: Any = option_field.default
-    if kind is not bool and default not in (None, ""):
-        about.append(
-            f"(default: {' '.join(map(str, default)) if is_list(option_field) else default})"
-        )
-    if kind is bool:
-        about.append(f"(default: {int(default)})")
+    words = default if is_list(option_field) else [int(default) if kind is bool else default]
+    if default not in (None, ""):
+        about.append(f"(default: {' '.join(map(str, words))})")
     only = (option_field.metadata[kind] for kind in ("mode", "model"))
     about += [f"({' or '.join(names)} only)" for names in only if names]
     argument: dict[str, Any] = {"help": " ".join(about), "metavar": kind.__name__.upper()}
     if is_list(option_field):
-        return argument | {"nargs": "+", "action": _ListAction, "type": str, "metavar": "N"}
+        return argument | {"nargs": "+", "action": _ListAction, "metavar": "N"}
+    argument["type"] = _CONVERTERS[kind]
     if kind is bool:
-        return argument | {"nargs": "?", "const": True, "type": _boolean, "metavar": "0|1"}
-    return argument | {"type": _CONVERTERS[kind]}
+        return argument | {"nargs": "?", "const": True, "metavar": "0|1"}
+    return argument
 
 
-def _boolean(text: str) -> bool:
-    """0/1 and true/false in any case, as people and sweep agents write them."""
-    words = {"1": True, "true": True, "0": False, "false": False}
-    if text.lower() not in words:
-        raise argparse.ArgumentTypeError(f"takes 0, 1, true or false, not {shown(text)}")
-    return words[text.lower()]
+def _reader(read: Callable[[str], Any], kind: str) -> Callable[[str], Any]:
+    """A type for arguments whose message says what they take."""
+
+    def convert(text: str) -> Any:
+        try:
+            return read(text)
+        except (KeyError, ValueError):
+            raise argparse.ArgumentTypeError(f"takes {kind}, not {shown(text)}") from None
+
+    return convert
 
 
-def _whole_number(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"takes a whole number, not {shown(text)}") from None
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"takes a number, not {shown(text)}") from None
-
-
+# 0/1 and true/false in any case, as people and sweep agents write them.
+_BOOLEANS = {"1": True, "true": True, "0": False, "false": False}
+_whole_number = _reader(int, "a whole number")
 _CONVERTERS: dict[type, Callable[[str], Any]] = {
+    bool: _reader(lambda text: _BOOLEANS[text.lower()], "0, 1, true or false"),
     int: _whole_number,
-    float: _number,
+    float: _reader(float, "a number"),
     str: str,
     Path: typed_path,
 }
@@ -147,15 +137,8 @@ def _with_defaults(given: dict[str, Any]) -> dict[str, Any]:
     if not given.get("demo"):
         return values
     values = DEMO_PROFILE | values
-    if "epochs" not in given:
-        values["training_steps"] = min(
-            given.get("training_steps", DEMO_LIMITS["training_steps"]),
-            DEMO_LIMITS["training_steps"],
-        )
-    values["max_network_depth"] = min(
-        given.get("max_network_depth", DEMO_LIMITS["max_network_depth"]),
-        DEMO_LIMITS["max_network_depth"],
-    )
+    for name, most in DEMO_LIMITS.items():
+        values[name] = min(values.get(name, most), most)
     if "dataset_path" not in given and given.get("dataset", "RoadImages") == "RoadImages":
         values |= {"dataset": "RoadImages", "dataset_path": DEMO_SAMPLE}
     return values
@@ -249,5 +232,5 @@ def _check_images(options: Options) -> None:
         raise UserError("--threshold-quantile and --threshold-from contradict each other: give one")
     if options.output.save_maps and options.output.image_output_path is None:
         raise UserError("--save-maps needs --image-output-path, the folder to write to")
-    if options.output.image_output_interval and not options.output.image_output_path:
+    if "image_output_interval" in options.given and not options.output.image_output_path:
         raise UserError("--image-output-interval needs --image-output-path, the folder to write to")

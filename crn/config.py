@@ -351,12 +351,8 @@ class Output(OptionGroup):
         "also store the smoothed anomaly maps in --image-output-path as TIFF of 32-bit floats",
         mode="inference",
     )
-    image_output_interval: int | None = option(
-        None,
-        "training steps between picture grids (500 where not given)",
-        low=1,
-        high=MANY,
-        mode="train",
+    image_output_interval: int = option(
+        500, "training steps between picture grids", low=1, high=MANY, mode="train"
     )
     log_dir: Path = option(Path("logged_metrics"), "folder for version_N/metrics.csv", mode="train")
     log_file: Path | None = option(None, "also write the messages of the run to this file")
@@ -370,19 +366,6 @@ class Output(OptionGroup):
     auto_set_name: bool = option(
         False, "name the run after model, dataset, category and seed", mode="train"
     )
-
-
-GROUPS: dict[str, type[OptionGroup]] = {
-    "run": Run,
-    "data": Data,
-    "network": Network,
-    "competition": Competition,
-    "adversarial": Adversarial,
-    "optimization": Optimization,
-    "scoring": Scoring,
-    "decision": Decision,
-    "output": Output,
-}
 
 
 @dataclass(frozen=True)
@@ -406,40 +389,27 @@ class ModelConfig:
 
     def values(self) -> dict[str, Any]:
         """Option name to value, of all options that it has."""
-        groups = (
-            self.network, self.competition, self.adversarial, self.optimization, self.scoring
-        )  # fmt: skip
-        trained = {name: value for group in groups for name, value in vars(group).items()}
-        return trained | {"model": self.model, "seed": self.seed, "recipe": self.recipe}
-
-    def as_plain_values(self) -> dict[str, Any]:
-        """Nested dictionaries of numbers, strings and lists, which loading as data can read."""
-        values = dataclasses.asdict(self)
-        values["optimization"]["lr_steps"] = list(self.optimization.lr_steps)
+        values: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            values |= vars(value) if isinstance(value, OptionGroup) else {name: value}
         return values
 
     @classmethod
     def from_plain_values(cls, values: dict[str, Any]) -> "ModelConfig":
-        """The inverse of `as_plain_values`.
+        """The inverse of `dataclasses.asdict`, also of what is left of it in JSON or YAML.
 
         Raises:
             KeyError, TypeError: a name is unknown or missing.
             ValueError: a value is out of range.
         """
-        optimization = dict(values["optimization"])
-        optimization["lr_steps"] = tuple(optimization["lr_steps"])
-        parts = {
-            "network": Network(**values["network"]),
-            "competition": Competition(**values["competition"]),
-            "adversarial": Adversarial(**values["adversarial"]),
-            "optimization": Optimization(**optimization),
-            "scoring": Scoring(**values["scoring"]),
-        }
+        values = {**values, "optimization": {**values["optimization"]}}
+        values["optimization"]["lr_steps"] = tuple(values["optimization"]["lr_steps"])
+        groups = {name: group(**values[name]) for name, group in GROUPS.items() if name in values}
         # The groups to which the others belong check them.
         Run(model=values["model"], seed=values["seed"], recipe=values["recipe"])
         if values["seed"] is None:
             raise ValueError("--seed is missing")
-        return cls(**{**values, **parts})
+        return cls(**values | groups)
 
 
 @dataclass(frozen=True)
@@ -464,15 +434,9 @@ class Options:
     def model_config(self) -> ModelConfig:
         """The part that a checkpoint carries; the seed has to be resolved."""
         assert self.run.seed is not None
+        mine = vars(self.run) | vars(self)
         return ModelConfig(
-            self.run.model,
-            self.network,
-            self.competition,
-            self.adversarial,
-            self.optimization,
-            self.scoring,
-            self.run.seed,
-            self.run.recipe,
+            **{each.name: mine[each.name] for each in dataclasses.fields(ModelConfig)}
         )
 
     def values(self) -> dict[str, Any]:
@@ -490,10 +454,13 @@ class Options:
         """A copy in which the named options have other values."""
         groups = {}
         for name, group in GROUPS.items():
-            mine = set(option_names(group)) & changes.keys()
-            groups[name] = dataclasses.replace(
-                getattr(self, name), **{key: changes.pop(key) for key in mine}
-            )
+            mine = {key: changes.pop(key) for key in option_names(group) if key in changes}
+            groups[name] = dataclasses.replace(getattr(self, name), **mine)
         if changes:
             raise TypeError(f"no such options: {sorted(changes)}")
         return dataclasses.replace(self, **groups)
+
+
+GROUPS: dict[str, Any] = {
+    each.name: each.type for each in dataclasses.fields(Options) if each.name != "given"
+}

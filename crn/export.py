@@ -15,7 +15,7 @@ from crn.system.files import claimed, set_aside, written_whole
 
 log = logging.getLogger(__name__)
 
-INPUT, MAP, RECONSTRUCTION = "image", "anomaly_map", "reconstruction"
+OUTPUTS = ["anomaly_map", "reconstruction", *(f"score_{name}" for name in SCORES)]
 # Protocol buffers, of which ONNX files are made, can be no longer.
 _MOST_BYTES = 2**31 - 1
 
@@ -40,17 +40,12 @@ class ScoringGraph(nn.Module):
         """Score images.
 
         Returns:
-            As `output_names`: the anomaly map (B, S, S), the reconstruction (B, 3, S, S), and
+            As `OUTPUTS`: the anomaly map (B, S, S), the reconstruction (B, 3, S, S), and
             for each of `SCORES` the anomaly scores (B,).
         """
         scored = self._score(image)
         scores = (scored.scores[name] for name in SCORES)
         return scored.maps[self._anomaly_score], scored.reconstruction, *scores
-
-
-def output_names() -> list[str]:
-    """What the outputs are called."""
-    return [MAP, RECONSTRUCTION, *(f"score_{name}" for name in SCORES)]
 
 
 def export(options: Options) -> int:
@@ -105,8 +100,8 @@ def _serialized(graph: ScoringGraph, size: int, facts: dict[str, Any]) -> bytes:
         program = torch.onnx.export(
             graph.eval(),
             (example,),
-            input_names=[INPUT],
-            output_names=output_names(),
+            input_names=["image"],
+            output_names=OUTPUTS,
             dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
             dynamo=True,
             verbose=False,

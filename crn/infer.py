@@ -159,9 +159,8 @@ def _scored_images(
     thresholds: Thresholds,
 ) -> list[ScoredImage]:
     """The table of scores; in the order of the samples."""
-    decisions: list[int | None] = [None] * len(samples)
-    if thresholds.image is not None:
-        decisions = [int(score > thresholds.image) for score in scores[asked]]
+    limit = thresholds.image
+    decisions = [None if limit is None else int(score > limit) for score in scores[asked]]
     return [
         ScoredImage(
             sample.key,

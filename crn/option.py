@@ -76,16 +76,10 @@ def allowed(option_field: dataclasses.Field) -> str:
     if limits["choices"]:
         return ", ".join(str(choice) or '""' for choice in limits["choices"])
     low, high, above = limits["low"], limits["high"], limits["above"]
-    words = []
-    if above is not None:
-        words.append(f"above {above}")
     if low is not None and high is not None:
-        words.append(f"{low} to {high}")
-    elif low is not None:
-        words.append(f"at least {low}")
-    elif high is not None:
-        words.append(f"at most {high}")
-    return ", ".join(words)
+        return f"{low} to {high}"
+    ends = (("above", above), ("at least", low), ("at most", high))
+    return ", ".join(f"{word} {end}" for word, end in ends if end is not None)
 
 
 def has_effect(option_field: dataclasses.Field, run: Any) -> bool:

@@ -3,7 +3,6 @@
 import logging
 import stat
 import sys
-import time
 from pathlib import Path
 
 from crn.command_line import uses_demo_sample
@@ -17,9 +16,6 @@ from datasets.layouts import LAYOUTS
 from datasets.samples import list_samples
 
 log = logging.getLogger(__name__)
-
-# Seconds, of which it usually takes one.
-_SAMPLE_TAKES_AT_MOST = 300
 
 
 def run(options: Options) -> int:
@@ -46,7 +42,7 @@ def run(options: Options) -> int:
     assert root is not None
     assert options.data.dataset is not None
     if uses_demo_sample(options):
-        _make_demo_sample(root, place)
+        _make_demo_sample(root)
     samples = list_samples(LAYOUTS[options.data.dataset], root)
     if place.rank == 0:
         _check_outputs(options)
@@ -101,10 +97,12 @@ class _LogFile(logging.FileHandler):
         super().handleError(record)
 
 
-def _make_demo_sample(root: Path, place: Place) -> None:
-    if place.local_rank > 0:
-        _wait_for_demo_sample(root)
-        return
+def _make_demo_sample(root: Path) -> None:
+    """Make it where it is not there yet; of runs and processes that start together one comes first.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     if not root.exists():
         from datasets.road_sample import write_road_sample
 
@@ -112,21 +110,12 @@ def _make_demo_sample(root: Path, place: Place) -> None:
             with writing(root):
                 write_road_sample(root)
         except UserError:
-            # Of runs that start together one comes first, and the others find its sample.
             if not root.exists():
                 raise
         else:
             log.info("demo: made a sample of road tiles in %s", root)
             return
     log.info("demo: training on the road sample in %s", root)
-
-
-def _wait_for_demo_sample(root: Path) -> None:
-    deadline = time.monotonic() + _SAMPLE_TAKES_AT_MOST
-    while not root.exists():
-        if time.monotonic() > deadline:
-            raise UserError(f"{root}: another process was to make the demo's sample there")
-        time.sleep(0.1)
 
 
 def _check_outputs(options: Options) -> None:

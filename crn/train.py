@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,17 +15,12 @@ from lightning_fabric.plugins import environments
 from pytorch_lightning.utilities import rank_zero_only
 
 from crn.checkpoints.reading import Checkpoint
-from crn.command_line import (
-    DEFAULT_IMAGE_INTERVAL,
-    DEMO_LIMITS,
-    refuse_flags_of_others,
-    warn_of_flags_without_effect,
-)
+from crn.command_line import DEMO_LIMITS, refuse_flags_of_others, warn_of_flags_without_effect
 from crn.config import GROUPS, Network, Options
 from crn.errors import Diverged, UserError
 from crn.option import has_effect, option_names
 from crn.report.training_page import write_training_report
-from crn.system.files import claimed, set_aside
+from crn.system.files import claimed, set_aside, written_whole
 from crn.system.hardware import lightning_precision, pick_device, set_up_cpu
 from crn.training.batches import steps_of_epochs
 from crn.training.callbacks import (
@@ -34,7 +30,6 @@ from crn.training.callbacks import (
     StepProgress,
     StopOnSignal,
     Stopped,
-    WholeCheckpoints,
 )
 from crn.training.data import InMemoryData
 from crn.training.distributed import UnwrappedDDPStrategy, no_process_left
@@ -46,11 +41,8 @@ from crn.training.resuming import (
     BEST,
     LAST,
     best_state_of,
-    copy_checkpoint,
-    is_ahead,
     is_same_file,
     read_training,
-    without_best,
 )
 from datasets.reader import normalize
 from datasets.samples import TEST, TRAIN, Sample
@@ -119,13 +111,14 @@ def _train(options: Options, samples: Sequence[Sample], place: Place) -> int:
     if table:
         log_options(options, table, wandb)
     if resumed:
-        resumed = _with_best_state(resumed, options, data, place)
-    checkpoints = _checkpoints(options, resumed, data) if place.rank == 0 else []
+        _keep_best_state(resumed, options, data, place)
+        model.go_on_from(resumed.content)
+    checkpoints = _checkpoints(options, resumed) if place.rank == 0 else []
     stop = StopOnSignal(model.stop, *checkpoints)
     shown = [StepProgress(steps), *_pictures(options, data)] if place.rank == 0 else []
     trainer = pl.Trainer(
         accelerator="cpu" if device.type == "cpu" else "gpu",
-        **_processes(options, device, place, resumed),
+        **_processes(options, device, place),
         precision=lightning_precision(options.run.precision, device),
         # The module counts its steps itself and says when the last is done.
         max_epochs=-1,
@@ -134,16 +127,15 @@ def _train(options: Options, samples: Sequence[Sample], place: Place) -> int:
         num_sanity_val_steps=0,
         logger=[table, *wandb] if table else False,
         callbacks=[*shown, stop, *checkpoints],
-        enable_progress_bar=place.rank == 0,
+        enable_progress_bar=False,
         enable_checkpointing=False,
         enable_model_summary=False,
     )
     if table:
         _describe(options, data, trainer, table.folder, start)
-    path = options.run.model_input
     try:
         with stop, no_process_left(trainer, Stopped, Diverged):
-            trainer.fit(model, datamodule=data, ckpt_path=path, weights_only=True)
+            trainer.fit(model, datamodule=data)
     except Stopped as stopped:
         log.warning("%s: stopped at step %d of %d", stopped, model.step, steps)
         _write_report(table, options, is_last=False)
@@ -183,34 +175,33 @@ def _resume(options: Options) -> tuple[Options, Checkpoint | None]:
     return options, checkpoint
 
 
-def _with_best_state(
+def _keep_best_state(
     resumed: Checkpoint, options: Options, data: InMemoryData, place: Place
-) -> Checkpoint:
+) -> None:
     """See to it that best.ckpt is of the best validation that the training knows.
 
     It is copied to a new --checkpoint-path. Where there is none, or where score or images are
     others from now on, the best validation so far is forgotten.
     """
-    folder = options.output.checkpoint_path
-    if resumed.progress["max_roc_auc"] < 0:
-        return resumed
+    folder, progress = options.output.checkpoint_path, resumed.progress
+    if progress["max_roc_auc"] < 0:
+        return
     if resumed.config.scoring != options.scoring:
         why = "it was of another score"
-    elif resumed.progress["data"] != data.fingerprint:
+    elif progress["data"] != data.fingerprint:
         why = "it was of other test images"
-    elif folder is None or is_ahead(
-        folder / BEST, resumed, options.model_config(), data.fingerprint
-    ):
-        return resumed
+    elif folder is None:
+        return
     elif (best := best_state_of(resumed)) is not None:
         if place.rank == 0 and not is_same_file(best, folder / BEST):
             set_aside(folder / BEST)
-            copy_checkpoint(best, folder / BEST)
-        return resumed
+            with open(best, "rb") as file, written_whole(folder / BEST) as copied:
+                shutil.copyfileobj(file, copied)
+        return
     else:
         why = f"there is no {BEST} of it beside {resumed.path}"
     log.info("the best validation so far is forgotten: %s", why)
-    return without_best(resumed)
+    progress.update(max_roc_auc=-1.0, best_step=0)
 
 
 def _steps(epochs: int, options: Options, data: InMemoryData) -> int:
@@ -259,22 +250,18 @@ def _check_processes(options: Options, samples: Sequence[Sample], place: Place) 
         )
 
 
-def _processes(
-    options: Options, device: torch.device, place: Place, resumed: Checkpoint | None
-) -> dict[str, Any]:
-    """Lightning's arguments about the processes that train together, and their checkpoints."""
-    checkpoints = WholeCheckpoints(resumed.content if resumed else None)
+def _processes(options: Options, device: torch.device, place: Place) -> dict[str, Any]:
+    """Lightning's arguments about the processes that train together."""
     # Lightning would guess both from what a cluster or a launcher has left in the environment.
     rank_zero_only.rank = place.rank  # type: ignore[attr-defined]
     if place.count == 1:
-        return {"devices": 1, "plugins": [checkpoints, environments.LightningEnvironment()]}
+        return {"devices": 1, "plugins": [environments.LightningEnvironment()]}
     return {
         "devices": options.run.devices,
         "num_nodes": options.run.num_nodes,
         "strategy": UnwrappedDDPStrategy(cluster_environment=place.environment),
         "sync_batchnorm": device.type == "cuda" and options.network.norm == "batch",
         "use_distributed_sampler": False,
-        "plugins": [checkpoints],
     }
 
 
@@ -294,19 +281,14 @@ def _write_report(table: MetricsLogger | None, options: Options, is_last: bool =
         log.warning("%s", error)
 
 
-def _checkpoints(
-    options: Options, resumed: Checkpoint | None, data: InMemoryData
-) -> list[Checkpoints]:
+def _checkpoints(options: Options, resumed: Checkpoint | None) -> list[Checkpoints]:
     folder = options.output.checkpoint_path
     if folder is None:
         return []
     mine = set()
     if resumed and is_same_file(resumed.path, folder / LAST):
         mine.add(folder / LAST)
-    if resumed and (
-        resumed.progress["best_step"]
-        or is_ahead(folder / BEST, resumed, options.model_config(), data.fingerprint)
-    ):
+    if resumed and resumed.progress["best_step"]:
         mine.add(folder / BEST)
     return [Checkpoints(folder, mine)]
 
@@ -319,8 +301,7 @@ def _pictures(options: Options, data: InMemoryData) -> list[pl.Callback]:
         set_aside(folder / GRIDS)
     shown = [(data.test_labels == label).nonzero()[: GRID_IMAGES // 2] for label in (0, 1)]
     images = normalize(data.test_pixels[torch.cat(shown).flatten()])
-    interval = options.output.image_output_interval or DEFAULT_IMAGE_INTERVAL
-    return [PictureGrids(folder / GRIDS, images, interval)]
+    return [PictureGrids(folder / GRIDS, images, options.output.image_output_interval)]
 
 
 def _describe(
@@ -360,8 +341,6 @@ def quiet_lightning() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",
-        ".*is not resumable.*",
-        ".*Checkpoint directory .* exists and is not empty.*",
         ".*LeafSpec.*is deprecated.*",
         ".*recommended to use .*sync_dist=True.*",
     ):

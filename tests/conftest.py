@@ -17,6 +17,7 @@ from PIL import Image
 if TYPE_CHECKING:
     import torch
 
+    from crn.config import ModelConfig
     from crn.evaluation.results import InferenceResults
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -44,6 +45,30 @@ class Finished(NamedTuple):
     status: int
     out: str
     err: str
+
+
+def refuse(result: Finished, *mentions: object) -> None:
+    """The run ended with status 2 and, at last, one line of error with everything mentioned."""
+    assert "Traceback" not in result.err
+    assert result.status == 2
+    lines = result.err.splitlines()
+    assert [line for line in lines if line.startswith("train.py: error: ")] == lines[-1:]
+    for mention in mentions:
+        assert str(mention) in lines[-1]
+    assert result.out == ""
+
+
+def data_of(layout: str, root: Path | str) -> tuple[str, ...]:
+    """The words of a command line that say which images."""
+    return ("--dataset", layout, "--dataset-path", str(root))
+
+
+def model_config(model: str = "crn", seed: int = 1, **groups: Any) -> "ModelConfig":
+    """A model with default options but for some groups, as in ``network=Network(imsize=8)``."""
+    from crn.config import GROUPS, ModelConfig
+
+    names = ("network", "competition", "adversarial", "optimization", "scoring")
+    return ModelConfig(model, seed=seed, **{name: GROUPS[name]() for name in names} | groups)
 
 
 def write_image(path: Path, pixels: np.ndarray) -> None:

@@ -1,14 +1,14 @@
 """The baseline DAGAN: its equations, written naively, and all that it shares with CRN."""
 
-import csv
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import data_of, model_config, refuse
 from test_runs import assert_same_states, read_table
 
-from crn.config import Adversarial, Competition, ModelConfig, Network, Optimization, Scoring
+from crn.config import Adversarial, Network
 from crn.methods import make_method
 from crn.methods.encoder_decoder import EncoderDecoder
 from crn.methods.scores import maps_of_autoencoders
@@ -25,7 +25,7 @@ def mean_square(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def test_one_pass_has_the_gradients_of_one_for_each_network(norm: str) -> None:
     torch.manual_seed(0)
     network = Network(imsize=16, norm=norm)
-    config = ModelConfig("dagan", network, Competition(), WEIGHTS, Optimization(), Scoring(), 1)
+    config = model_config("dagan", network=network, adversarial=WEIGHTS)
     method = make_method(config).double()
     generator, discriminator = method.generator, method.discriminator
     x = torch.rand(4, 3, 16, 16, dtype=torch.double) * 2 - 1
@@ -88,8 +88,7 @@ def test_scores_by_hand() -> None:
 @pytest.fixture
 def train(run_main, read_only_mvtec_category: Path):
     """Train on a miniature category."""
-    data = ("--dataset", "MVTec", "--dataset-path", read_only_mvtec_category)
-    return lambda *words: run_main(*SMALL, *data, *words)
+    return lambda *words: run_main(*SMALL, *data_of("MVTec", read_only_mvtec_category), *words)
 
 
 def test_from_training_to_the_report_and_back(
@@ -118,25 +117,17 @@ def test_from_training_to_the_report_and_back(
 
     # Stopped and resumed, without the name of the model.
     assert train(*more, "--training-steps", 5, "--checkpoint-path", "parts").status == 0
-    resumed = run_main(
-        "--cpu", "--dataset", "MVTec", "--dataset-path", read_only_mvtec_category,
-        "--validation-interval", 4, "--training-steps", 12, "--checkpoint-path", "parts",
-        "--model-input", "parts/last.ckpt",
-    )  # fmt: skip
+    use = ("--cpu", *data_of("MVTec", read_only_mvtec_category), "--model-input", "parts/last.ckpt")
+    length = ("--validation-interval", 4, "--training-steps", 12)
+    resumed = run_main(*use, *length, "--checkpoint-path", "parts")
     assert resumed.status == 0, resumed.err
     assert_same_states(tmp_path / "whole/last.ckpt", tmp_path / "parts/last.ckpt")
 
-    scoring = (
-        "--mode", "inference", "--cpu", "--dataset", "MVTec",
-        "--dataset-path", read_only_mvtec_category, "--model-input", "parts/last.ckpt",
-    )  # fmt: skip
     for folder, pairs in (("one", "best"), ("two", "all")):
-        scored = run_main(*scoring, "--image-output-path", folder, "--pairs", pairs)
+        words = ("--mode", "inference", "--image-output-path", folder, "--pairs", pairs)
+        scored = run_main(*use, *words)
         assert scored.status == 0, scored.err
-    tables = [
-        list(csv.DictReader((tmp_path / folder / "anomaly_scores.csv").open()))
-        for folder in ("one", "two")
-    ]
+    tables = [read_table(tmp_path / folder / "anomaly_scores.csv") for folder in ("one", "two")]
     assert tables[0] == tables[1]  # there is only one pair
     for row in tables[0]:
         mean = (float(row["reconstruction"]) + float(row["discrimination"])) / 2
@@ -151,39 +142,27 @@ def test_from_training_to_the_report_and_back(
 
 
 @pytest.mark.parametrize(
-    ("words", "mention"),
+    ("flag", "model", "typed"),
     [
-        (("--num-competitive-units", 2), "--num-competitive-units works with --model crn only"),
-        (("--feedback-weight", 2), "--feedback-weight works with --model crn only"),
+        ("--num-competitive-units", "crn", "dagan"),
+        ("--feedback-weight", "crn", "dagan"),
+        ("--contextual-loss-weight", "dagan", "crn"),
     ],
 )
-def test_flags_of_the_other_model_are_refused(train, words: tuple, mention: str) -> None:
-    finished = train(*words)
-    assert finished.status == 2
-    assert mention in finished.err
-
-
-def test_flags_of_dagan_are_refused_for_crn(run_main, read_only_panorama: Path) -> None:
-    data = ("--dataset", "Panorama", "--dataset-path", read_only_panorama)
-    finished = run_main(*data, "--demo", "--cpu", "--contextual-loss-weight", 2)
-    assert finished.status == 2
-    assert "--contextual-loss-weight works with --model dagan only" in finished.err
+def test_flags_of_the_other_model_are_refused(train, flag: str, model: str, typed: str) -> None:
+    refuse(train("--model", typed, flag, 2), f"{flag} works with --model {model} only")
 
 
 def test_a_checkpoint_says_which_model_it_is(train, run_main, read_only_mvtec_category) -> None:
     assert train("--training-steps", 1, "--checkpoint-path", "kept").status == 0
-    common = (
-        "--cpu", "--dataset", "MVTec", "--dataset-path", read_only_mvtec_category,
-        "--model-input", "kept/last.ckpt",
-    )  # fmt: skip
+    data = data_of("MVTec", read_only_mvtec_category)
+    common = ("--cpu", *data, "--model-input", "kept/last.ckpt")
     for words, mention in (
         (("--mode", "inference", "--model", "crn"), "--model crn contradicts kept/last.ckpt"),
         (("--model", "crn"), "--model crn contradicts kept/last.ckpt"),
         (("--reconstruction-weight", 1), "--reconstruction-weight works with --model crn only"),
     ):
-        finished = run_main(*common, *words)
-        assert finished.status == 2
-        assert mention in finished.err
+        refuse(run_main(*common, *words), mention)
     more = run_main(*common, "--training-steps", 2, "--adversarial-loss-weight", 0.5)
     assert more.status == 0
     assert "adversarial_loss_weight=0.5" in more.err
@@ -191,23 +170,4 @@ def test_a_checkpoint_says_which_model_it_is(train, run_main, read_only_mvtec_ca
 
 def test_a_divergence_names_the_networks(train) -> None:
     finished = train("--lr", 1e30, "--norm", "none", "--training-steps", 20)
-    assert finished.status == 2
-    assert "generator and discriminator are not finite" in finished.err.splitlines()[-1]
-
-
-def test_two_processes_train_as_one(
-    train, run_train, read_only_mvtec_category: Path, tmp_path: Path
-) -> None:
-    words = ("--norm", "none", "--precision", 32, "--optimizer", "sgd", "--training-steps", 4)
-    assert train(*words, "--checkpoint-path", "one").status == 0
-    together = run_train(
-        *SMALL, *words, "--dataset", "MVTec", "--dataset-path", read_only_mvtec_category,
-        "--checkpoint-path", "two", "--devices", 2, cwd=tmp_path,
-    )  # fmt: skip
-    assert together.returncode == 0, together.stderr
-    one, two = (
-        torch.load(tmp_path / folder / "last.ckpt", weights_only=True)["state_dict"]
-        for folder in ("one", "two")
-    )
-    for name in one:
-        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-6)
+    refuse(finished, "generator and discriminator are not finite")

@@ -63,7 +63,9 @@ def test_losses(train, monkeypatch, tmp_path):
     assert train("whole").status == 0
     spoil_losses(monkeypatch)
     assert_diverged(train("kept"), SPOILT + 1, "the losses of units 0 and 1")
-    assert {path.name for path in (tmp_path / "kept").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert {path.name for path in (tmp_path / "kept").iterdir()} == {
+        "best.ckpt", "last.ckpt", "last-v1.ckpt",
+    }  # fmt: skip
     assert step_of(tmp_path / "kept/last.ckpt") == SPOILT
     assert all(tensor.isfinite().all() for tensor in states(tmp_path / "kept/last.ckpt").values())
     assert step_of(tmp_path / "kept/best.ckpt") == 3

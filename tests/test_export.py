@@ -1,17 +1,16 @@
 """--mode export: the graph gives, without torch, what inference gives."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import data_of, refuse
 from test_inference import write_model
+from test_runs import read_table
 
 from crn.checkpoints.reading import load_model
-from crn.config import SCORES, Network
-from crn.methods.convolution import with_plain_convolutions
-from crn.methods.encoder_decoder import EncoderDecoder
+from crn.config import SCORES
 from datasets.layouts import LAYOUTS
 from datasets.reader import normalize, read_images
 from datasets.samples import list_samples
@@ -20,10 +19,7 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-OUTPUTS = [
-    "anomaly_map", "reconstruction", "score_reconstruction", "score_residual",
-    "score_discrimination",
-]  # fmt: skip
+OUTPUTS = ["anomaly_map", "reconstruction", *(f"score_{name}" for name in SCORES)]
 
 
 def run_graph(path: Path, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -51,7 +47,7 @@ def facts(path: Path) -> dict[str, str]:
 def test_the_graph_scores_as_inference_does(
     run_main, read_only_panorama: Path, tmp_path: Path, model: str, pairs: str, more: tuple
 ) -> None:
-    data = ("--dataset", "Panorama", "--dataset-path", read_only_panorama)
+    data = data_of("Panorama", read_only_panorama)
     trained = run_main(
         *data, "--model", model, "--demo", "--cpu", "--imsize", 16, "--max-network-depth", 3,
         "--training-steps", 4, "--seed", 1, "--pairs", pairs, "--checkpoint-path", "kept", *more,
@@ -71,8 +67,7 @@ def test_the_graph_scores_as_inference_does(
     samples = list_samples(LAYOUTS["Panorama"], read_only_panorama)
     images = normalize(read_images(samples, 16).pixels)
     outputs = run_graph(graph, images.numpy())
-    with (tmp_path / "out/anomaly_scores.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_table(tmp_path / "out/anomaly_scores.csv")
     for name in SCORES:
         expected = [float(row[name]) for row in rows]
         np.testing.assert_allclose(outputs[f"score_{name}"], expected, rtol=1e-4, atol=1e-4)
@@ -89,18 +84,6 @@ def test_the_graph_scores_as_inference_does(
         "checkpoint": "last.ckpt", "image_range": "-1 to 1",
     }.items()  # fmt: skip
     assert f'"weights": "{metadata["weights"]}"' in (tmp_path / "out/metrics.json").read_text()
-
-
-@pytest.mark.parametrize("norm", ["batch", "none"])
-def test_plain_convolutions_compute_the_same(norm: str) -> None:
-    torch.manual_seed(0)
-    network = EncoderDecoder(Network(imsize=32, norm=norm)).double().eval()
-    x = torch.rand(2, 3, 32, 32, dtype=torch.double) * 2 - 1
-    with torch.no_grad():
-        expected = network(x)
-        torch.testing.assert_close(with_plain_convolutions(network)(x), expected)
-    kinds = {type(module).__name__ for module in network.modules()}
-    assert kinds & {"HalvingConv", "NearestConv"} == set()
 
 
 def test_what_was_there_is_renamed(run_main, tmp_path: Path) -> None:
@@ -134,10 +117,7 @@ def test_bad_input(run_main, tmp_path: Path, words: tuple[str, ...], mention: st
     write_model(tmp_path / "model.ckpt", seed=1)
     (tmp_path / "data.ckpt").write_bytes(b"nothing")
     (tmp_path / "folder").mkdir()
-    finished = run_main("--mode", "export", *words)
-    assert finished.status == 2
-    assert mention in finished.err
-    assert len(finished.err.splitlines()) == 1
+    refuse(run_main("--mode", "export", *words), mention)
     assert not (tmp_path / "x.onnx").exists()
 
 
@@ -146,12 +126,9 @@ def test_a_missing_package(run_main, tmp_path: Path, monkeypatch, missing: str) 
     model = write_model(tmp_path / "model.ckpt", seed=1)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else 1)
     finished = run_main("--mode", "export", "--model-input", model, "--export-path", "x.onnx")
-    assert finished.status == 2
-    assert f"needs the package {missing}: pip install -r requirements-export.txt" in finished.err
+    refuse(finished, f"needs the package {missing}: pip install -r requirements-export.txt")
 
 
 def test_export_path_is_of_export_only(run_main, read_only_panorama: Path) -> None:
-    data = ("--dataset", "Panorama", "--dataset-path", read_only_panorama)
-    finished = run_main(*data, "--export-path", "x.onnx")
-    assert finished.status == 2
-    assert "--export-path works with --mode export only" in finished.err
+    finished = run_main(*data_of("Panorama", read_only_panorama), "--export-path", "x.onnx")
+    refuse(finished, "--export-path works with --mode export only")

@@ -1,26 +1,27 @@
 """Inference in this process, with networks too small to know anything: what is written and how."""
 
-import csv
 import json
 import os
 import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, texture, write_image
+from conftest import REPOSITORY, data_of, model_config, refuse, texture, write_image
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
+from test_runs import read_table
 
 from crn.checkpoints.reading import METHOD, load_model
 from crn.checkpoints.writing import write_checkpoint
 from crn.command_line import parse_options
-from crn.config import SCORES
+from crn.config import SCORES, Competition, Network
 from crn.evaluation.maps import AnomalyMaps
 from crn.evaluation.results import Thresholds, read_metrics
 from crn.evaluation.thresholds import thresholds_from_training
@@ -36,12 +37,11 @@ from datasets.samples import list_samples
 def write_model(path: Path, seed: int, units: int = 2) -> Path:
     """A checkpoint to score with: weights as they are before any training."""
     torch.manual_seed(seed)
-    words = ["--dataset", "MVTec", "--dataset-path", "x", "--seed", "1", "--imsize", "8"]
-    words += ["--num-competitive-units", str(units), "--max-network-depth", "2"]
-    config = parse_options(words).model_config()
+    network = Network(imsize=8, max_network_depth=2)
+    config = model_config(network=network, competition=Competition(units))
     state = {METHOD + name: value for name, value in make_method(config).state_dict().items()}
     progress = {"step": 7, "training_seconds": 1.0, "max_roc_auc": 0.5, "best_step": 7, "data": "x"}
-    content = {"state_dict": state, "hyper_parameters": config.as_plain_values()}
+    content = {"state_dict": state, "hyper_parameters": asdict(config)}
     write_checkpoint({**content, "progress": progress}, path)
     return path
 
@@ -52,8 +52,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(model: Path, layout: str, root: Path, *more: object) -> list[str]:
-    words = ["--mode", "inference", "--model-input", model, "--dataset", layout]
-    return [str(word) for word in (*words, "--dataset-path", root, "--cpu", *more)]
+    words = ["--mode", "inference", "--model-input", model, *data_of(layout, root), "--cpu", *more]
+    return [str(word) for word in words]
 
 
 @pytest.fixture
@@ -64,14 +64,10 @@ def score(run_main, model: Path):
         words = arguments(model, layout, root, "--image-output-path", folder, *more)
         finished = run_main(*words)
         assert finished.status == 0, finished.err
-        return read_table(Path(folder)), json.loads(Path(folder, "metrics.json").read_text())
+        table = read_table(Path(folder, "anomaly_scores.csv"))
+        return table, json.loads(Path(folder, "metrics.json").read_text())
 
     return run
-
-
-def read_table(folder: Path) -> list[dict[str, str]]:
-    with (folder / "anomaly_scores.csv").open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def read_map(path: Path) -> np.ndarray:
@@ -226,22 +222,9 @@ def test_names_in_what_is_printed(run_main, model: Path, mvtec_category: Path) -
     assert [row.split()[0] for row in rows] == ["all", "a\\u202eb", "all"]
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
-def test_a_terminal_without_the_letters_of_a_name(
-    model: Path, photographs: Path, tmp_path: Path, encoding: str
-) -> None:
-    words = arguments(model, "Folder", photographs)
-    finished = subprocess.run(
-        [sys.executable, REPOSITORY / "train.py", *words], cwd=tmp_path, capture_output=True,
-        env={**os.environ, "PYTHONIOENCODING": encoding}, check=False,
-    )  # fmt: skip
-    assert finished.returncode == 0, finished.stderr
-    assert rb"\u65e5\u672c.jpg" in finished.stdout
-
-
 @pytest.mark.parametrize(
     ("redirection", "status"),
-    [("| true", 0), ("2>&1 | true", 0), (">&-", 0), ("2>&-", 0), (">/dev/full", 2)],
+    [("| true", 0), ("2>&1 | true", 0), (">/dev/full", 2)],
 )
 def test_nobody_reads_what_is_printed(
     model: Path, photographs: Path, tmp_path: Path, redirection: str, status: int
@@ -266,21 +249,6 @@ def test_a_path_that_is_no_text(score, read_only_mvtec_category: Path, tmp_path:
     _, metrics = score("MVTec", root)
     assert metrics["dataset"]["path"] == str(root)
     assert read_metrics(Path("out/metrics.json")).dataset.path == str(root)
-
-
-def test_all_pairs_and_another_score(score, read_only_mvtec_category: Path) -> None:
-    _, metrics = score(
-        "MVTec", read_only_mvtec_category, "--pairs", "all", "--anomaly-score", "discrimination"
-    )
-    assert metrics["model"]["pairs"] == "all"
-    assert metrics["anomaly_score"] == "discrimination"
-    assert metrics["maps"]["low"] < metrics["maps"]["high"] <= 0
-
-
-def test_metrics_lie_beside_the_table(run_main, model: Path, read_only_road_images: Path) -> None:
-    words = arguments(model, "RoadImages", read_only_road_images)
-    assert run_main(*words, "--anomaly-score-file", "tables/mine.csv").status == 0
-    assert {path.name for path in Path("tables").iterdir()} == {"mine.csv", "metrics.json"}
 
 
 # --- pictures ---
@@ -369,16 +337,6 @@ def test_names_of_pictures_and_maps_do_not_collide() -> None:
     ]
 
 
-def test_a_mask_of_another_size(run_main, model: Path, mvtec_category: Path) -> None:
-    mask = mvtec_category / "ground_truth/hole/001_mask.png"
-    write_image(mask, np.zeros((24, 32), np.uint8))
-    finished = run_main(*arguments(model, "MVTec", mvtec_category, "--image-output-path", "out"))
-    assert finished.status == 2
-    image = mvtec_category / "test/hole/001.png"
-    assert f"{mask}: has 32x24 pixels, but {image} has 24x32" in finished.err
-    assert list(Path("out").iterdir()) == []
-
-
 def test_scores_that_are_not_finite(run_main, tmp_path: Path, read_only_road_images: Path) -> None:
     path = write_model(tmp_path / "large.ckpt", 1)
     content = torch.load(path, weights_only=True)
@@ -387,8 +345,7 @@ def test_scores_that_are_not_finite(run_main, tmp_path: Path, read_only_road_ima
             content["state_dict"][name] = torch.full_like(tensor, 3e38)
     torch.save(content, path)
     finished = run_main(*arguments(path, "RoadImages", read_only_road_images))
-    assert finished.status == 2
-    assert f"{path}: gives scores that are not finite" in finished.err
+    refuse(finished, f"{path}: gives scores that are not finite")
 
 
 # --- images without labels ---
@@ -492,31 +449,22 @@ def test_a_threshold_that_does_not_fit(
     path = Path("spoiled.json")
     path.write_text(json.dumps(metrics))
     finished = run_main(*arguments(model, "Folder", photographs, "--threshold-from", path))
-    assert finished.status == 2
-    assert f"train.py: error: --threshold-from {path}: " in finished.err
-    assert mention in finished.err
+    refuse(finished, f"--threshold-from {path}: ", mention)
     assert len(finished.err) < 1000
     assert not Path("anomaly_scores.csv").exists()
 
 
-@pytest.mark.parametrize("content", [None, b"\xff\xfe", b"[1]", b"{", b"3", b"[" * 100_000])
+@pytest.mark.parametrize("content", [None, b"\xff\xfe", b"[1]", b"{", b"3", b"[" * 100_000, "pipe"])
 def test_a_threshold_from_something_else(
-    run_main, model: Path, photographs: Path, content: bytes | None
+    run_main, model: Path, photographs: Path, content: bytes | str | None
 ) -> None:
     path = Path("thing.json")
-    if content is not None:
+    if content == "pipe":
+        os.mkfifo(path)
+    elif content is not None:
         path.write_bytes(content)
     finished = run_main(*arguments(model, "Folder", photographs, "--threshold-from", path))
-    assert finished.status == 2
-    assert f"--threshold-from {path}: " in finished.err.splitlines()[-1]
-
-
-def test_a_threshold_from_a_pipe(run_main, model: Path, photographs: Path) -> None:
-    os.mkfifo("pipe")
-    finished = run_main(*arguments(model, "Folder", photographs, "--threshold-from", "pipe"))
-    assert finished.err == (
-        "train.py: error: --threshold-from pipe: is no metrics.json of an inference\n"
-    )
+    refuse(finished, f"--threshold-from {path}: ")
 
 
 def test_models_are_told_apart(model: Path, tmp_path: Path) -> None:
@@ -550,37 +498,10 @@ def test_models_are_told_apart(model: Path, tmp_path: Path) -> None:
 def test_refused_flags(
     run_main, model: Path, photographs: Path, words: tuple[str, ...], mention: str
 ) -> None:
-    finished = run_main(*arguments(model, "Folder", photographs, *words))
-    assert finished.status == 2
-    assert mention in finished.err.splitlines()[-1]
+    refuse(run_main(*arguments(model, "Folder", photographs, *words)), mention)
     assert not (photographs / "sub").exists()
 
 
 def test_a_folder_without_labels_cannot_be_trained_on(run_main, photographs: Path) -> None:
-    finished = run_main("--mode", "train", "--dataset", "Folder", "--dataset-path", photographs)
-    assert finished.status == 2
-    assert finished.err == (
-        "train.py: error: --dataset Folder has no labels, so it works with --mode inference only: "
-        "train on one of MVTec, Panorama, RoadImages\n"
-    )
-
-
-def test_on_real_images(score, shared_data: Path, tmp_path: Path) -> None:
-    """A part of MVTec's transistors, from listing to overlays."""
-    whole, part = shared_data / "mvtec/transistor", tmp_path / "transistor"
-    for folder in ("train/good", "test/good", "test/cut_lead", "test/misplaced"):
-        for file in sorted((whole / folder).iterdir())[:3]:
-            (part / folder).mkdir(parents=True, exist_ok=True)
-            shutil.copy(file, part / folder)
-    for defect in ("cut_lead", "misplaced"):
-        shutil.copytree(whole / "ground_truth" / defect, part / "ground_truth" / defect)
-    _, metrics = score("MVTec", part)
-    assert metrics["kinds"].keys() == {"cut_lead", "misplaced"}
-    assert all(0 <= row["pixels"]["aupro"] <= 1 for row in metrics["kinds"].values())
-    with Image.open("out/overlay/misplaced/000.png") as picture:
-        assert picture.size == (256, 256)
-        cyan = (np.asarray(picture) == (0, 230, 255)).all(2)
-    with Image.open(part / "ground_truth/misplaced/000_mask.png") as file:
-        mask = np.asarray(file) > 0
-    assert cyan.sum() > 400
-    assert not (cyan & ~mask).any()
+    why = "has no labels, so it works with --mode inference only: train on one of MVTec, Panorama"
+    refuse(run_main("--mode", "train", *data_of("Folder", photographs)), why)

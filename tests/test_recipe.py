@@ -1,48 +1,31 @@
 """The balanced recipe: the control of the game, standardised maps, local contrast, pooling."""
 
-import csv
 import json
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import smooth_images
+from conftest import data_of, model_config, refuse, smooth_images
 from scipy.ndimage import gaussian_filter
+from test_runs import read_table
 
 from crn.checkpoints.reading import read_checkpoint
 from crn.command_line import parse_options
-from crn.config import (
-    RECIPES,
-    SCORES,
-    Adversarial,
-    Competition,
-    ModelConfig,
-    Network,
-    Optimization,
-    Scoring,
-)
+from crn.config import RECIPES, SCORES, Competition, Network, Scoring
 from crn.methods import make_method
 from crn.methods.anomaly_maps import AnomalyMapScorer
 from crn.methods.competition import BALANCE_RATE
 from crn.methods.contrast import LocalContrast
 
 SMALL = (
-    "--cpu", "--precision", 32, "--imsize", 16, "--max-network-depth", 3, "--batch-size", 8,
+    "--precision", 32, "--imsize", 16, "--max-network-depth", 3, "--batch-size", 8,
     "--num-competitive-units", 2, "--width", 16, "--seed", 1,
 )  # fmt: skip
 
 
-def config(**groups: Any) -> ModelConfig:
-    parts = {
-        "network": Network(imsize=8, max_network_depth=2),
-        "competition": Competition(2),
-        "adversarial": Adversarial(),
-        "optimization": Optimization(),
-        "scoring": Scoring(),
-    }
-    return ModelConfig("crn", **parts | groups, seed=1)
+config = partial(model_config, network=Network(imsize=8, max_network_depth=2))
 
 
 # --- the game ---
@@ -156,7 +139,7 @@ def test_local_contrast_by_hand() -> None:
 
 
 def test_a_recipe_is_a_set_of_defaults_and_what_is_typed_wins() -> None:
-    data = ("--dataset", "MVTec", "--dataset-path", "somewhere")
+    data = data_of("MVTec", "somewhere")
     published = parse_options(data).values()
     balanced = parse_options([*data, "--recipe", "balanced"]).values()
     assert {n for n in published if published[n] != balanced[n]} == {
@@ -168,32 +151,36 @@ def test_a_recipe_is_a_set_of_defaults_and_what_is_typed_wins() -> None:
 
 
 @pytest.fixture
-def trained(run_main, easy_set: Path, tmp_path: Path) -> tuple[Path, dict[str, str]]:
+def use(run_main, easy_set: Path):
+    """Run the program on `easy_set`, or other data, and expect that it succeeds."""
+
+    def run(*words: object, data: tuple[str, ...] = ()) -> None:
+        finished = run_main("--cpu", *(data or data_of("Panorama", easy_set)), *words)
+        assert finished.status == 0, finished.err
+
+    return run
+
+
+@pytest.fixture
+def trained(use, tmp_path: Path) -> tuple[Path, dict[str, str]]:
     """A balanced training, and the last row of its metrics."""
-    finished = run_main(
+    use(
         *SMALL, "--recipe", "balanced", "--training-steps", 60, "--lr", 1e-3,
         "--validation-interval", 30, "--checkpoint-path", "kept",
-        "--dataset", "Panorama", "--dataset-path", easy_set,
     )  # fmt: skip
-    assert finished.status == 0, finished.err
-    rows = list(csv.DictReader((tmp_path / "logged_metrics/version_0/metrics.csv").open()))
+    rows = read_table(tmp_path / "logged_metrics/version_0/metrics.csv")
     ks = [float(row["balance/k"]) for row in rows if row["balance/k"]]
     assert all(0 <= k <= 1 for k in ks)
     return tmp_path / "kept/last.ckpt", rows[-1]
 
 
 def test_the_recipe_detects_and_travels_with_the_checkpoint(
-    run_main,
-    trained,
-    easy_set: Path,
-    tmp_path: Path,
+    use, trained, easy_set: Path, tmp_path: Path
 ) -> None:
     checkpoint, last = trained
     assert float(last["metrics/roc_auc"]) > 0.9
-    data = ("--dataset", "Panorama", "--dataset-path", easy_set)
-    score = ("--mode", "inference", "--cpu", "--model-input", checkpoint)
-    scored = run_main(*score, *data, "--image-output-path", "out", "--save-maps")
-    assert scored.status == 0, scored.err
+    score = ("--mode", "inference", "--model-input", checkpoint)
+    use(*score, "--image-output-path", "out", "--save-maps")
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())
     assert (metrics["maps"]["kind"], metrics["maps"]["pooling"]) == ("centred", "top")
     assert metrics["model"]["pairs"] == "lowest"
@@ -202,17 +189,14 @@ def test_the_recipe_detects_and_travels_with_the_checkpoint(
             float(last[f"metrics/roc_auc_{name}"]), abs=1e-6
         )
     # Without the training images the same scores, by the statistics in the checkpoint.
-    folder = ("--dataset", "Folder", "--dataset-path", easy_set / "bad_ones")
-    alone = run_main(
-        *score, *folder, "--threshold-from", "out/metrics.json", "--anomaly-score-file", "bad.csv"
-    )
-    assert alone.status == 0, alone.err
+    given = ("--threshold-from", "out/metrics.json", "--anomaly-score-file", "bad.csv")
+    use(*score, *given, data=data_of("Folder", easy_set / "bad_ones"))
     whole = {
         row["file"].rpartition("/")[2]: row
-        for row in csv.DictReader((tmp_path / "out/anomaly_scores.csv").open())
+        for row in read_table(tmp_path / "out/anomaly_scores.csv")
         if row["label"] == "1"
     }
-    for row in csv.DictReader((tmp_path / "bad.csv").open()):
+    for row in read_table(tmp_path / "bad.csv"):
         expected = whole[row["file"].rpartition("/")[2]]
         assert float(row["reconstruction"]) == pytest.approx(
             float(expected["reconstruction"]), rel=1e-5
@@ -220,22 +204,14 @@ def test_the_recipe_detects_and_travels_with_the_checkpoint(
         assert row["decision"] == expected["decision"]
 
 
-def test_going_on_keeps_the_recipe(run_main, trained, easy_set: Path, tmp_path: Path) -> None:
-    data = ("--dataset", "Panorama", "--dataset-path", easy_set)
-    finished = run_main(
-        "--cpu", "--model-input", trained[0], *data, "--training-steps", 62,
-        "--checkpoint-path", "more",
-    )  # fmt: skip
-    assert finished.status == 0, finished.err
+def test_going_on_keeps_the_recipe(use, run_main, trained, easy_set: Path, tmp_path: Path) -> None:
+    going_on = ("--model-input", trained[0], "--training-steps", 62, "--checkpoint-path", "more")
+    use(*going_on)
     after = read_checkpoint(tmp_path / "more/last.ckpt")
     assert after.config.recipe == "balanced"
     assert after.content["state_dict"]["method.map_scorer.step"] == 62
-    refused = run_main(
-        "--cpu", "--model-input", trained[0], *data, "--training-steps", 64,
-        "--recipe", "published",
-    )  # fmt: skip
-    assert refused.status == 2
-    assert "--recipe published contradicts" in refused.err
+    finished = run_main(*data_of("Panorama", easy_set), *going_on, "--recipe", "published")
+    refuse(finished, "--recipe published contradicts")
 
 
 @pytest.mark.parametrize(
@@ -248,16 +224,13 @@ def test_going_on_keeps_the_recipe(run_main, trained, easy_set: Path, tmp_path: 
     ],
 )
 def test_statistics_are_of_the_maps_that_they_were_made_with(
-    run_main,
-    trained,
-    easy_set: Path,
-    words: tuple,
-    message: str | None,
+    run_main, use, trained, easy_set: Path, words: tuple, message: str | None
 ) -> None:
-    data = ("--dataset", "Panorama", "--dataset-path", easy_set)
-    finished = run_main("--mode", "inference", "--cpu", "--model-input", trained[0], *data, *words)
-    assert finished.status == (2 if message else 0), finished.err
-    assert message is None or message in finished.err
+    score = ("--mode", "inference", "--model-input", trained[0], *words)
+    if message:
+        refuse(run_main(*data_of("Panorama", easy_set), *score), message)
+    else:
+        use(*score)
 
 
 def test_standardised_maps_need_a_training_with_them(
@@ -265,29 +238,18 @@ def test_standardised_maps_need_a_training_with_them(
 ) -> None:
     finished = run_main(
         "--mode", "inference", "--cpu", "--model-input", trained_models["crn"],
-        "--dataset", "Panorama", "--dataset-path", read_only_panorama, "--maps", "standardised",
+        *data_of("Panorama", read_only_panorama), "--maps", "standardised",
     )  # fmt: skip
-    assert finished.status == 2
-    assert "holds no statistics of normal images; train with --maps standardised" in finished.err
+    refuse(finished, "holds no statistics of normal images; train with --maps standardised")
 
 
-def test_a_plain_autoencoder_from_training_to_scores(
-    run_main,
-    easy_set: Path,
-    tmp_path: Path,
-) -> None:
-    data = ("--dataset", "Panorama", "--dataset-path", easy_set)
+def test_a_plain_autoencoder_from_training_to_scores(use, tmp_path: Path) -> None:
     small = [word for word in SMALL if word not in ("--num-competitive-units", 2)]
-    finished = run_main(
-        *small, *data, "--model", "autoencoder", "--recipe", "balanced", "--lr", 1e-3,
+    use(
+        *small, "--model", "autoencoder", "--recipe", "balanced", "--lr", 1e-3,
         "--training-steps", 60, "--checkpoint-path", "kept",
     )  # fmt: skip
-    assert finished.status == 0, finished.err
-    scored = run_main(
-        "--mode", "inference", "--cpu", "--model-input", "kept/last.ckpt", *data,
-        "--anomaly-score-file", "scores.csv",
-    )  # fmt: skip
-    assert scored.status == 0, scored.err
+    use("--mode", "inference", "--model-input", "kept/last.ckpt", "--anomaly-score-file", "s.csv")
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["model"]["method"] == "autoencoder"
     assert metrics["scores"]["reconstruction"]["auroc"] > 0.9

@@ -192,15 +192,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
             "one: train again, or use that version"
         )
     progress = content["progress"]
-    if not has(progress, _PROGRESS):
-        raise UserError(f"{path}: not a checkpoint of this program")
     if not (
-        0 <= progress["step"] <= MANY
+        has(progress, _PROGRESS)
+        and 0 <= progress["step"] <= MANY
         and 0 <= progress["best_step"] <= progress["step"]
         and -1 <= progress["max_roc_auc"] <= 1
         and 0 <= progress["training_seconds"] < math.inf
     ):
-        raise UserError(f"{path}: its progress is out of range; it is damaged")
+        raise UserError(f"{path}: its progress is wrong; it is damaged")
     try:
         config = ModelConfig.from_plain_values(content["hyper_parameters"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -289,12 +288,12 @@ def check_state(path: Path, state: dict[str, Any], expected: dict[str, Tensor]) 
     """
     wrong = sorted(
         expected.keys() ^ state.keys()
-        or {n for n, like in expected.items() if not fits(state[n], like.shape, like.dtype)}
+        or {n for n, like in expected.items() if not fits(state[n], like.shape, like.dtype)},
+        key=str,
     )
     if wrong:
-        raise UserError(
-            f"{path}: its weights do not fit its options (first: {shortened(wrong[0])})"
-        )
+        first = shortened(str(wrong[0]))
+        raise UserError(f"{path}: its weights do not fit its options (first: {first})")
     if not all(map(is_finite, state.values())):
         raise UserError(f"{path}: holds weights that are not finite; the training diverged")
 

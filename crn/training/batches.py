@@ -51,14 +51,9 @@ class TrainingBatches:
     def _indices(self, step: int) -> np.ndarray:
         count = len(self.pixels)
         size = min(self.batch_size, count)
-        position = step * size + np.arange(size)
-        epochs = np.unique(position // count)
-        return np.concatenate(
-            [
-                _order(self.seed, int(e), count)[position[position // count == e] % count]
-                for e in epochs
-            ]
-        )
+        epochs, places = np.divmod(step * size + np.arange(size), count)
+        each = zip(epochs.tolist(), places, strict=True)
+        return np.array([_order(self.seed, epoch, count)[place] for epoch, place in each])
 
 
 @lru_cache(maxsize=2)

@@ -1,6 +1,5 @@
 """What happens around the training steps: progress, checkpoints, signals, pictures."""
 
-import copy
 import logging
 import signal
 import time
@@ -10,7 +9,6 @@ from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from tqdm import tqdm
 
@@ -34,37 +32,14 @@ SECONDS_TO_WRITE_GUESSED = 0.1
 GRID_IMAGES = 8
 
 
-class WholeCheckpoints(TorchCheckpointIO):
-    """Lightning's checkpoint files through this program's own writer and reader."""
-
-    def __init__(self, resumed: dict[str, Any] | None = None) -> None:
-        """Keep what training goes on from, as `read_training` gives it."""
-        self._resumed = resumed
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options=None) -> None:  # noqa: ARG002
-        """Write ``checkpoint`` whole or not at all."""
-        write_checkpoint(checkpoint, Path(path))
-
-    def load_checkpoint(self, path: Any, map_location="cpu", weights_only=True) -> dict[str, Any]:  # noqa: ARG002
-        """What training goes on from, which has been read; Lightning's own counters start anew."""
-        assert self._resumed is not None
-        # The tensors are those of the file, until they are copied; models copy, optimizers do not.
-        states = copy.deepcopy(self._resumed["optimizer_states"])
-        return {
-            **self._resumed,
-            "optimizer_states": states,
-            "lr_schedulers": [],
-            "pytorch-lightning_version": pl.__version__,
-        }
-
-
 class Checkpoints(pl.Callback):
     """Keep best.ckpt, of the highest validation AUROC so far, and last.ckpt.
 
     last.ckpt is written at least every ten minutes (oftener where that takes less than a hundredth
-    of the time), and when the training ends or is stopped: between two steps, when all that belongs
-    to the one before, a validation among it, is done. So a resumed training goes on exactly as this
-    one would have. A state that is not finite replaces neither file.
+    of the time), before best.ckpt, and when the training ends or is stopped: between two steps,
+    when all that belongs to the one before, a validation among it, is done. So a resumed training
+    goes on exactly as this one would have, and its best state so far is not one that is still to
+    come. A state that is not finite replaces neither file.
     """
 
     def __init__(self, folder: Path, mine: Collection[Path] = ()) -> None:
@@ -83,6 +58,7 @@ class Checkpoints(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Save where this validation was the best so far."""
         if module_of(trainer).is_best:
+            self.save_last(trainer)
             self._save(trainer, self.best)
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -128,7 +104,7 @@ class Checkpoints(pl.Callback):
             set_aside(path)
             self._mine.add(path)
         start = time.monotonic()
-        trainer.save_checkpoint(path)
+        write_checkpoint(model.checkpoint(), path)
         self._seconds_to_write = time.monotonic() - start
 
 
@@ -199,7 +175,7 @@ class StopOnSignal(pl.Callback):
             raise StoppedAtOnce(number)
 
 
-class StepProgress(pl.callbacks.ProgressBar):
+class StepProgress(pl.Callback):
     """One bar over all training steps, with the latest losses and AUROC."""
 
     _SHOWN: ClassVar = {
@@ -210,25 +186,14 @@ class StepProgress(pl.callbacks.ProgressBar):
     }
 
     def __init__(self, training_steps: int) -> None:
-        super().__init__()
         self._steps = training_steps
         self._bar: tqdm | None = None
-        self._is_enabled = True
-
-    def disable(self) -> None:
-        """Show nothing; Lightning calls this on all processes but the first."""
-        self._is_enabled = False
-
-    def enable(self) -> None:
-        """Show the bar."""
-        self._is_enabled = True
 
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Open the bar at the step where the training starts or goes on."""
         # None: no bar where the output is not a terminal, so that log files stay readable.
-        disabled = None if self._is_enabled else True
         self._bar = tqdm(
-            total=self._steps, initial=module_of(trainer).step, unit="step", disable=disabled
+            total=self._steps, initial=module_of(trainer).step, unit="step", disable=None
         )
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -247,8 +212,7 @@ class StepProgress(pl.callbacks.ProgressBar):
 
     def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Say the AUROC in words where there is no bar to show it."""
-        bar = self._bar
-        if bar is not None and bar.disable and self._is_enabled:
+        if self._bar is not None and self._bar.disable:
             metrics = trainer.callback_metrics
             log.info(
                 "step %d/%d: AUROC %.3f, best so far %.3f",
@@ -286,7 +250,7 @@ class PictureGrids(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Write a grid where the interval is over."""
         model = module_of(trainer)
-        if model.step % self.interval or not trainer.is_global_zero:
+        if model.step % self.interval:
             return
         model.eval()
         with torch.no_grad():

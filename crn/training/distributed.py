@@ -1,10 +1,11 @@
 """What processes that train together exchange: weights once, then one all-reduce for every step."""
 
+import os
 import random
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import pytorch_lightning as pl
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, distributed
 
 from crn.errors import UserError
-from crn.training.processes import known_to_children
+from crn.training.processes import STARTED_BY
 
 T = TypeVar("T")
 
@@ -50,11 +51,6 @@ class UnwrappedDDPStrategy(pl.strategies.DDPStrategy):
             )
         for tensor in model.state_dict().values():
             distributed.broadcast(tensor, src=0)
-
-    def barrier(self, name: str | None = None) -> None:
-        """Wait for all processes, but for process 0 alone where it stores a checkpoint."""
-        if name != "Trainer.save_checkpoint":
-            super().barrier(name)
 
 
 def is_several() -> bool:
@@ -131,21 +127,17 @@ def no_process_left(trainer: pl.Trainer, *agreed: type[BaseException]) -> Iterat
             so end by themselves.
     """
     together = False
+    os.environ[STARTED_BY] = str(os.getpid())
     try:
-        with known_to_children():
-            yield
+        yield
         together = True
     except agreed as exception:
         together = type(exception) in agreed
         raise
     finally:
+        del os.environ[STARTED_BY]
         for process in getattr(trainer.strategy.launcher, "procs", ()):
-            _end(process, patience=_PATIENCE if together else 0)
-
-
-def _end(process: subprocess.Popen, patience: float) -> None:
-    try:
-        process.wait(patience)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_PATIENCE if together else 0)
+            process.kill()  # does nothing where it has ended
+            process.wait()

@@ -41,7 +41,6 @@ class MetricsLogger(pl.loggers.logger.Logger):
         """N of version_N."""
         return self._version
 
-    @pl.utilities.rank_zero_only
     def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
         """Write hparams.yaml.
 
@@ -51,7 +50,6 @@ class MetricsLogger(pl.loggers.logger.Logger):
         with written_whole(self.folder / "hparams.yaml", "w", encoding="utf-8") as file:
             yaml.safe_dump(params, file)
 
-    @pl.utilities.rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add a row.
 

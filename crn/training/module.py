@@ -1,5 +1,7 @@
 """The training of any method as a LightningModule."""
 
+import copy
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -16,7 +18,7 @@ from crn.methods import Losses, Method, Scored, make_method
 from crn.methods.scores import Maps
 from crn.system.hardware import is_finite
 from crn.training.distributed import StopRequest, average_, gather, is_several, seed_dropout
-from crn.training.optimizers import learning_rate, make_optimizer, set_learning_rate
+from crn.training.optimizers import learning_rate, make_optimizer
 
 # Training steps between two rows of losses in the logs; reading a loss makes a GPU wait.
 LOG_INTERVAL = 10
@@ -41,7 +43,6 @@ class TrainingModule(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.config = config
-        self.save_hyperparameters(config.as_plain_values(), logger=False)
         self.method: Method = make_method(config)
         self.step = 0
         self.max_roc_auc = -1.0
@@ -51,6 +52,7 @@ class TrainingModule(pl.LightningModule):
         # Gives the training images that this process measures; the data of the training set it.
         self.normal_images: Callable[[], Iterable[Tensor]] = tuple
         self._networks = list(self.method.networks.values())
+        self._optimizer_states: list[dict[str, Any]] = []
         self._seconds_before = 0.0
         self._fit_start = time.monotonic()
         # The sum of all losses since they were last looked at: what is not finite stays in it.
@@ -70,7 +72,11 @@ class TrainingModule(pl.LightningModule):
     def configure_optimizers(self) -> list[Optimizer]:
         """One optimizer for every network."""
         config = self.config.optimization
-        return [make_optimizer(config, network.parameters()) for network in self._networks]
+        optimizers = [make_optimizer(config, network.parameters()) for network in self._networks]
+        for optimizer, state in zip(optimizers, self._optimizer_states, strict=False):
+            optimizer.load_state_dict(state)
+        self._optimizer_states = []
+        return optimizers
 
     def training_step(self, batch: Tensor, batch_idx: int) -> None:  # noqa: ARG002
         """Update the networks of this step with one batch."""
@@ -86,7 +92,8 @@ class TrainingModule(pl.LightningModule):
         optimizers: list[Any] = known if isinstance(known, list) else [known]
         lr = learning_rate(self.config.optimization, self.step)
         for network in trained:
-            set_learning_rate(optimizers[network], lr)
+            for group in optimizers[network].param_groups:
+                group["lr"] = lr
             optimizers[network].step()
             optimizers[network].zero_grad()
         self.method.remember(trained, losses)
@@ -128,8 +135,8 @@ class TrainingModule(pl.LightningModule):
         copies, random_state = [value.clone() for value in buffers], torch.get_rng_state()
 
         def put_back() -> None:
-            for value, copy in zip(buffers, copies, strict=True):
-                value.copy_(copy)
+            for value, before in zip(buffers, copies, strict=True):
+                value.copy_(before)
             torch.set_rng_state(random_state)
 
         return put_back
@@ -239,22 +246,30 @@ class TrainingModule(pl.LightningModule):
         """Start the clock."""
         self._fit_start = time.monotonic()
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what Lightning does not save, as plain values and tensors."""
-        checkpoint["progress"] = {
-            "step": self.step,
-            "training_seconds": self.training_seconds,
-            "max_roc_auc": self.max_roc_auc,
-            "best_step": self.best_step,
-            "data": self.data,
-        }
-        checkpoint["random_state"] = {
-            "cpu": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    def checkpoint(self) -> dict[str, Any]:
+        """All that a training goes on from, as plain values and tensors."""
+        return {
+            "hyper_parameters": dataclasses.asdict(self.config),
+            "state_dict": self.state_dict(),
+            "optimizer_states": [each.state_dict() for each in self.trainer.optimizers],
+            "progress": {
+                "step": self.step,
+                "training_seconds": self.training_seconds,
+                "max_roc_auc": self.max_roc_auc,
+                "best_step": self.best_step,
+                "data": self.data,
+            },
+            "random_state": {
+                "cpu": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            },
         }
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the training where the checkpoint left it."""
+    def go_on_from(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the training where the checkpoint left it; before Lightning has set it up."""
+        self.load_state_dict(checkpoint["state_dict"])
+        # Optimizers would go on in the memory of the file.
+        self._optimizer_states = copy.deepcopy(checkpoint["optimizer_states"])
         progress = checkpoint["progress"]
         self.step = progress["step"]
         self.max_roc_auc = progress["max_roc_auc"]

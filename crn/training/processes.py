@@ -8,8 +8,6 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
     from lightning_fabric.plugins import environments
 
 # In the environment of the processes that process 0 of a machine has started: its number.
-_STARTED_BY = "CRN_STARTED_BY"
+STARTED_BY = "CRN_STARTED_BY"
 
 
 @dataclass(frozen=True)
@@ -30,13 +28,11 @@ class Place:
 
     Attributes:
         rank: its number among all of them, from 0.
-        local_rank: its number among those of its machine.
         count: how many there are on all machines.
         environment: what has started them, in Lightning's terms; None for a process alone.
     """
 
     rank: int = 0
-    local_rank: int = 0
     count: int = 1
     environment: "environments.ClusterEnvironment | None" = None
 
@@ -59,36 +55,32 @@ def find_place(run: Run) -> Place:
             raise UserError(f"torchrun has started {others} processes, but {asked}")
         return Place()
     try:
-        environment, external = _environment(run)
-        local_rank = environment.local_rank()
-        if external:
-            rank, started = environment.global_rank(), environment.world_size()
-        else:
-            rank, started = environment.node_rank() * run.devices + local_rank, count
+        environment = _environment(run)
+        rank, local_rank = environment.global_rank(), environment.local_rank()
     except (KeyError, ValueError, RuntimeError) as error:
         raise UserError(f"cannot tell which of the processes this is: {error}") from None
-    if started != count:
+    if (started := environment.world_size()) != count:
         raise UserError(f"{asked}, but {type(environment).__name__} knows of {started}")
     if rank >= count or local_rank >= run.devices:
         raise UserError(f"{asked}, of which this one cannot be number {rank}, from 0")
-    return Place(rank, local_rank, count, environment)
+    return Place(rank, count, environment)
 
 
-def _environment(run: Run) -> tuple["environments.ClusterEnvironment", bool]:
-    """What has started the processes, and whether that is known to it rather than to this program.
+def _environment(run: Run) -> "environments.ClusterEnvironment":
+    """What has started the processes: if neither torchrun nor a cluster has, this program does.
 
     The order is Lightning's: torchrun may itself run inside a cluster.
     """
     from lightning_fabric.plugins import environments
 
     if environments.TorchElasticEnvironment.detect():
-        return environments.TorchElasticEnvironment(), True
+        return environments.TorchElasticEnvironment()
     if environments.SLURMEnvironment.detect():
         # This program stops on a signal and resumes in its own way.
-        return environments.SLURMEnvironment(auto_requeue=False), True
+        return environments.SLURMEnvironment(auto_requeue=False)
     for kind in (environments.LSFEnvironment, environments.MPIEnvironment):
         if kind.detect():
-            return kind(), True
+            return kind()
     if run.num_nodes > 1:
         missing = {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK"} - os.environ.keys()
         if missing:
@@ -96,7 +88,10 @@ def _environment(run: Run) -> tuple["environments.ClusterEnvironment", bool]:
                 f"--num-nodes {run.num_nodes} needs {' and '.join(sorted(missing))} in the "
                 "environment, or torchrun or a cluster that starts the processes"
             )
-    return environments.LightningEnvironment(), False
+    mine = environments.LightningEnvironment()
+    mine.set_world_size(run.devices * run.num_nodes)
+    mine.set_global_rank(mine.node_rank() * run.devices + mine.local_rank())
+    return mine
 
 
 def choose_seed(run: Run, place: Place) -> int:
@@ -108,7 +103,7 @@ def choose_seed(run: Run, place: Place) -> int:
     # A checkpoint brings its own seed, which replaces any.
     if place.count == 1 or run.model_input is not None:
         return random.SystemRandom().randrange(2**32)
-    if _STARTED_BY in os.environ:
+    if STARTED_BY in os.environ:
         return int(os.environ["PL_GLOBAL_SEED"])
     assert place.environment is not None
     if run.num_nodes > 1 or place.environment.creates_processes_externally:
@@ -119,19 +114,9 @@ def choose_seed(run: Run, place: Place) -> int:
     return random.SystemRandom().randrange(2**32)
 
 
-@contextmanager
-def known_to_children() -> Iterator[None]:
-    """Let the processes that this one starts meanwhile know it."""
-    os.environ[_STARTED_BY] = str(os.getpid())
-    try:
-        yield
-    finally:
-        del os.environ[_STARTED_BY]
-
-
 def end_with_parent() -> None:
     """See to it that this process ends when process 0, which has started it, is gone."""
-    parent = os.environ.get(_STARTED_BY)
+    parent = os.environ.get(STARTED_BY)
     if parent is not None:
         threading.Thread(target=_watch, args=(int(parent),), daemon=True).start()
 

@@ -1,7 +1,6 @@
 """What a training goes on from, and where its best state so far is."""
 
-import shutil
-from dataclasses import replace
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from torch.nn import Parameter
 from crn.checkpoints.reading import (
     METHOD,
     Checkpoint,
-    below,
     check_state,
     empty_method,
     fits,
@@ -22,7 +20,6 @@ from crn.checkpoints.reading import (
 from crn.config import ModelConfig
 from crn.errors import UserError
 from crn.methods import Method
-from crn.system.files import written_whole
 from crn.system.hardware import is_finite
 from crn.training.optimizers import make_optimizer
 
@@ -47,86 +44,33 @@ def read_training(path: Path) -> Checkpoint:
     if not has(content, _TRAINING_PARTS):
         raise UserError(f"{path}: holds no training state, so training cannot go on from it")
     method = empty_method(config)
-    state = below(content["state_dict"], METHOD)
-    check_state(path, state, method.state_dict())
-    if len(state) != len(content["state_dict"]):
-        raise UserError(f"{path}: holds weights of nothing that it should have; it is damaged")
+    expected = {METHOD + name: value for name, value in method.state_dict().items()}
+    check_state(path, content["state_dict"], expected)
     _check_random_state(path, content["random_state"])
-    kept = {
-        "progress": content["progress"],
-        "random_state": content["random_state"],
-        "state_dict": content["state_dict"],
-        "optimizer_states": _optimizer_states(path, content["optimizer_states"], config, method),
-    }
-    return Checkpoint(path, kept, config)
-
-
-def without_best(checkpoint: Checkpoint) -> Checkpoint:
-    """The same, as if no validation had been."""
-    progress = checkpoint.progress | {"max_roc_auc": -1.0, "best_step": 0}
-    return Checkpoint(
-        checkpoint.path, {**checkpoint.content, "progress": progress}, checkpoint.config
-    )
+    kept = {name: content[name] for name in ("progress", "random_state", "state_dict")}
+    states = _optimizer_states(path, content["optimizer_states"], config, method)
+    return Checkpoint(path, kept | {"optimizer_states": states}, config)
 
 
 def best_state_of(checkpoint: Checkpoint) -> Path | None:
     """The file with the best state that a training had until its checkpoint, if there is one.
 
-    It is the checkpoint itself, or best.ckpt beside it.
+    It is best.ckpt beside it, or the checkpoint itself.
     """
-    if checkpoint.progress["step"] == checkpoint.progress["best_step"]:
-        return checkpoint.path
-    path = checkpoint.path.with_name(BEST)
-    theirs, mine = _progress(path), checkpoint.progress
+    mine, path = checkpoint.progress, checkpoint.path.with_name(BEST)
+    try:
+        theirs = read_checkpoint(path).progress
+    except UserError:
+        theirs = {"step": None}
     same = ("max_roc_auc", "best_step", "data")
-    is_it = theirs["step"] == mine["best_step"] and all(theirs[name] == mine[name] for name in same)
-    return path if is_it else None
-
-
-def is_ahead(path: Path, checkpoint: Checkpoint, config: ModelConfig, data: str) -> bool:
-    """Whether a file has a better state of the same training, which it will reach again.
-
-    So it is where a run was killed after a validation and before last.ckpt was written again.
-
-    Args:
-        path: the file.
-        checkpoint: what the training goes on from.
-        config, data: how it goes on, and its test images.
-    """
-    try:
-        other = read_checkpoint(path)
-    except UserError:
-        return False
-    theirs, mine = other.progress, checkpoint.progress
-    return (
-        theirs["step"] > mine["step"]
-        and theirs["max_roc_auc"] > mine["max_roc_auc"]
-        and theirs["data"] == data
-        and replace(other.config, optimization=config.optimization) == config
-    )
-
-
-def _progress(path: Path) -> dict[str, Any]:
-    """That of a checkpoint; of one at step 0 where there is none that can be read."""
-    try:
-        return read_checkpoint(path).progress
-    except UserError:
-        return {"step": 0, "max_roc_auc": -1.0, "best_step": 0, "data": ""}
+    if theirs["step"] == mine["best_step"] and all(theirs[name] == mine[name] for name in same):
+        return path
+    return checkpoint.path if mine["step"] == mine["best_step"] else None
 
 
 def is_same_file(one: Path, other: Path) -> bool:
     """Whether both are there and are one file."""
     return one.exists() and other.exists() and one.samefile(other)
-
-
-def copy_checkpoint(source: Path, path: Path) -> None:
-    """Copy a file so that under ``path`` there is all of it or nothing.
-
-    Raises:
-        UserError: the system refuses to.
-    """
-    with open(source, "rb") as file, written_whole(path) as copied:
-        shutil.copyfileobj(file, copied)
 
 
 def _check_random_state(path: Path, state: dict[str, Any]) -> None:
@@ -152,42 +96,35 @@ def _optimizer_states(
     Raises:
         UserError: they are not those of the networks' optimizers.
     """
-    networks = list(method.networks.values())
-    if len(states) != len(networks):
+    shapes = [[each.shape for each in net.parameters()] for net in method.networks.values()]
+    examples = [_example_of_optimizer(config, len(each)) for each in shapes]
+    if len(states) != len(examples) or not all(map(_is_state_of, states, examples, shapes)):
         raise UserError(f"{path}: its optimizer states do not fit its options; it is damaged")
     return [
-        _optimizer_state(path, state, config, [p.shape for p in network.parameters()])
-        for state, network in zip(states, networks, strict=True)
+        {"state": state["state"], "param_groups": example["param_groups"]}
+        for state, example in zip(states, examples, strict=True)
     ]
 
 
-def _optimizer_state(
-    path: Path, state: Any, config: ModelConfig, shapes: list[torch.Size]
-) -> dict[str, Any]:
-    example = _example_of_optimizer(config, len(shapes))
+def _is_state_of(state: Any, example: dict[str, Any], shapes: list[torch.Size]) -> bool:
+    """Whether a state is like an example, but of parameters of these shapes."""
 
     def agrees(value: Any, like: Tensor | None, shape: torch.Size) -> bool:
         if like is None:
             return value is None
         # One figure for the whole parameter, or one for each of its numbers.
-        right = fits(value, shape if like.ndim else like.shape, like.dtype)
-        return right and is_finite(value)
+        return fits(value, shape if like.ndim else like.shape, like.dtype) and is_finite(value)
 
-    if not (
-        has(state, {"state": dict})
-        and state["state"].keys() <= example["state"].keys()
-        and all(
-            isinstance(buffers, dict)
-            and buffers.keys() == example["state"][index].keys()
-            and all(
-                agrees(buffers[name], like, shapes[index])
-                for name, like in example["state"][index].items()
-            )
-            for index, buffers in state["state"].items()
+    def belongs(index: Any, buffers: Any) -> bool:
+        expected = example["state"].get(index)
+        return (
+            expected is not None
+            and has(buffers, {})
+            and buffers.keys() == expected.keys()
+            and all(agrees(buffers[name], like, shapes[index]) for name, like in expected.items())
         )
-    ):
-        raise UserError(f"{path}: its optimizer states do not fit its options; it is damaged")
-    return {"state": state["state"], "param_groups": example["param_groups"]}
+
+    return has(state, {"state": dict}) and all(starmap(belongs, state["state"].items()))
 
 
 def _example_of_optimizer(config: ModelConfig, parameters: int) -> dict[str, Any]:
