@@ -26,7 +26,7 @@ from crn.experiments.tables.baselines import (
     scores_of_maps,
 )
 from crn.experiments.tables.pages import write_results
-from crn.experiments.tables.summary import BASELINES, summarize
+from crn.experiments.tables.summary import BASELINES, Summary
 from crn.experiments.tables.trainings import DataSet, Grid, Method, Result, Run, swing
 from tables import main
 
@@ -270,7 +270,7 @@ def test_means_deviations_and_averages(tmp_path: Path) -> None:
         screw: BASELINE_AUROCS | {"contrast": 1.0},
         wood: "unreadable",
     }
-    summary = summarize(grid, baselines)
+    summary = Summary(grid, baselines)
     assert summary.averages(crn) == pytest.approx([0.7, 0.75])  # without wood
     assert summary.averages(dagan) == [0.65]
     assert summary.best_baseline(screw) == ("contrast", 1.0)
