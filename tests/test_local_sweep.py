@@ -18,19 +18,12 @@ from typing import Any
 import pytest
 import yaml
 from conftest import REPOSITORY, Finished
-from experiments import (
-    CATEGORIES,
-    METRIC,
-    SEARCH,
-    in_process,
-    processes,
-    rows_of,
-    wait_for,
-)
+from experiments import CATEGORIES, METRIC, SEARCH, in_process, processes, rows_of, wait_for
 
 from crn.command_line import parse_options
 from crn.errors import UserError
-from crn.experiments.jobs import Outcome, logged, turn
+from crn.experiments.folder import logged, turn
+from crn.experiments.jobs import Outcome
 from crn.experiments.sweep.file import read_sweep
 from crn.experiments.sweep.parameters import Choice, Range
 from crn.experiments.sweep.study import Study
@@ -294,10 +287,11 @@ def suggestions(path: Path, folder: str, counts: tuple[int, ...], seed: int) -> 
         path.with_name(folder).mkdir(exist_ok=True)
         with turn(path.with_name(folder)):
             opened = Study(read_sweep(path), path.with_name(folder), count=count, seed=seed)
+            opened.open()
             while unended := opened.unended():
-                job = opened.job(unended[0])
-                tried.append(opened.runs()[job.key].configuration)
-                opened.ended(job, Outcome(0.0, tried[-1]["x"]))
+                opened.job(unended[0])
+                tried.append(opened.runs()[unended[0]].configuration)
+                opened.ended(unended[0], Outcome(0.0, tried[-1]["x"]))
     return tried
 
 
@@ -349,8 +343,6 @@ def test_the_repositorys_sweeps(tmp_path: Path, sweep, name: str, count: int) ->
         assert given == {flag: row[flag] for flag in given}
         assert {flag: str(parsed[flag.replace("-", "_")]) for flag in given} == given
         assert not parsed["wandb"]
-    if name == CATEGORIES:
-        assert len({row["dataset-path"] for row in rows}) == 15
 
 
 def test_trains(tmp_path: Path, road_images: Path, run_python) -> None:
@@ -393,7 +385,6 @@ finally:
         ({"min": 1, "max": 3}, Range(1, 3)),
         ({"min": 1, "max": 3.5}, Range(1.0, 3.5)),
         ({"distribution": "uniform", "min": 1, "max": 3}, Range(1.0, 3.0)),
-        ({"distribution": "log_uniform", "min": 0, "max": 0}, Range(1.0, 1.0, True)),
         ({"distribution": "log_uniform_values", "min": 1, "max": 3}, Range(1.0, 3.0, True)),
     ],
 )
@@ -408,11 +399,7 @@ def test_parameters(tmp_path: Path, description: dict[str, Any], expected: Any) 
 @pytest.mark.parametrize(
     ("description", "said"),
     [
-        (
-            {"distribution": "q_uniform", "min": 1, "max": 3, "q": 1},
-            "distribution q_uniform is not",
-        ),
-        ({"distribution": "normal", "mu": 1, "sigma": 1}, "distribution normal is not"),
+        ({"distribution": "log_uniform", "min": 0, "max": 1}, "distribution log_uniform is not"),
         ({"values": [1, 2], "probabilities": [0.5, 0.5]}, "categorical takes values, not"),
         ({"distribution": "uniform", "min": 1}, "uniform takes min and max, not min"),
         ({"min": 1}, "give a value, values, or min and max"),
@@ -425,7 +412,6 @@ def test_parameters(tmp_path: Path, description: dict[str, Any], expected: Any) 
         ({"distribution": "int_uniform", "min": 1.5, "max": 3}, "min takes a whole number"),
         ({"min": 3, "max": 1}, "min 3 is above max 1"),
         ({"distribution": "log_uniform_values", "min": 0, "max": 1}, "above 0"),
-        ({"distribution": "log_uniform", "min": 0, "max": 1000}, "too large"),
     ],
 )
 def test_parameters_that_are_refused(tmp_path: Path, description: Any, said: str) -> None:
@@ -489,20 +475,17 @@ def assert_refused(finished: Finished, said: str) -> None:
         (b"", "other.yml: is not a sweep"),
     ],
 )
-def test_bad_files(tmp_path: Path, sweep, content: bytes | None, said: str) -> None:
+def test_files_that_are_no_sweep(tmp_path: Path, sweep, content: bytes | None, said: str) -> None:
     if content is not None:
         (tmp_path / "other.yml").write_bytes(content)
     assert_refused(sweep("other.yml"), said)
-
-
-def test_a_folder_is_no_sweep(tmp_path: Path, sweep) -> None:
     assert_refused(sweep(tmp_path), "cannot be read (Is a directory)")
 
 
 @pytest.mark.parametrize(
     ("parameters", "words", "said"),
     [
-        ({"batch_size": {"value": 4}}, (), "parameter batch_size is no flag of train.py"),
+        ({"batch_size": {"value": 4}}, (), "unrecognized arguments: --batch_size=4"),
         ({"optimizer": {"values": ["adam", "adma"]}}, (), "--optimizer takes adam, "),
         ({"lr": {"min": 0.0, "max": 0.1}}, (), "--lr takes above 0"),
         ({"lr": {"value": 1}}, ("--", "--demoo"), "unrecognized arguments: --demoo"),
@@ -548,8 +531,8 @@ def test_the_folder_of_another_sweep(tmp_path: Path, sweep) -> None:
 def test_what_was_logged_oldest_file_first(tmp_path: Path) -> None:
     assert logged(tmp_path, "a") == []
     for version, text in enumerate(("a,b\n3,\n,4\n", "a,b\n1,\n2,\n")):
-        file = tmp_path / f"version_{version}/metrics.csv"
-        file.parent.mkdir()
+        file = tmp_path / f"logged_metrics/version_{version}/metrics.csv"
+        file.parent.mkdir(parents=True)
         file.write_text(text)
         os.utime(file, (1 - version, 1 - version))
     assert logged(tmp_path, "a") == [

@@ -1,8 +1,6 @@
 """Programs that run side by side until a list of them is done: what sweeps and tables share."""
 
 import argparse
-import csv
-import json
 import math
 import os
 import shlex
@@ -13,13 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from crn.errors import UserError
-from crn.system.files import locked, written_whole
+from crn.experiments.folder import logged, turn
+from crn.system.files import locked
 from crn.system.program import print_result, typed_path, whole_number
 
 # Seconds between two looks at a program, and two looks for work where there was none.
@@ -28,24 +26,19 @@ _TICK, _PAUSE = 0.05, 1.0
 _TAIL = 8192
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """A program to run.
 
     Attributes:
-        key: what the list knows it by.
         name: for messages, as in "run 3".
         description: what is special about it.
         words: the command.
-        folder: where the command and its output are kept, the latter added to what there is.
         metric: column of metrics.csv whose last value is its result.
     """
 
-    key: Any
     name: str
     description: str
-    words: Sequence[str]
-    folder: Path
+    words: list[str]
     metric: str
 
 
@@ -75,18 +68,13 @@ class Jobs(Protocol):
         """The keys of what has not ended, going on or not, in the order in which they start."""
 
     def run_folder(self, key: Any) -> Path:
-        """The folder of a program, which is locked while it goes on."""
+        """The folder of a program, in which its command and its output are kept."""
 
     def job(self, key: Any) -> Job:
         """A program that has not ended and that nobody else is at, to be started now."""
 
-    def ended(self, job: Job, outcome: Outcome) -> None:
+    def ended(self, key: Any, outcome: Outcome) -> None:
         """Record what came of a program. One that was stopped is to be started again."""
-
-
-def turn(folder: Path) -> AbstractContextManager[list[int]]:
-    """Keep other processes out of a list, so that what is read stays true until it is acted on."""
-    return locked(folder / "results.csv", wait=True)
 
 
 def say(message: str) -> None:
@@ -94,38 +82,6 @@ def say(message: str) -> None:
     # Where the terminal has been closed there is nobody to tell, and still runs to look after.
     with suppress(OSError):
         print(message, file=sys.stderr, flush=True)
-
-
-def open_folder(file: Path, definition: dict[str, Any], what: str) -> None:
-    """Make a folder that of a list, by a file in it.
-
-    Args:
-        file: it holds the definition.
-        definition: equal for lists whose results can be compared.
-        what: for the message, as in "the sweep in it has".
-
-    Raises:
-        UserError: it is that of another list.
-    """
-    try:
-        known = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        write_json(file, definition)
-        return
-    except (OSError, ValueError):
-        known = {}
-    differ = [key for key, value in definition.items() if known.get(key) != value]
-    if differ:
-        raise UserError(
-            f"--folder {file.parent}: {what} other {', '.join(differ)}; give another folder, or "
-            "move this one away"
-        )
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a file that is complete whenever it is there."""
-    with written_whole(path, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2)
 
 
 def add_arguments(parser: argparse.ArgumentParser, what: str, sharing: str, where: str) -> None:
@@ -211,32 +167,32 @@ class Workers:
 
     def _work(self) -> None:
         while (claimed := self._next()) is not None:
-            job, inherited = claimed
+            key, job, inherited = claimed
             say(f"{job.name}: {job.description}")
-            outcome = self._run(job, inherited)
+            outcome = self._run(job, self._jobs.run_folder(key), inherited)
             with self._changed, turn(self._jobs.folder):
-                self._jobs.ended(job, outcome)
+                self._jobs.ended(key, outcome)
                 self._report()
-                self._locks.pop(job.key).close()
+                self._locks.pop(key).close()
                 self._changed.notify_all()
             seconds, value, error = outcome
             if value is not None:
-                say(f"{job.name}: {job.metric} {value:.6g} after {seconds} s")
+                how = f"{job.metric} {value:.6g} after {seconds} s"
+            elif error:
+                how = f"failed after {seconds} s: {error}"
             else:
-                how = (
-                    f"failed after {seconds} s: {error}" if error else f"stopped after {seconds} s"
-                )
-                say(f"{job.name}: {how}")
+                how = f"stopped after {seconds} s"
+            say(f"{job.name}: {how}")
 
-    def _next(self) -> tuple[Job, list[int]] | None:
-        """The next program, and the descriptors of its lock; None where none is left."""
+    def _next(self) -> tuple[Any, Job, list[int]] | None:
+        """The next program with its key and its lock's descriptors; None where none is left."""
         while not self._stops:
             with self._changed:
                 with turn(self._jobs.folder):
                     unended = self._jobs.unended()
                     for key in unended:
-                        if key not in self._locks and (claimed := self._claim(key)) is not None:
-                            return claimed
+                        if key not in self._locks and (inherited := self._claim(key)) is not None:
+                            return key, self._jobs.job(key), inherited
                 if not self._locks:
                     if not unended:
                         break
@@ -246,23 +202,23 @@ class Workers:
                 self._changed.wait(_PAUSE)
         return None
 
-    def _claim(self, key: Any) -> tuple[Job, list[int]] | None:
+    def _claim(self, key: Any) -> list[int] | None:
+        """Lock a program's folder, unless another process has; returns the lock's descriptors."""
         folder = self._jobs.run_folder(key)
         folder.parent.mkdir(exist_ok=True)
-        with ExitStack() as lock:
-            try:
-                inherited = lock.enter_context(locked(folder))
-            except UserError:
-                return None
-            job = self._jobs.job(key)
-            self._locks[key] = lock.pop_all()
-        return job, inherited
+        lock = ExitStack()
+        try:
+            inherited = lock.enter_context(locked(folder))
+        except UserError:
+            return None
+        self._locks[key] = lock
+        return inherited
 
-    def _run(self, job: Job, inherited: Sequence[int]) -> Outcome:
+    def _run(self, job: Job, folder: Path, inherited: Sequence[int]) -> Outcome:
         """Run a program to its end, and tell it when it is to stop."""
         begun = time.monotonic()
         try:
-            process = _start(job, self._environment(), inherited)
+            process = _start(job.words, folder, self._environment(), inherited)
         except (OSError, ValueError) as error:
             return Outcome(0.0, error=f"cannot be started: {error}")
         told = 0
@@ -276,7 +232,7 @@ class Workers:
                 told = self._stops if told else 1
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_TICK)
-        value, reason = _judged(process.returncode, job)
+        value, reason = _judged(process.returncode, folder, job.metric)
         if value is None and self._stops:
             reason = ""
         return Outcome(round(time.monotonic() - begun, 1), value, reason)
@@ -291,13 +247,14 @@ class Workers:
 
 
 def _start(
-    job: Job, environment: dict[str, str], inherited: Sequence[int]
+    words: Sequence[str], folder: Path, environment: dict[str, str], inherited: Sequence[int]
 ) -> subprocess.Popen[bytes]:
-    job.folder.mkdir(parents=True, exist_ok=True)
-    (job.folder / "command.txt").write_text(shlex.join(job.words) + "\n", encoding="utf-8")
-    with open(job.folder / "stdout.txt", "ab") as out, open(job.folder / "stderr.txt", "ab") as err:
+    folder.mkdir(exist_ok=True)
+    (folder / "command.txt").write_text(shlex.join(words) + "\n", encoding="utf-8")
+    # Added to what a training that goes on has written.
+    with open(folder / "stdout.txt", "ab") as out, open(folder / "stderr.txt", "ab") as err:
         return subprocess.Popen(
-            job.words,
+            words,
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
@@ -308,33 +265,17 @@ def _start(
         )
 
 
-def _judged(status: int, job: Job) -> tuple[float | None, str]:
+def _judged(status: int, folder: Path, metric: str) -> tuple[float | None, str]:
     """The metric of a program that has ended, or why there is none."""
     if status:
-        last = _last_line(job.folder / "stderr.txt")
+        end = (folder / "stderr.txt").read_bytes()[-_TAIL:].decode(errors="replace")
+        last = next((line.strip() for line in reversed(end.splitlines()) if line.strip()), "")
         if status > 0:
             return None, last or f"exit status {status}"
         name = {number.value: number.name for number in signal.Signals}.get(-status, -status)
         return None, f"killed by {name}{last and ': ' + last}"
     try:
-        value = float(logged(log_dir(job.folder), job.metric)[-1][-1][job.metric])
+        value = float(logged(folder, metric)[-1][-1][metric])
     except (LookupError, ValueError):
-        return None, f"did not log {job.metric}"
-    return (value, "") if math.isfinite(value) else (None, f"the last {job.metric} is {value}")
-
-
-def log_dir(folder: Path) -> Path:
-    """Where the program of a folder logs its metrics."""
-    return folder / "logged_metrics"
-
-
-def logged(log_dir: Path, metric: str) -> list[list[dict[str, str]]]:
-    """The rows with a metric in each metrics.csv below a folder, the oldest file first."""
-    files = sorted(log_dir.glob("*/metrics.csv"), key=lambda file: file.stat().st_mtime)
-    tables = [csv.DictReader(file.read_text(encoding="utf-8").splitlines()) for file in files]
-    return [[row for row in table if row.get(metric)] for table in tables]
-
-
-def _last_line(file: Path) -> str:
-    lines = file.read_bytes()[-_TAIL:].decode(errors="replace").splitlines()
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return None, f"did not log {metric}"
+    return (value, "") if math.isfinite(value) else (None, f"the last {metric} is {value}")

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crn.errors import UserError
-from crn.experiments.jobs import Workers, add_arguments, turn
+from crn.experiments.folder import turn
+from crn.experiments.jobs import Workers, add_arguments
 from crn.experiments.sweep.file import check_command, read_sweep
 from crn.experiments.sweep.report import write_results
 from crn.experiments.sweep.study import COMPLETE, Study
@@ -34,8 +35,9 @@ def run_sweep(argv: Sequence[str]) -> int:
     check_command(sweep, arguments)
     folder = options.folder or Path("sweeps") / options.file.stem
     require_writable_folder(folder, "--folder")
+    study = Study(sweep, folder, arguments, count, options.seed)
     with turn(folder):
-        study = Study(sweep, folder, arguments, count, options.seed)
+        study.open()
         if options.retry_failed:
             study.forget_failed()
     workers = Workers(study, options.workers, lambda: write_results(study))

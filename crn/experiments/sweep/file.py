@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from crn.command_line import parse_options
-from crn.config import GROUPS
 from crn.errors import UserError
 from crn.experiments.sweep.parameters import Parameter, read_parameters
-from crn.option import flag, option_names
 
 METHODS = ("grid", "random", "bayes")
 GOALS = ("maximize", "minimize")
@@ -120,10 +118,6 @@ def check_command(sweep: Sweep, arguments: Sequence[str]) -> None:
             raise UserError("--log-dir: leave it out; every run has its own folder in the sweep's")
     if Path(sweep.program).name != "train.py":
         return
-    flags = set(map(flag, option_names(*GROUPS.values())))
-    for name in sweep.parameters:
-        if f"--{name}" not in flags:
-            raise UserError(f"parameter {name} is no flag of train.py: see python train.py --help")
     examples = {name: of.examples() for name, of in sweep.parameters.items()}
     # Configurations in which every choice and both ends of every range come up.
     for index in range(max(map(len, examples.values()), default=1)):

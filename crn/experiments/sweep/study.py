@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crn.errors import UserError
-from crn.experiments.jobs import Job, Outcome, log_dir, open_folder, write_json
+from crn.experiments.folder import log_dir, open_folder, write_json
+from crn.experiments.jobs import Job, Outcome
 from crn.experiments.sweep.file import Sweep
 from crn.experiments.sweep.parameters import Choice, Range
 from crn.system.files import set_aside
@@ -45,48 +46,37 @@ class Run:
     error: str = ""
 
 
+@dataclass
 class Study:
-    """The runs of a sweep, as `jobs.Jobs`: everything, making one too, wants a `turn`.
+    """The runs of a sweep, as `jobs.Jobs`.
 
     Attributes:
         sweep: what is searched.
-        folder: where the runs' folders are.
+        folder: where runs.json and the runs' folders are.
+        arguments: words that follow the parameters.
+        count: most runs; None sets no limit.
+        seed: of the suggestions; None draws one for each.
     """
 
-    def __init__(
-        self,
-        sweep: Sweep,
-        folder: Path,
-        arguments: Sequence[str] = (),
-        count: int | None = None,
-        seed: int | None = None,
-    ) -> None:
-        """Open the study in a folder, or make it.
+    sweep: Sweep
+    folder: Path
+    arguments: Sequence[str] = ()
+    count: int | None = None
+    seed: int | None = None
 
-        Args:
-            sweep, folder: see the attributes.
-            arguments: words that follow the parameters.
-            count: most runs of the study; None sets no limit.
-            seed: of the suggestions; None draws one.
+    def open(self) -> None:
+        """Make the folder this sweep's; in a turn.
 
         Raises:
             UserError: Optuna is missing, or the folder has another sweep.
         """
-        if sweep.method != "grid" and importlib.util.find_spec("optuna") is None:
+        if self.sweep.method != "grid" and importlib.util.find_spec("optuna") is None:
             raise UserError(
-                f"method {sweep.method} needs the package optuna: "
+                f"method {self.sweep.method} needs the package optuna: "
                 "pip install -r requirements-sweep.txt"
             )
-        self.sweep = sweep
-        self.folder = folder
-        self._arguments = list(arguments)
-        self._limit = min(
-            math.inf if count is None else count,
-            sweep.grid_size() if sweep.method == "grid" else math.inf,
-        )
-        self._seed = random.SystemRandom().randrange(2**32) if seed is None else seed
-        definition = sweep.definition() | {"arguments after --": self._arguments}
-        open_folder(folder / _DEFINITION, definition, "the sweep in it has")
+        definition = self.sweep.definition() | {"arguments after --": [*self.arguments]}
+        open_folder(self.folder / _DEFINITION, definition, "the sweep in it has")
 
     def runs(self) -> list[Run]:
         """All runs, by number.
@@ -119,7 +109,8 @@ class Study:
         """The numbers of runs that go on or were interrupted, and that of a new one."""
         runs = self.runs()
         unended = [run.number for run in runs if run.state in (RUNNING, INTERRUPTED)]
-        if len(runs) < self._limit:
+        size = self.sweep.grid_size() if self.sweep.method == "grid" else math.inf
+        if len(runs) < min(size, math.inf if self.count is None else self.count):
             unended.append(len(runs))
         return unended
 
@@ -139,18 +130,16 @@ class Study:
         # Of an earlier try, or of a study that somebody has removed.
         set_aside(folder)
         return Job(
-            key,
             f"run {key}",
             self.sweep.described(configuration),
-            self.sweep.words(configuration, f"--log-dir={log_dir(folder)}", *self._arguments),
-            folder,
+            self.sweep.words(configuration, f"--log-dir={log_dir(folder)}", *self.arguments),
             self.sweep.metric,
         )
 
-    def ended(self, job: Job, outcome: Outcome) -> None:
+    def ended(self, key: int, outcome: Outcome) -> None:
         """Record what came of a run; one that was stopped is to be started again."""
         runs = self.runs()
-        run = runs[job.key]
+        run = runs[key]
         run.seconds, run.value, run.error = outcome
         ended = FAILED if run.error else INTERRUPTED
         run.state = ended if run.value is None else COMPLETE
@@ -163,8 +152,10 @@ class Study:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        # From the seed and the number, so that a sweep that goes on does not repeat its beginning.
-        seed = random.Random(f"{self._seed} {len(runs)}").randrange(2**32)
+        seed = None
+        if self.seed is not None:
+            # And the number, so that a sweep that goes on does not repeat its beginning.
+            seed = random.Random(f"{self.seed} {len(runs)}").randrange(2**32)
         samplers = {"bayes": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
         study = optuna.create_study(
             sampler=samplers[self.sweep.method](seed=seed),

@@ -9,7 +9,8 @@ from pathlib import Path
 from crn.command_line import parse_options
 from crn.config import RECIPES, Competition
 from crn.errors import UserError
-from crn.experiments.jobs import Workers, add_arguments, turn
+from crn.experiments.folder import turn
+from crn.experiments.jobs import Workers, add_arguments
 from crn.experiments.tables.pages import write_results
 from crn.experiments.tables.trainings import MODELS, DataSet, Grid, Method, Run
 from crn.system.files import require_writable_folder

@@ -7,13 +7,13 @@ import sys
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from crn.command_line import parse_options
 from crn.config import RECIPES
 from crn.errors import UserError
 from crn.evaluation.results import METRICS_FILE, read_metrics
-from crn.experiments.jobs import Job, Outcome, log_dir, logged, open_folder, write_json
+from crn.experiments.folder import log_dir, logged, open_folder, write_json
+from crn.experiments.jobs import Job, Outcome
 from crn.report.tables import SCORES_FILE
 
 _PROGRAM = Path(__file__).with_name("train_and_score.py").resolve()
@@ -217,7 +217,7 @@ class Grid:
             more += ["--model-input", last]
         training = [*self.flags(key), *more]
         words = [sys.executable, _PROGRAM, *training, "--", *self._flags_to_score(key)]
-        return Job(key, key.name, description, list(map(str, words)), folder, _LAST)
+        return Job(key.name, description, list(map(str, words)), _LAST)
 
     def _flags_to_score(self, run: Run) -> list[str | Path | int]:
         """The flags of train.py for inference after a training; the rest is in its checkpoint."""
@@ -231,39 +231,40 @@ class Grid:
             *("--num-workers", options.data.num_workers, "--cpu", int(options.run.cpu)),
         ]
 
-    def ended(self, job: Job, outcome: Outcome) -> None:
+    def ended(self, key: Run, outcome: Outcome) -> None:
         """Record the figures of the last validation, or the reason why there are none."""
         if outcome.value is not None:
-            row = logged(log_dir(job.folder), _LAST)[-1][-1]
-            figures = float(row[_BEST]), float(row[_SECONDS]), int(row["step"])
-            inferred = _inferred(job.folder)
-            result = Result(outcome.value, *figures, swing(log_dir(job.folder)), **inferred)
-            self.record(job.key, result)
+            self.record(key, _result(self.run_folder(key)))
             # Gigabytes, which nobody needs any more.
-            shutil.rmtree(job.folder / _CHECKPOINTS, ignore_errors=True)
+            shutil.rmtree(self.run_folder(key) / _CHECKPOINTS, ignore_errors=True)
         elif outcome.error:
-            self.record(job.key, Result(error=outcome.error))
+            self.record(key, Result(error=outcome.error))
 
 
-def swing(logs: Path) -> float | None:
-    """As `Result.swing`, of a training with a folder in ``logs`` for each time it was started."""
-    rows = chain.from_iterable(logged(logs, _LAST))
-    aurocs = {int(row["step"]): float(row[_LAST]) for row in rows}
-    last = [aurocs[step] for step in sorted(aurocs)[-math.ceil(len(aurocs) / 3) :]]
-    return max(last) - min(last) if len(last) > 1 else None
-
-
-def _inferred(folder: Path) -> dict[str, Any]:
-    """What of `Result` inference has found out."""
+def _result(folder: Path) -> Result:
+    """What a training, and the inference after it, have left in their folder."""
+    last = logged(folder, _LAST)[-1][-1]
     metrics = read_metrics(folder / METRICS_FILE)
-    decisions, images = metrics.decisions, metrics.dataset
+    decisions, pixels = metrics.decisions, metrics.pixels
     assert decisions is not None  # there are training images
     assert decisions.false_positives is not None  # and labels
     assert decisions.true_positives is not None
-    figures = {
-        "false_alarms": decisions.false_positives / images.normal,
-        "found": decisions.true_positives / images.anomalous,
-    }
-    if metrics.pixels is not None:
-        figures |= {"pixel_auroc": metrics.pixels.auroc, "aupro": metrics.pixels.aupro}
-    return figures
+    return Result(
+        last_auroc=float(last[_LAST]),
+        best_auroc=float(last[_BEST]),
+        training_seconds=float(last[_SECONDS]),
+        steps=int(last["step"]),
+        swing=swing(folder),
+        pixel_auroc=None if pixels is None else pixels.auroc,
+        aupro=None if pixels is None else pixels.aupro,
+        false_alarms=decisions.false_positives / metrics.dataset.normal,
+        found=decisions.true_positives / metrics.dataset.anomalous,
+    )
+
+
+def swing(folder: Path) -> float | None:
+    """As `Result.swing`, of a training with a metrics.csv for each time it was started."""
+    rows = chain.from_iterable(logged(folder, _LAST))
+    aurocs = {int(row["step"]): float(row[_LAST]) for row in rows}
+    last = [aurocs[step] for step in sorted(aurocs)[-math.ceil(len(aurocs) / 3) :]]
+    return max(last) - min(last) if len(last) > 1 else None
