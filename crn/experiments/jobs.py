@@ -84,14 +84,14 @@ def say(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
 
-def add_arguments(parser: argparse.ArgumentParser, what: str, sharing: str, where: str) -> None:
+def add_arguments(parser: argparse.ArgumentParser, what: str, where: str) -> None:
     """The options that sweep.py and tables.py have in common."""
     parser.add_argument(
         "--workers",
         type=whole_number(1),
         default=1,
         metavar="N",
-        help=f"{what} at a time{sharing} (default: 1)",
+        help=f"{what} at a time, which share the cores and the GPU (default: 1)",
     )
     parser.add_argument("--folder", type=typed_path, metavar="DIR", help=where)
     parser.add_argument("--retry-failed", action="store_true", help=f"do failed {what} again")

@@ -63,7 +63,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "has its own end)",
     )
     add_arguments(
-        parser, "runs", "", "where the study and its runs are (default: sweeps/NAME OF THE FILE)"
+        parser, "runs", "where the study and its runs are (default: sweeps/NAME OF THE FILE)"
     )
     parser.add_argument(
         "--seed",

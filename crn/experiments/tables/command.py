@@ -129,10 +129,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         f"{' '.join(map(str, _UNITS_OF_PLOT))})",
     )
     add_arguments(
-        parser,
-        "trainings",
-        ", which share the cores and the GPU",
-        "where trainings and results are (default: table_results/TABLE)",
+        parser, "trainings", "where trainings and results are (default: table_results/TABLE)"
     )
     words, flags = split_words(argv)
     options = parser.parse_args(words)
