@@ -181,8 +181,12 @@ def test_goes_on_after_kill_9(tmp_path: Path, start, sweep) -> None:
     wait_for(lambda: len(list(folder.glob("runs/000[23]/*/*/ready"))) == 2)
     killed.kill()
     killed.wait()
-    # Nobody would learn what comes of the programs that it has started: they are done again.
+    # The programs that it has started go on, and nobody would learn what comes of them: they are
+    # done again, but not beside each other.
+    waits = start("tiny.yml", "--count", 4)
+    assert "waiting for what was started elsewhere" in waits.stderr.readline()
     (tmp_path / "hold").unlink()
+    assert waits.wait(20) == 0
     finished = sweep("tiny.yml", "--workers", 2)
     assert finished.status == 0, finished.err
     rows = results(folder)
