@@ -17,14 +17,7 @@ from crn.system.startup import leave
 
 @program("tables.py")
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program.
-
-    Args:
-        argv: command line, without the program's name; that of the process by default.
-
-    Returns:
-        Exit status: 0, 1 where a run has failed, 2 for bad input, 128 + N where signal N ended it.
-    """
+    """Run the program: `run_tables` with these words, or those of the process."""
     return run_tables(sys.argv[1:] if argv is None else argv)
 
 

@@ -8,10 +8,10 @@ Hypothesis draws them. The long form draws more, and prints figures:
 import dataclasses
 import os
 import shutil
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
@@ -19,16 +19,7 @@ from hypothesis import strategies as st
 from outputs import checked_run, files_in
 
 from crn.command_line import parse_options
-from crn.config import (
-    GROUPS,
-    MANY,
-    MODELS,
-    Adversarial,
-    Competition,
-    Network,
-    Optimization,
-    Run,
-)
+from crn.config import GROUPS, MANY, MODELS, Adversarial, Competition, Network, Optimization, Run
 from crn.errors import UserError
 from crn.option import flag, has_effect, option_names, value_type
 from crn.system.text import printable
@@ -36,17 +27,26 @@ from crn.system.text import printable
 FIELDS = {
     flag(field.name): field for group in GROUPS.values() for field in dataclasses.fields(group)
 }
-# Command lines that are only read, for each one that is run.
-READ_FOR_EACH_RUN = 20
+# How many command lines are run; for each of them, more are only read.
+CASES = pytest.mark.parametrize(
+    "cases", [30, pytest.param(int(os.environ.get("CASES", "300")), marks=pytest.mark.long)]
+)
+READ_FOR_EACH_RUN = 10
 
 
-def drawn(count: int, number: int) -> Callable[[Callable], Callable]:
-    """Have Hypothesis draw so many command lines, the same ones for the same number."""
+def drawn(count: int, each: st.SearchStrategy, test: Callable[[Any], None]) -> None:
+    """Have Hypothesis draw so many command lines, the same ones for the same `SEED`."""
     checks = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
     options = settings(
         max_examples=count, deadline=None, database=None, suppress_health_check=checks
     )
-    return lambda test: seed(number)(options(test))
+    seed(int(os.environ.get("SEED", "0")))(options(given(each)(test)))()
+
+
+def tell(what: str, ends: Counter[str]) -> None:
+    """Print figures."""
+    words = ", ".join(f"{count} {end}" for end, count in sorted(ends.items()))
+    print(f"{ends.total()} command lines are {what}: {words}")
 
 
 # --- that are read ---
@@ -64,16 +64,21 @@ ODD_WORDS = st.one_of(
 )  # fmt: skip
 
 
+def few_values(field: dataclasses.Field) -> list[str]:
+    """All that an option takes; empty where that is a range, or any text."""
+    if value_type(field) is bool:
+        return ["0", "1", "true", "False"]
+    return [str(value) for value in field.metadata["choices"] or ()]
+
+
 def near_words(name: str) -> st.SearchStrategy[str]:
     """What a flag takes, and the next values beyond."""
     field = FIELDS[name]
-    kind, limits = value_type(field), field.metadata
-    if kind is bool:
-        return st.sampled_from(["0", "1", "true", "False"])
-    if limits["choices"]:
-        return st.sampled_from(limits["choices"]).map(str)
-    ends = [limits[end] for end in ("low", "high", "above") if limits[end] is not None]
-    return st.sampled_from([end + step for end in ends or [0] for step in (-1, 0, 1)]).map(str)
+    if values := few_values(field):
+        return st.sampled_from(values)
+    ends = [field.metadata[end] for end in ("low", "high", "above")]
+    limits = [end for end in ends if end is not None] or [0]
+    return st.sampled_from([end + step for end in limits for step in (-1, 0, 1)]).map(str)
 
 
 PARTS = st.sampled_from([*FIELDS]).flatmap(
@@ -100,10 +105,17 @@ def read(words: list[str]) -> str:
     return "accepted"
 
 
-@drawn(300, number=0)
-@given(words=COMMAND_LINES)
-def test_any_words_are_read(words: list[str]) -> None:
-    assert read(words) in ("accepted", "refused", "left with 0")
+@CASES
+def test_any_words_are_read(cases: int) -> None:
+    ends: Counter[str] = Counter()
+
+    def test(words: list[str]) -> None:
+        end = read(words)
+        ends[end] += 1
+        assert end in ("accepted", "refused", "left with 0")
+
+    drawn(cases * READ_FOR_EACH_RUN, COMMAND_LINES, test)
+    tell("read", ends)
 
 
 # --- that are run ---
@@ -111,16 +123,14 @@ def test_any_words_are_read(words: list[str]) -> None:
 # What keeps a run small, where nothing else is drawn.
 SMALL = {"--imsize": "8", "--max-network-depth": "2", "--training-steps": "2"}
 
+# Given anyway, or never.
+GIVEN = ("--mode", "--model", "--cpu", "--dataset", "--wandb")
 RIGHT_WORDS = {
+    **{n: few_values(f) for n, f in FIELDS.items() if few_values(f) and n not in GIVEN},
     "--seed": ["0", str(2**32 - 1)],
-    "--demo": ["1", "0"],
-    "--precision": ["32", "bf16"],
     "--num-workers": ["0", "3"],
     "--imsize": ["8", "16"],
     "--max-network-depth": ["1", "10"],
-    "--improved": ["0", "1"],
-    "--use-dropout": ["1"],
-    "--norm": ["instance", "none"],
     "--num-competitive-units": ["1", "3"],
     "--reconstruction-weight": ["0", "1e30"],
     "--feedback-weight": ["0", "1e-30"],
@@ -130,27 +140,20 @@ RIGHT_WORDS = {
     "--training-steps": ["3", "4"],
     "--epochs": ["1", "3"],
     "--batch-size": ["1", "3", str(MANY)],
-    "--optimizer": ["adamw", "radam", "nadam", "rmsprop", "sgd"],
     "--lr": ["1e-300", "0.1", "1e30", "1e308"],
-    "--lr-scheduler": ["", "step", "exponential", "cosine"],
     "--lr-factor": ["1e-300", "1"],
     "--lr-steps": ["0", "0 0 100", "[50]"],
     "--momentum": ["0", "1"],
-    "--anomaly-score": ["reconstruction", "discrimination"],
-    "--pairs": ["all"],
     "--threshold-quantile": ["0", "1"],
     "--anomaly-score-file": ["scores.csv", "a/b/scores", "out/x.csv"],
     "--map-smoothing": ["0", "1e-300", "25"],
     "--checkpoint-path": ["kept", "out", "."],
     "--validation-interval": ["1", str(MANY)],
     "--image-output-path": ["out", ".", "kept"],
-    "--save-maps": ["1"],
     "--image-output-interval": ["1", str(MANY)],
     "--log-dir": ["logs", "out", "."],
     "--log-file": ["log.txt", "out/log"],
-    "--log-level": ["debug", "error"],
     "--experiment": ["x"],
-    "--auto-set-name": ["1"],
 }
 # Names that cannot lead out of the folder of the test.
 ODD_NAMES = st.sampled_from(["", " ", "a" * 300, "\x1b[31m", "two\nlines", "\udcff", "é", "\0"])
@@ -188,28 +191,22 @@ def runs(draw: st.DrawFn) -> tuple[str, list[str]]:
     return model, [f"{name}={word}" for name, word in words.items()]
 
 
-class Runner:
-    """Runs command lines, each in a new folder.
+@CASES
+def test_any_flags_are_run(
+    cases: int, trained_models: dict[str, Path], read_only_panorama: Path, tmp_path: Path
+) -> None:
+    """Each in a new folder."""
+    ends: Counter[str] = Counter()
 
-    Attributes:
-        ends: how often runs ended right, and how often they refused.
-    """
-
-    def __init__(self, models: dict[str, Path], data: Path, folder: Path) -> None:
-        self.ends: Counter[str] = Counter()
-        self._count = 0
-        self._models = models
-        self._data = data
-        self._folder = folder
-
-    def run(self, model: str, words: list[str]) -> None:
-        self._count += 1
-        folder = self._folder / str(self._count)
-        data = ("--cpu", "--dataset", "Panorama", "--dataset-path", self._data)
-        checkpoint = f"--model-input={self._models[model]}"
-        words = [checkpoint if word.startswith("--model-input=") else word for word in words]
-        finished = checked_run(folder, [*data, *words])
-        self.ends["refused" if finished.refused else "done"] += 1
+    def test(each: tuple[str, list[str]]) -> None:
+        model, drawn_words = each
+        folder = tmp_path / str(ends.total())
+        words = ["--cpu", "--dataset=Panorama", f"--dataset-path={read_only_panorama}"]
+        for word in drawn_words:
+            is_checkpoint = word.startswith("--model-input=")
+            words.append(f"--model-input={trained_models[model]}" if is_checkpoint else word)
+        finished = checked_run(folder, words)
+        ends["refused" if finished.refused else "done"] += 1
         if not finished.refused:
             names = {Path(name).name for name in files_in(folder)}
             # A training that is resumed may have nothing left to do.
@@ -217,44 +214,6 @@ class Runner:
             assert "metrics.csv" in names or "--model=" not in " ".join(words)
         shutil.rmtree(folder)
 
-
-@pytest.fixture
-def runner(trained_models: dict[str, Path], read_only_panorama: Path, tmp_path: Path) -> Runner:
-    return Runner(trained_models, read_only_panorama, tmp_path)
-
-
-def test_any_flags_are_run(runner) -> None:
-    @drawn(30, number=0)
-    @given(each=runs())
-    def test(each: tuple[str, list[str]]) -> None:
-        runner.run(*each)
-
-    test()
-    assert runner.ends["done"] > 5
-
-
-@pytest.mark.long
-def test_many_flags_are_read_and_run(runner) -> None:
-    """CASES: how many are run."""
-    cases, number = int(os.environ.get("CASES", "300")), int(os.environ.get("SEED", "0"))
-    began = time.monotonic()
-    ends: Counter[str] = Counter()
-
-    @drawn(cases * READ_FOR_EACH_RUN, number)
-    @given(words=COMMAND_LINES)
-    def test_reading(words: list[str]) -> None:
-        ends[read(words)] += 1
-        assert ends.keys() <= {"accepted", "refused", "left with 0"}
-
-    @drawn(cases, number)
-    @given(each=runs())
-    def test_running(each: tuple[str, list[str]]) -> None:
-        runner.run(*each)
-
-    test_reading()
-    test_running()
-    print()
-    for what, counts in (("read", ends), ("run", runner.ends)):
-        words = ", ".join(f"{count} {end}" for end, count in sorted(counts.items()))
-        print(f"{counts.total()} command lines are {what}, seed {number}: {words}")
-    print(f"{time.monotonic() - began:.0f} s")
+    drawn(cases, runs(), test)
+    tell("run", ends)
+    assert ends["done"] > 5

@@ -1,16 +1,9 @@
 """A stand-in for the W&B server: for `wandb sweep`, `wandb agent`, and the runs that agents start.
 
-It answers what wandb 0.31.0 asks. By the names of the GraphQL operations that is
-
-- of all: Viewer (who is asking), ServerFeaturesQuery and OrganizationCoreWeaveOrganizationID (what
-  the server has);
-- of ``wandb sweep FILE``: UpsertSweep, which makes the sweep;
-- of ``wandb agent ID``: SweepWithRuns (the command to run), CreateAgent, and a Heartbeat every few
-  seconds, answered by the next configuration while no run is going on, and by ``exit`` after the
-  last;
-- of a run: RunResumeStatus, UpsertBucket (its configuration), CreateRunFiles (where to PUT files);
-
-and, of a run, POST /files/ENTITY/PROJECT/RUN/file_stream: its metrics, summary and exit status.
+It answers what wandb 0.31.0 asks: GraphQL operations and, of a run, POST
+/files/ENTITY/PROJECT/RUN/file_stream, its metrics, summary and exit status. An agent asks by a
+Heartbeat every few seconds, answered by the next configuration while no run is going on, and by
+``exit`` after the last.
 
 Whatever else arrives is refused and listed. As the server is also a proxy that lets nothing
 through, that includes what is meant for other hosts, if HTTPS_PROXY and HTTP_PROXY name it.
@@ -20,11 +13,11 @@ import gzip
 import json
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -54,7 +47,7 @@ class Run:
     exit_status: int | None = None
 
 
-class WandbServer:
+class WandbServer(ThreadingHTTPServer):
     """The stand-in, on a free port of 127.0.0.1 while it is used as a context manager.
 
     Attributes:
@@ -71,6 +64,8 @@ class WandbServer:
         Args:
             configurations: what agents are to run, one after the other, as run-0, run-1, ...
         """
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
         self.project = ""
         self.sweep: Values = {}
         self.runs: dict[str, Run] = {}
@@ -78,29 +73,23 @@ class WandbServer:
         self._to_run = {f"run-{number}": values for number, values in enumerate(configurations)}
         # Requests arrive in threads of their own.
         self._lock = threading.Lock()
-        self._http = _HttpServer(("127.0.0.1", 0), _Handler)
-        self._http.answer = self._answer
-        self._thread = threading.Thread(target=self._http.serve_forever)
-        self.url = f"http://127.0.0.1:{self._http.server_port}"
 
     def __enter__(self) -> "WandbServer":
-        self._thread.start()
+        threading.Thread(target=self.serve_forever).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
+        self.shutdown()
+        self.server_close()
 
-    def _answer(self, method: str, path: str, body: bytes) -> Values | None:
+    def answer(self, method: str, path: str, body: bytes) -> Values | None:
         """The answer to a request; None refuses it."""
         with self._lock:
             if (method, path) == ("POST", "/graphql"):
                 request = json.loads(body)
                 name = re.search(r"\b(?:query|mutation)\s+(\w+)", request["query"]).group(1)
-                if name in self._OPERATIONS:
-                    variables = request.get("variables") or {}
-                    return {"data": self._OPERATIONS[name](self, variables)}
+                if operation := getattr(self, f"_{name}", None):
+                    return {"data": operation(request.get("variables") or {})}
                 path = name
             elif method == "POST" and (stream := re.fullmatch(r"/files/.*/(.*)/file_stream", path)):
                 return self._file_stream(self._run(stream[1]), json.loads(body))
@@ -124,31 +113,33 @@ class WandbServer:
     def _project(self, name: str) -> Values:
         return {"id": name, "name": name, "entity": {"id": ENTITY, "name": ENTITY}}
 
-    def _viewer(self, _: Values) -> Values:
+    # The operations, by their names.
+
+    def _Viewer(self, _: Values) -> Values:
         names = dict.fromkeys(("id", "entity", "username", "email"), ENTITY)
         return {"viewer": {**names, "flags": "{}", "teams": {"edges": []}}}
 
-    def _features(self, _: Values) -> Values:
+    def _ServerFeaturesQuery(self, _: Values) -> Values:
         return {"serverInfo": {"features": []}}
 
-    def _organization(self, _: Values) -> Values:
+    def _OrganizationCoreWeaveOrganizationID(self, _: Values) -> Values:
         return {"entity": {"organization": None}}
 
-    def _upsert_sweep(self, sent: Values) -> Values:
+    def _UpsertSweep(self, sent: Values) -> Values:
         self.project, self.sweep = sent["projectName"], yaml.safe_load(sent["config"])
         sweep = {"name": SWEEP, "project": self._project(self.project)}
         return {"upsertSweep": {"sweep": sweep, "configValidationWarnings": []}}
 
-    def _sweep_with_runs(self, asked: Values) -> Values:
+    def _SweepWithRuns(self, asked: Values) -> Values:
         if (asked["entity"], asked["project"], asked["sweep"]) != (ENTITY, self.project, SWEEP):
             return {"project": None}
         config = yaml.safe_dump(self.sweep)
         return {"project": {"sweep": {"id": SWEEP, "config": config, "runs": {"edges": []}}}}
 
-    def _create_agent(self, _: Values) -> Values:
+    def _CreateAgent(self, _: Values) -> Values:
         return {"createAgent": {"agent": {"id": AGENT}}}
 
-    def _heartbeat(self, sent: Values) -> Values:
+    def _Heartbeat(self, sent: Values) -> Values:
         commands: list[Values] = []
         is_idle = not json.loads(sent["runState"])
         if is_idle and self._to_run:
@@ -160,11 +151,11 @@ class WandbServer:
             commands = [{"type": "exit"}]
         return {"agentHeartbeat": {"agent": {"id": AGENT}, "commands": json.dumps(commands)}}
 
-    def _run_resume_status(self, asked: Values) -> Values:
+    def _RunResumeStatus(self, asked: Values) -> Values:
         # No bucket: the run is new.
         return {"model": {**self._project(asked["project"]), "bucket": None}}
 
-    def _upsert_bucket(self, sent: Values) -> Values:
+    def _UpsertBucket(self, sent: Values) -> Values:
         run = self._run(sent["name"])
         run.sweep = sent["sweep"] or run.sweep
         config = json.loads(sent["config"] or "{}")
@@ -180,31 +171,14 @@ class WandbServer:
         }
         return {"upsertBucket": {"bucket": bucket, "inserted": True}}
 
-    def _create_run_files(self, sent: Values) -> Values:
+    def _CreateRunFiles(self, sent: Values) -> Values:
         urls = [{"name": name, "uploadUrl": f"{self.url}/uploads/{name}"} for name in sent["files"]]
         return {"createRunFiles": {"runID": sent["run"], "uploadHeaders": [], "files": urls}}
-
-    _OPERATIONS: ClassVar[dict[str, Callable[["WandbServer", Values], Values]]] = {
-        "Viewer": _viewer,
-        "ServerFeaturesQuery": _features,
-        "OrganizationCoreWeaveOrganizationID": _organization,
-        "UpsertSweep": _upsert_sweep,
-        "SweepWithRuns": _sweep_with_runs,
-        "CreateAgent": _create_agent,
-        "Heartbeat": _heartbeat,
-        "RunResumeStatus": _run_resume_status,
-        "UpsertBucket": _upsert_bucket,
-        "CreateRunFiles": _create_run_files,
-    }
-
-
-class _HttpServer(ThreadingHTTPServer):
-    answer: Callable[[str, str, bytes], Values | None]
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _HttpServer
+    server: WandbServer
 
     def handle(self) -> None:
         # A client that has ended leaves its connections open.

@@ -1,6 +1,6 @@
 """Programs that run side by side until a list of them is done: what sweeps and tables share."""
 
-import csv
+import argparse
 import math
 import os
 import shlex
@@ -11,41 +11,35 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from crn.errors import UserError
+from crn.experiments.folder import logged, turn
 from crn.system.files import locked
+from crn.system.program import print_result, typed_path, whole_number
 
-# Seconds between two looks at a program, two looks for work where there was none, and two signs of
-# life of a program that goes on.
-_TICK, _PAUSE, BEAT = 0.05, 1.0, 5
+# Seconds between two looks at a program, and two looks for work where there was none.
+_TICK, _PAUSE = 0.05, 1.0
 # Bytes at the end of stderr.txt in which the last line is looked for.
 _TAIL = 8192
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """A program to run.
 
     Attributes:
-        key: what the list knows it by.
         name: for messages, as in "run 3".
         description: what is special about it.
         words: the command.
-        folder: where the command and its output are kept, the latter added to what there is.
         metric: column of metrics.csv whose last value is its result.
-        inherited: descriptors that the program has, too.
     """
 
-    key: Any
     name: str
     description: str
-    words: Sequence[str]
-    folder: Path
+    words: list[str]
     metric: str
-    inherited: Sequence[int] = ()
 
 
 class Outcome(NamedTuple):
@@ -70,22 +64,17 @@ class Jobs(Protocol):
 
     folder: Path
 
-    def claim(self) -> Job | None:
-        """Take the next one; None where there is nothing to start, now at least."""
+    def unended(self) -> Sequence[Any]:
+        """The keys of what has not ended, going on or not, in the order in which they start."""
 
-    def is_over(self) -> bool:
-        """Whether nothing can be left to start, where this process runs none any more."""
+    def run_folder(self, key: Any) -> Path:
+        """The folder of a program, in which its command and its output are kept."""
 
-    def beat(self, job: Job) -> None:
-        """Record that a program goes on; called every `BEAT` seconds, outside of a turn."""
+    def job(self, key: Any) -> Job:
+        """A program that has not ended and that nobody else is at, to be started now."""
 
-    def ended(self, job: Job, outcome: Outcome) -> None:
+    def ended(self, key: Any, outcome: Outcome) -> None:
         """Record what came of a program. One that was stopped is to be started again."""
-
-
-def turn(folder: Path) -> AbstractContextManager[list[int]]:
-    """Keep other processes out of a list, so that what is read stays true until it is acted on."""
-    return locked(folder / "results.csv", wait=True)
 
 
 def say(message: str) -> None:
@@ -95,35 +84,54 @@ def say(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
 
+def add_arguments(parser: argparse.ArgumentParser, what: str, where: str) -> None:
+    """The options that sweep.py and tables.py have in common."""
+    parser.add_argument(
+        "--workers",
+        type=whole_number(1),
+        default=1,
+        metavar="N",
+        help=f"{what} at a time, which share the cores and the GPU (default: 1)",
+    )
+    parser.add_argument("--folder", type=typed_path, metavar="DIR", help=where)
+    parser.add_argument("--retry-failed", action="store_true", help=f"do failed {what} again")
+
+
 class Workers:
     """Keeps some programs running until the list is at its end.
 
-    Attributes:
-        signal: the signal that has stopped it; 0 if none has.
+    The folder of each is locked by the process that looks after it and by the program itself, which
+    goes on where that process dies; then it can be claimed again as soon as it has ended.
     """
 
-    def __init__(self, jobs: Jobs, workers: int, report: Callable[[], object]) -> None:
+    def __init__(self, jobs: Jobs, workers: int, report: Callable[[], str]) -> None:
         """Start nothing yet.
 
         Args:
             jobs: what there is to run.
             workers: programs at a time.
-            report: writes down what there is of results, in a turn.
+            report: writes down what there is of results, in a turn, and returns it for people.
         """
-        self.signal = 0
         self._jobs = jobs
         self._workers = workers
         self._report = report
+        self._signal = 0
         self._stops = 0
-        self._running = 0
+        self._locks: dict[Any, ExitStack] = {}
         self._waits = False
         self._changed = threading.Condition()
 
-    def run(self) -> None:
-        """Run programs until nothing is left to start, or a signal says so.
+    def run(self, command: str) -> int:
+        """Run programs until nothing is left to start, or a signal says so, and print the report.
 
         Ctrl-C, SIGTERM or the closing of the terminal have the programs save themselves and stop;
         the second time, they are stopped at once.
+
+        Args:
+            command: what the user types to go on.
+
+        Returns:
+            128 + N where signal N has stopped it, else 0.
         """
         with self._signals(), ThreadPoolExecutor(self._workers) as pool:
             try:
@@ -132,6 +140,12 @@ class Workers:
             finally:
                 # Where one has failed, the others are to stop.
                 self._stops = self._stops or 1
+        with turn(self._jobs.folder):
+            print_result(self._report())
+        if not self._signal:
+            return 0
+        say(f"stopped; to go on: {command}")
+        return 128 + self._signal
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -148,38 +162,39 @@ class Workers:
 
     def _stop(self, number: int, frame: Any) -> None:  # noqa: ARG002
         # No more than this, because it may interrupt anything.
-        self.signal = number
+        self._signal = number
         self._stops += 1
 
     def _work(self) -> None:
-        while (job := self._next()) is not None:
+        while (claimed := self._next()) is not None:
+            key, job, inherited = claimed
             say(f"{job.name}: {job.description}")
-            outcome = self._run(job)
+            outcome = self._run(job, self._jobs.run_folder(key), inherited)
             with self._changed, turn(self._jobs.folder):
-                self._jobs.ended(job, outcome)
+                self._jobs.ended(key, outcome)
                 self._report()
-                self._running -= 1
+                self._locks.pop(key).close()
                 self._changed.notify_all()
             seconds, value, error = outcome
             if value is not None:
-                say(f"{job.name}: {job.metric} {value:.6g} after {seconds} s")
+                how = f"{job.metric} {value:.6g} after {seconds} s"
+            elif error:
+                how = f"failed after {seconds} s: {error}"
             else:
-                how = (
-                    f"failed after {seconds} s: {error}" if error else f"stopped after {seconds} s"
-                )
-                say(f"{job.name}: {how}")
+                how = f"stopped after {seconds} s"
+            say(f"{job.name}: {how}")
 
-    def _next(self) -> Job | None:
+    def _next(self) -> tuple[Any, Job, list[int]] | None:
+        """The next program with its key and its lock's descriptors; None where none is left."""
         while not self._stops:
             with self._changed:
                 with turn(self._jobs.folder):
-                    job = self._jobs.claim()
-                    is_over = job is None and self._jobs.is_over()
-                if job is not None:
-                    self._running += 1
-                    return job
-                if not self._running:
-                    if is_over:
+                    unended = self._jobs.unended()
+                    for key in unended:
+                        if key not in self._locks and (inherited := self._claim(key)) is not None:
+                            return key, self._jobs.job(key), inherited
+                if not self._locks:
+                    if not unended:
                         break
                     if not self._waits:
                         say("nothing to start: waiting for what was started elsewhere")
@@ -187,11 +202,23 @@ class Workers:
                 self._changed.wait(_PAUSE)
         return None
 
-    def _run(self, job: Job) -> Outcome:
-        """Run a program to its end, and tell it when it is to stop."""
-        begun = beaten = time.monotonic()
+    def _claim(self, key: Any) -> list[int] | None:
+        """Lock a program's folder, unless another process has; returns the lock's descriptors."""
+        folder = self._jobs.run_folder(key)
+        folder.parent.mkdir(exist_ok=True)
+        lock = ExitStack()
         try:
-            process = _start(job, self._environment())
+            inherited = lock.enter_context(locked(folder))
+        except UserError:
+            return None
+        self._locks[key] = lock
+        return inherited
+
+    def _run(self, job: Job, folder: Path, inherited: Sequence[int]) -> Outcome:
+        """Run a program to its end, and tell it when it is to stop."""
+        begun = time.monotonic()
+        try:
+            process = _start(job.words, folder, self._environment(), inherited)
         except (OSError, ValueError) as error:
             return Outcome(0.0, error=f"cannot be started: {error}")
         told = 0
@@ -203,13 +230,9 @@ class Workers:
                 with suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL if told else signal.SIGTERM)
                 told = self._stops if told else 1
-            if time.monotonic() - beaten >= BEAT:
-                beaten = time.monotonic()
-                with self._changed:
-                    self._jobs.beat(job)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_TICK)
-        value, reason = _judged(process.returncode, job)
+        value, reason = _judged(process.returncode, folder, job.metric)
         if value is None and self._stops:
             reason = ""
         return Outcome(round(time.monotonic() - begun, 1), value, reason)
@@ -223,57 +246,36 @@ class Workers:
         return {"OMP_NUM_THREADS": str(max(1, cpu_count() // self._workers))}
 
 
-def _start(job: Job, environment: dict[str, str]) -> subprocess.Popen:
-    job.folder.mkdir(parents=True, exist_ok=True)
-    (job.folder / "command.txt").write_text(shlex.join(job.words) + "\n", encoding="utf-8")
-    with open(job.folder / "stdout.txt", "ab") as out, open(job.folder / "stderr.txt", "ab") as err:
+def _start(
+    words: Sequence[str], folder: Path, environment: dict[str, str], inherited: Sequence[int]
+) -> subprocess.Popen[bytes]:
+    folder.mkdir(exist_ok=True)
+    (folder / "command.txt").write_text(shlex.join(words) + "\n", encoding="utf-8")
+    # Added to what a training that goes on has written.
+    with open(folder / "stdout.txt", "ab") as out, open(folder / "stderr.txt", "ab") as err:
         return subprocess.Popen(
-            job.words,
+            words,
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
             env=os.environ | environment,
-            pass_fds=job.inherited,
+            pass_fds=inherited,
             # So that Ctrl-C comes once, from here: a second one would not let it save itself.
             start_new_session=True,
         )
 
 
-def _judged(status: int, job: Job) -> tuple[float | None, str]:
+def _judged(status: int, folder: Path, metric: str) -> tuple[float | None, str]:
     """The metric of a program that has ended, or why there is none."""
     if status:
-        last = _last_line(job.folder / "stderr.txt")
+        end = (folder / "stderr.txt").read_bytes()[-_TAIL:].decode(errors="replace")
+        last = next((line.strip() for line in reversed(end.splitlines()) if line.strip()), "")
         if status > 0:
             return None, last or f"exit status {status}"
         name = {number.value: number.name for number in signal.Signals}.get(-status, -status)
         return None, f"killed by {name}{last and ': ' + last}"
     try:
-        value = float(last_row(log_dir(job.folder), job.metric)[job.metric])
+        value = float(logged(folder, metric)[-1][-1][metric])
     except (LookupError, ValueError):
-        return None, f"did not log {job.metric}"
-    return (value, "") if math.isfinite(value) else (None, f"the last {job.metric} is {value}")
-
-
-def log_dir(folder: Path) -> Path:
-    """Where the program of a folder logs its metrics."""
-    return folder / "logged_metrics"
-
-
-def last_row(log_dir: Path, metric: str) -> dict[str, str]:
-    """The last row with a metric in the newest metrics.csv below a folder.
-
-    Raises:
-        LookupError: there is none.
-    """
-    files = sorted(log_dir.glob("*/metrics.csv"), key=lambda file: file.stat().st_mtime)
-    if not files:
-        raise LookupError
-    with open(files[-1], newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if row.get(metric)][-1]
-
-
-def _last_line(file: Path) -> str:
-    with open(file, "rb") as opened:
-        opened.seek(max(0, os.fstat(opened.fileno()).st_size - _TAIL))
-        text = opened.read().decode("utf-8", errors="replace")
-    return next((line for line in reversed(text.splitlines()) if line.strip()), "").strip()
+        return None, f"did not log {metric}"
+    return (value, "") if math.isfinite(value) else (None, f"the last {metric} is {value}")

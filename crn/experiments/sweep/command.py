@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crn.errors import UserError
-from crn.experiments.jobs import Workers, say, turn
+from crn.experiments.folder import turn
+from crn.experiments.jobs import Workers, add_arguments
 from crn.experiments.sweep.file import check_command, read_sweep
-from crn.experiments.sweep.report import summary, write_results
-from crn.experiments.sweep.study import COMPLETE, FAILED, Study
+from crn.experiments.sweep.report import write_results
+from crn.experiments.sweep.study import COMPLETE, Study
 from crn.system.files import require_writable_folder
-from crn.system.program import Parser, print_result, split_words, typed_path, whole_number
+from crn.system.program import Parser, split_words, typed_path, whole_number
 
 
 def run_sweep(argv: Sequence[str]) -> int:
@@ -34,19 +35,14 @@ def run_sweep(argv: Sequence[str]) -> int:
     check_command(sweep, arguments)
     folder = options.folder or Path("sweeps") / options.file.stem
     require_writable_folder(folder, "--folder")
-    with turn(folder) as lock:
-        study = Study(sweep, folder, arguments, count, options.seed, has_locks=bool(lock))
-        if options.retry_failed:
-            study.repeat(FAILED)
-    workers = Workers(study, options.workers, lambda: write_results(study))
-    workers.run()
+    study = Study(sweep, folder, arguments, count, options.seed)
     with turn(folder):
-        results = write_results(study)
-    print_result(summary(study, results))
-    if workers.signal:
-        say(f"stopped; to go on: python sweep.py {shlex.join(argv)}")
-        return 128 + workers.signal
-    return 0 if any(result.state == COMPLETE for result in results) else 1
+        study.open()
+        if options.retry_failed:
+            study.forget_failed()
+    workers = Workers(study, options.workers, lambda: write_results(study))
+    status = workers.run(f"python sweep.py {shlex.join(argv)}")
+    return status or int(all(run.state != COMPLETE for run in study.runs()))
 
 
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -66,18 +62,8 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         help="runs of the whole sweep, earlier ones included (default: run_cap of the file; a grid "
         "has its own end)",
     )
-    parser.add_argument(
-        "--workers",
-        type=whole_number(1),
-        default=1,
-        metavar="N",
-        help="runs at a time (default: 1)",
-    )
-    parser.add_argument(
-        "--folder",
-        type=typed_path,
-        metavar="DIR",
-        help="where the study and its runs are (default: sweeps/NAME OF THE FILE)",
+    add_arguments(
+        parser, "runs", "where the study and its runs are (default: sweeps/NAME OF THE FILE)"
     )
     parser.add_argument(
         "--seed",
@@ -85,6 +71,5 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         metavar="N",
         help="seed of what random and bayes try: the same with one worker",
     )
-    parser.add_argument("--retry-failed", action="store_true", help="do failed runs again")
     words, arguments = split_words(argv)
     return parser.parse_args(words), arguments

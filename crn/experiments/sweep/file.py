@@ -1,5 +1,6 @@
 """A sweep's YAML file, in the form that W&B takes: what is searched, and how a run is started."""
 
+import itertools
 import math
 import os
 import sys
@@ -9,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from crn.command_line import parse_options
-from crn.config import GROUPS
 from crn.errors import UserError
-from crn.experiments.sweep.parameters import Choice, Parameter, read_parameters
-from crn.option import flag, option_names
+from crn.experiments.sweep.parameters import Parameter, read_parameters
 
 METHODS = ("grid", "random", "bayes")
 GOALS = ("maximize", "minimize")
@@ -42,45 +41,32 @@ class Sweep:
     parameters: Mapping[str, Parameter]
     run_cap: int | None
 
-    def searched(self) -> dict[str, Parameter]:
+    def searched(self) -> list[str]:
         """The parameters that differ between runs."""
-        fixed = self.fixed()
-        return {name: of for name, of in self.parameters.items() if name not in fixed}
+        return [name for name, of in self.parameters.items() if len(of.examples()) > 1]
 
-    def fixed(self) -> dict[str, str]:
-        """The value of each parameter that has only one."""
-        return {
-            name: parameter.texts[0]
-            for name, parameter in self.parameters.items()
-            if isinstance(parameter, Choice) and len(parameter.texts) == 1
-        }
+    def grid(self) -> Iterator[dict[str, Any]]:
+        """All configurations of a grid; the last parameter changes fastest."""
+        for values in itertools.product(*(of.examples() for of in self.parameters.values())):
+            yield dict(zip(self.parameters, values, strict=True))
 
     def grid_size(self) -> int:
-        """How many configurations a grid has."""
-        return math.prod(len(parameter.examples()) for parameter in self.parameters.values())
-
-    def grid_point(self, index: int) -> dict[str, str]:
-        """Configuration number ``index`` of a grid; the last parameter changes fastest."""
-        point = {}
-        for name, parameter in reversed(self.searched().items()):
-            index, position = divmod(index, len(parameter.examples()))
-            point[name] = str(parameter.examples()[position])
-        return point
+        """How many they are."""
+        return math.prod(len(of.examples()) for of in self.parameters.values())
 
     def words(self, configuration: Mapping[str, Any], *more: str) -> list[str]:
         """The command that runs a configuration.
 
         Args:
-            configuration: values of the searched parameters.
+            configuration: values of the parameters.
             more: words that follow.
         """
-        values: dict[str, Any] = {**self.fixed(), **configuration}
         stands_for = {
             # Nothing: what it calls, /usr/bin/env, finds the interpreter, which is known here.
             "${env}": [],
             "${interpreter}": [sys.executable],
             "${program}": [self.program],
-            "${args}": [f"--{name}={values[name]}" for name in self.parameters],
+            "${args}": [f"--{name}={value}" for name, value in configuration.items()],
         }
         words = [part for word in self.command for part in stands_for.get(word, [word])]
         return [*words, *more]
@@ -92,12 +78,8 @@ class Sweep:
     def definition(self) -> dict[str, Any]:
         """Plain values, equal for sweeps whose runs can be compared."""
         values = asdict(self) | {"command": list(self.command)}
-        values["parameters"] = {
-            name: [type(parameter).__name__, *map(str, asdict(parameter).values())]
-            for name, parameter in self.parameters.items()
-        }
         del values["run_cap"]
-        return values
+        return values | {"parameters": {name: str(of) for name, of in self.parameters.items()}}
 
 
 def short(value: Any) -> str:
@@ -136,20 +118,12 @@ def check_command(sweep: Sweep, arguments: Sequence[str]) -> None:
             raise UserError("--log-dir: leave it out; every run has its own folder in the sweep's")
     if Path(sweep.program).name != "train.py":
         return
-    flags = set(map(flag, option_names(*GROUPS.values())))
-    for name in sweep.parameters:
-        if f"--{name}" not in flags:
-            raise UserError(f"parameter {name} is no flag of train.py: see python train.py --help")
-    for configuration in _examples(sweep):
+    examples = {name: of.examples() for name, of in sweep.parameters.items()}
+    # Configurations in which every choice and both ends of every range come up.
+    for index in range(max(map(len, examples.values()), default=1)):
+        configuration = {name: values[index % len(values)] for name, values in examples.items()}
         words = sweep.words(configuration, *arguments)
         parse_options(words[words.index(sweep.program) + 1 :])
-
-
-def _examples(sweep: Sweep) -> Iterator[dict[str, Any]]:
-    """Configurations in which every choice and both ends of every range come up."""
-    examples = {name: parameter.examples() for name, parameter in sweep.searched().items()}
-    for index in range(max(map(len, examples.values()), default=1)):
-        yield {name: values[index % len(values)] for name, values in examples.items()}
 
 
 def _read_yaml(path: Path) -> Any:
@@ -172,34 +146,27 @@ def _read_yaml(path: Path) -> Any:
 def _sweep(content: Any) -> Sweep:
     if not isinstance(content, dict):
         raise UserError("is not a sweep: it has no method and parameters")
-    _refuse_unknown_keys(content)
-    method = content.get("method")
-    if method not in METHODS:
-        raise UserError(f"method is {', '.join(METHODS)}, not {method!r}")
-    program = content.get("program")
-    if not isinstance(program, str) or not program:
-        raise UserError("program is missing: give the file to run, as in train.py")
-    run_cap = content.get("run_cap")
-    if run_cap is not None and (type(run_cap) is not int or run_cap < 1):
-        raise UserError(f"run_cap takes a whole number from 1 on, not {run_cap!r}")
-    metric, goal = _metric(content.get("metric"))
-    return Sweep(
-        program=os.path.expanduser(program),
-        method=method,
-        metric=metric,
-        goal=goal,
-        command=_command(content.get("command", _COMMAND)),
-        parameters=read_parameters(content.get("parameters"), is_grid=method == "grid"),
-        run_cap=run_cap,
-    )
-
-
-def _refuse_unknown_keys(content: dict[Any, Any]) -> None:
     if "early_terminate" in content:
         raise UserError("early_terminate: runs cannot be ended early here; leave it out")
     for key in content:
         if key not in _KEYS:
             raise UserError(f"{key!r} is not a key of a sweep: {', '.join(sorted(_KEYS))}")
+    method, program = content.get("method"), content.get("program")
+    if method not in METHODS:
+        raise UserError(f"method is {', '.join(METHODS)}, not {method!r}")
+    if not isinstance(program, str) or not program:
+        raise UserError("program is missing: give the file to run, as in train.py")
+    run_cap = content.get("run_cap")
+    if run_cap is not None and (type(run_cap) is not int or run_cap < 1):
+        raise UserError(f"run_cap takes a whole number from 1 on, not {run_cap!r}")
+    return Sweep(
+        os.path.expanduser(program),
+        method,
+        *_metric(content.get("metric")),
+        _command(content.get("command", _COMMAND)),
+        read_parameters(content.get("parameters"), is_grid=method == "grid"),
+        run_cap,
+    )
 
 
 def _metric(metric: Any) -> tuple[str, str]:

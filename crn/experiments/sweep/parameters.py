@@ -12,7 +12,6 @@ _DISTRIBUTIONS = {
     "categorical": {"values"},
     "int_uniform": {"min", "max"},
     "uniform": {"min", "max"},
-    "log_uniform": {"min", "max"},
     "log_uniform_values": {"min", "max"},
 }
 _LONGEST_LIST = 100_000
@@ -68,9 +67,7 @@ def read_parameters(content: Any, is_grid: bool) -> dict[str, Parameter]:
 
 
 def _parameter(description: Any) -> Parameter:
-    if not isinstance(description, dict):
-        raise UserError("give a value, values, or min and max")
-    rest = dict(description)
+    rest = dict(description) if isinstance(description, dict) else {}
     kind = rest.pop("distribution", None) or _implied_distribution(rest)
     if str(kind) not in _DISTRIBUTIONS:
         raise UserError(
@@ -82,7 +79,11 @@ def _parameter(description: Any) -> Parameter:
     if kind == "constant":
         return Choice((str(rest["value"]),))
     if kind == "categorical":
-        return _choice(rest["values"])
+        values = rest["values"]
+        if not isinstance(values, list) or not values:
+            raise UserError("values takes a list that is not empty")
+        # Two values that read the same on the command line are one.
+        return Choice(tuple(dict.fromkeys(map(str, values))))
     return _range(kind, rest["min"], rest["max"])
 
 
@@ -97,13 +98,6 @@ def _implied_distribution(description: dict[Any, Any]) -> str:
     raise UserError("give a value, values, or min and max")
 
 
-def _choice(values: Any) -> Choice:
-    if not isinstance(values, list) or not values:
-        raise UserError("values takes a list that is not empty")
-    # Two values that read the same on the command line are one.
-    return Choice(tuple(dict.fromkeys(map(str, values))))
-
-
 def _range(kind: str, low: Any, high: Any) -> Range:
     is_whole = kind == "int_uniform"
     for name, limit in {"min": low, "max": high}.items():
@@ -112,29 +106,17 @@ def _range(kind: str, low: Any, high: Any) -> Range:
             raise UserError(f"{name} takes {takes}, not {limit!r}")
     if low > high:
         raise UserError(f"min {low} is above max {high}")
-    if is_whole:
-        return Range(low, high)
-    if kind == "log_uniform":
-        # W&B takes the exponents here.
-        low, high = _exponential(low), _exponential(high)
-    is_logarithmic = kind != "uniform"
+    is_logarithmic = kind == "log_uniform_values"
     if is_logarithmic and low <= 0:
         raise UserError(f"min of a logarithmic range is above 0, not {low}")
-    return Range(float(low), float(high), is_logarithmic)
+    return Range(low, high) if is_whole else Range(float(low), float(high), is_logarithmic)
 
 
 def _is_number(value: Any, is_whole: bool) -> bool:
-    # By type, because True is an int for isinstance. The database holds whole numbers of 64 bits.
+    # By type, because True is an int for isinstance. Optuna computes with numbers of 64 bits.
     if type(value) is int:
         return -(2**63) <= value < 2**63
     return type(value) is float and not is_whole and math.isfinite(value)
-
-
-def _exponential(number: float) -> float:
-    try:
-        return math.exp(number)
-    except OverflowError:
-        raise UserError(f"log_uniform takes logarithms: exp({number}) is too large") from None
 
 
 def _listed(parameter: Parameter) -> Choice:

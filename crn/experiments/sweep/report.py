@@ -2,10 +2,9 @@
 
 import csv
 from collections.abc import Sequence
-from typing import Any
 
 from crn.experiments.sweep.file import short
-from crn.experiments.sweep.study import Result, Study
+from crn.experiments.sweep.study import Run, Study
 from crn.system.files import written_whole
 from crn.system.text import spreadsheet_cell
 
@@ -13,57 +12,48 @@ from crn.system.text import spreadsheet_cell
 _SHOWN = 10
 
 
-def write_results(study: Study) -> list[Result]:
-    """Write results.csv, and return what is in it; in a turn."""
-    results = study.results()
-    with written_whole(study.folder / "results.csv", "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(_rows(study, results))
-    return results
+def write_results(study: Study) -> str:
+    """Write results.csv; in a turn.
 
-
-def _rows(study: Study, results: Sequence[Result]) -> list[list[Any]]:
-    sweep = study.sweep
-    rows: list[list[Any]] = [
-        ["number", "state", *sweep.parameters, sweep.metric, "seconds", "folder", "error"]
-    ]
-    for result in results:
-        values = sweep.fixed() | result.configuration
-        folder = study.run_folder(result.number)
-        rows.append(
-            [
-                result.number,
-                result.state,
-                *(values.get(name, "") for name in sweep.parameters),
-                result.value,
-                result.seconds,
-                folder if folder.is_dir() else "",
-                spreadsheet_cell(result.error),
-            ]
+    Returns:
+        A table of the best runs, and how many there are.
+    """
+    sweep, runs = study.sweep, study.runs()
+    path = study.folder / "results.csv"
+    with written_whole(path, "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(
+            ["number", "state", *sweep.parameters, sweep.metric, "seconds", "folder", "error"]
         )
-    return rows
-
-
-def summary(study: Study, results: Sequence[Result]) -> str:
-    """A table of the best runs, and how many there are."""
-    sweep = study.sweep
-    names = list(sweep.searched())
-    sign = -1 if sweep.goal == "maximize" else 1
-    best = sorted((r for r in results if r.value is not None), key=lambda r: sign * (r.value or 0))
-    rows = [
-        [
-            str(r.number),
-            f"{r.value:.6g}",
-            str(r.seconds),
-            *(short(r.configuration[n]) for n in names),
-        ]
-        for r in best[:_SHOWN]
-    ]
-    heads = ["run", sweep.metric, "seconds", *names]
-    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    table = [
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in ([heads, *rows] if rows else [])
-    ]
-    states = [result.state for result in results]
+        for run in runs:
+            folder = study.run_folder(run.number)
+            table.writerow([
+                *(run.number, run.state),
+                *run.configuration.values(),
+                *(run.value, run.seconds, folder if folder.is_dir() else ""),
+                spreadsheet_cell(run.error),
+            ])  # fmt: skip
+    states = [run.state for run in runs]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    return "\n".join([*table, f"{counts or 'no runs'}: {study.folder / 'results.csv'}"])
+    return "\n".join([*_best(study, runs), f"{counts or 'no runs'}: {path}"])
+
+
+def _best(study: Study, runs: Sequence[Run]) -> list[str]:
+    """The lines of the table of the best runs."""
+    sweep = study.sweep
+    names = sweep.searched()
+    values = {run.number: run.value for run in runs if run.value is not None}
+    best = sorted(values, key=values.__getitem__, reverse=sweep.goal == "maximize")
+    rows = [
+        [str(number), f"{values[number]:.6g}", str(runs[number].seconds)]
+        + [short(runs[number].configuration[name]) for name in names]
+        for number in best[:_SHOWN]
+    ]
+    if not rows:
+        return []
+    rows.insert(0, ["run", sweep.metric, "seconds", *names])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]

@@ -20,6 +20,7 @@ from torch.nn.functional import interpolate, leaky_relu
 from crn.config import GROUPS, RECIPES, SCORES, ModelConfig, Network, Options
 from crn.errors import UserError
 from crn.evaluation.metrics import auroc
+from crn.experiments.folder import write_json
 from crn.experiments.jobs import say
 from crn.experiments.tables.summary import BASELINES
 from crn.experiments.tables.trainings import DataSet
@@ -27,7 +28,6 @@ from crn.methods.anomaly_maps import AnomalyMapScorer
 from crn.methods.contrast import LocalContrast
 from crn.methods.encoder_decoder import IMAGES, EncoderDecoder
 from crn.methods.smoothing import smoothed, smoothing_matrix
-from crn.system.files import written_whole
 from datasets.layouts import LAYOUTS
 from datasets.reader import normalize, read_images
 from datasets.samples import ANOMALOUS, TEST, TRAIN, list_samples
@@ -68,8 +68,7 @@ def baseline_aurocs(data: DataSet, size: int, folder: Path) -> dict[str, float] 
     scores = scores_of_figures(train, test) | scores_of_maps(train, test)
     aurocs = {name: auroc(scores[name], labels) for name in BASELINES}
     path.parent.mkdir(exist_ok=True)
-    with written_whole(path, "w", encoding="utf-8") as file:
-        json.dump(aurocs, file)
+    write_json(path, aurocs)
     return aurocs
 
 
@@ -83,29 +82,25 @@ def scores_of_figures(train: Tensor, test: Tensor) -> dict[str, Tensor]:
     Returns:
         For each of the first four of `BASELINES` the scores (M,).
     """
-    figures = {"brightness": _brightness, "contrast": _contrast, "gradient energy": _gradients}
+    known, figures = _figures(train), _figures(test)
     scores = {}
-    for name, figure in figures.items():
-        known = figure(train)
+    for name, values in known.items():
         # All training images may be alike.
-        spread = known.std(correction=0).clamp(min=1e-12)
-        scores[name] = (figure(test) - known.mean()).abs() / spread
+        spread = values.std(correction=0).clamp(min=1e-12)
+        scores[name] = (figures[name] - values.mean()).abs() / spread
     scores["mean image"] = (test - train.mean(0)).abs().mean((1, 2, 3))
     return scores
 
 
-def _brightness(images: Tensor) -> Tensor:
-    return images.mean((1, 2, 3))
-
-
-def _contrast(images: Tensor) -> Tensor:
-    return images.std((1, 2, 3), correction=0)
-
-
-def _gradients(images: Tensor) -> Tensor:
-    """Mean squared difference of neighbouring pixels, down and across."""
-    down, across = images.diff(dim=2), images.diff(dim=3)
-    return down.square().mean((1, 2, 3)) + across.square().mean((1, 2, 3))
+def _figures(images: Tensor) -> dict[str, Tensor]:
+    """The figures (N,) of images."""
+    down, across = (images.diff(dim=dim).square().mean((1, 2, 3)) for dim in (2, 3))
+    return {
+        "brightness": images.mean((1, 2, 3)),
+        "contrast": images.std((1, 2, 3), correction=0),
+        # Of neighbouring pixels.
+        "gradient energy": down + across,
+    }
 
 
 @torch.no_grad()

@@ -9,11 +9,12 @@ from pathlib import Path
 from crn.command_line import parse_options
 from crn.config import RECIPES, Competition
 from crn.errors import UserError
-from crn.experiments.jobs import Workers, say, turn
+from crn.experiments.folder import turn
+from crn.experiments.jobs import Workers, add_arguments
 from crn.experiments.tables.pages import write_results
 from crn.experiments.tables.trainings import MODELS, DataSet, Grid, Method, Run
 from crn.system.files import require_writable_folder
-from crn.system.program import Parser, print_result, split_words, typed_path, whole_number
+from crn.system.program import Parser, split_words, typed_path, whole_number
 from datasets.layouts import CATEGORIES, layout_of
 
 _TABLES = ("mvtec", "panorama", "roadimages", "units")
@@ -63,14 +64,8 @@ def run_tables(argv: Sequence[str]) -> int:
 
     with turn(folder):
         report()
-    workers = Workers(grid, options.workers, report)
-    workers.run()
-    with turn(folder):
-        print_result(report())
-    if workers.signal:
-        say(f"stopped; to go on: {command}")
-        return 128 + workers.signal
-    return int(any(result.error for result in grid.results()))
+    status = Workers(grid, options.workers, report).run(command)
+    return status or int(any(result.error for result in grid.results()))
 
 
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -133,20 +128,9 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         help=f"numbers of units of crn and control (default: {default_units}; for units "
         f"{' '.join(map(str, _UNITS_OF_PLOT))})",
     )
-    parser.add_argument(
-        "--workers",
-        type=whole_number(1),
-        default=1,
-        metavar="N",
-        help="trainings at a time, which share the cores and the GPU (default: 1)",
+    add_arguments(
+        parser, "trainings", "where trainings and results are (default: table_results/TABLE)"
     )
-    parser.add_argument(
-        "--folder",
-        type=typed_path,
-        metavar="DIR",
-        help="where trainings and results are (default: table_results/TABLE)",
-    )
-    parser.add_argument("--retry-failed", action="store_true", help="do failed trainings again")
     words, flags = split_words(argv)
     options = parser.parse_args(words)
     is_units = options.table == "units"

@@ -7,7 +7,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from crn.command_line import parse_options
-from crn.experiments.tables.summary import BASELINES, Summary, spread, summarize
+from crn.experiments.tables.summary import BASELINES, Summary, spread
 from crn.experiments.tables.trainings import DataSet, Grid, Result
 from crn.system.files import written_whole
 from crn.system.text import printable, spreadsheet_cell
@@ -36,8 +36,8 @@ def write_results(grid: Grid, baselines: dict[DataSet, dict[str, float] | str]) 
         table.writeheader()
         table.writerows(_trainings(grid))
         table.writerows(_baselines(baselines))
-    summary = summarize(grid, baselines)
-    text = "\n".join(_page(grid, summary)) + "\n"
+    summary = Summary(grid, baselines)
+    text = "\n\n".join(_page(grid, summary)) + "\n"
     with written_whole(grid.folder / "results.md", "w", encoding="utf-8") as file:
         file.write(text)
     if grid.table == "units":
@@ -50,9 +50,13 @@ def write_results(grid: Grid, baselines: dict[DataSet, dict[str, float] | str]) 
 def _trainings(grid: Grid) -> Iterator[dict[str, Any]]:
     for run in grid.runs:
         row = {
-            **{"dataset": spreadsheet_cell(run.data.name), "method": run.method.model},
-            **{"recipe": run.method.recipe, "units": run.method.units, "seed": run.seed},
-            **{"state": "missing", "folder": spreadsheet_cell(str(grid.run_folder(run)))},
+            "dataset": spreadsheet_cell(run.data.name),
+            "method": run.method.model,
+            "recipe": run.method.recipe,
+            "units": run.method.units,
+            "seed": run.seed,
+            "state": "missing",
+            "folder": spreadsheet_cell(str(grid.run_folder(run))),
         }
         if (result := grid.result(run)) is not None:
             row |= asdict(result)
@@ -72,16 +76,14 @@ def _baselines(baselines: dict[DataSet, dict[str, float] | str]) -> Iterator[dic
 
 
 def _page(grid: Grid, summary: Summary) -> Iterator[str]:
-    scores: dict[str, str] = {}
-    for run in grid.runs:
-        recipe = run.method.recipe
-        scores[recipe] = scores.get(recipe) or parse_options(grid.flags(run)).scoring.anomaly_score
-    by_recipe = " and ".join(f"`{score}` ({recipe})" for recipe, score in scores.items())
+    """The paragraphs of results.md."""
+    by_recipe = " and ".join(
+        f"`{parse_options(grid.flags(run)).scoring.anomaly_score}` ({recipe})"
+        for recipe, run in {run.method.recipe: run for run in grid.runs}.items()
+    )
     seeds = ", ".join(map(str, summary.seeds))
     yield f"# Results: {grid.table}"
-    yield ""
     yield f"`{printable(grid.command)}`"
-    yield ""
     yield (
         f"AUROC of images by the score {by_recipe}, whose direction is fixed beforehand: mean ± "
         f"standard deviation over the seeds {seeds}. *Last* is the last validation, the result. "
@@ -92,7 +94,6 @@ def _page(grid: Grid, summary: Summary) -> Iterator[str]:
         "AUROC and AUPRO are of the last state, too. What is called *above* another is so by more "
         "than its standard deviation over the seeds; that of the control is added to the control's."
     )
-    yield ""
     yield (
         "Baselines need no training: how far the brightness, contrast or gradient energy of an "
         "image is from its mean over the normal training images, in standard deviations; how far "
@@ -102,41 +103,37 @@ def _page(grid: Grid, summary: Summary) -> Iterator[str]:
         "features from those of normal images."
     )
     if any(method.model == "control" for method in summary.methods):
-        yield ""
         yield (
             "*Autoencoders, balanced* in the plural are the control: the units of CRN without "
             "their game, which only learn to reproduce images, by the same steps and scores."
         )
     ended = len(grid.results())
     if ended < len(grid.runs):
-        yield ""
         yield f"**{ended} of {len(grid.runs)} trainings have ended.**"
-    yield ""
     if len(summary.data) > 1:
-        yield from _table(_overview(summary))
-        yield ""
-    yield from _table(_details(summary))
-    yield ""
+        yield _table(_overview(summary))
+    yield _table(_details(summary))
     if grid.table == "units":
         yield f"![AUROC against the number of units]({PLOT_FILE})"
-        yield ""
-    yield from _verdicts(summary)
-    yield from _errors(summary)
+    if points := [*_verdicts(summary), *_errors(summary)]:
+        yield "\n".join(points)
 
 
-def _table(rows: Iterator[Sequence[str]]) -> Iterator[str]:
+def _table(rows: Iterator[Sequence[str]]) -> str:
     """Markdown; the first row has the columns' names."""
-    for number, row in enumerate(rows):
-        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
-        if number == 0:
-            yield f"|{' --- |' * len(row)}"
+    lines = []
+    for row in rows:
+        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |")
+        if len(lines) == 1:
+            lines.append("|" + " --- |" * len(row))
+    return "\n".join(lines)
 
 
 def _overview(summary: Summary) -> Iterator[list[str]]:
     """The last AUROC: a row for every method and a column for every data set."""
     yield ["AUROC, last", *(printable(data.name) for data in summary.data), "average"]
     for method in summary.methods:
-        cells = [_spread(summary.cells[data, method].values("last_auroc")) for data in summary.data]
+        cells = [_spread(summary.values(data, method)) for data in summary.data]
         yield [method.label, *cells, _spread(summary.averages(method))]
     for name in BASELINES:
         aurocs = [summary.baseline(data, name) for data in summary.data]
@@ -160,10 +157,12 @@ def _details(summary: Summary) -> Iterator[list[str]]:
     for data in summary.data:
         place = printable(data.name)
         for method in summary.methods:
-            cell = summary.cells[data, method]
-            failed = f", {len(cell.errors)} failed" if cell.errors else ""
-            cells = [show(cell.values(name)) for name, show in columns.values()]
-            yield [place, method.label, *cells, f"{len(cell.done)}{failed}"]
+            errors = summary.errors(data, method)
+            seeds = str(len(summary.values(data, method)))
+            if errors:
+                seeds += f", {len(errors)} failed"
+            cells = [show(summary.values(data, method, name)) for name, show in columns.values()]
+            yield [place, method.label, *cells, seeds]
         for name in BASELINES:
             yield [place, name, _auroc(summary.baseline(data, name)), *nothing]
 
@@ -176,7 +175,7 @@ def _verdicts(summary: Summary) -> Iterator[str]:
         for rival, figures in (("the best baseline", best), ("its control", control)):
             places: dict[bool, list[str]] = {True: [], False: []}
             for data, figure in figures.items():
-                aurocs = summary.cells[data, method].values("last_auroc")
+                aurocs = summary.values(data, method)
                 if aurocs and figure is not None:
                     words = f"{printable(data.name)} ({figure[0]}: {figure[1]:.3f})"
                     places[mean(aurocs) - spread(aurocs) > figure[1]].append(words)
@@ -187,9 +186,10 @@ def _verdicts(summary: Summary) -> Iterator[str]:
 
 
 def _errors(summary: Summary) -> Iterator[str]:
-    for (data, method), cell in summary.cells.items():
-        for error in dict.fromkeys(cell.errors):
-            yield f"- {printable(data.name)}, {method.label} **failed**: {printable(error)}"
+    for data in summary.data:
+        for method in summary.methods:
+            for error in dict.fromkeys(summary.errors(data, method)):
+                yield f"- {printable(data.name)}, {method.label} **failed**: {printable(error)}"
     for data, aurocs in summary.baselines.items():
         if isinstance(aurocs, str):
             yield f"- {printable(data.name)}, baselines **failed**: {printable(aurocs)}"

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 from crn.experiments.tables.summary import Summary, spread
 from crn.system.files import written_whole
@@ -28,21 +27,18 @@ def write_plot(path: Path, summary: Summary) -> None:
         _COLOURS, dict.fromkeys((m.model, m.recipe) for m in counted), strict=False
     ):
         mine = [m for m in counted if (m.model, m.recipe) == kind]
-        points = [(m.units, v) for m in mine if (v := summary.cells[data, m].values("last_auroc"))]
+        points = [(m.units, v) for m in mine if (v := summary.values(data, m))]
         if points:
             units, values = zip(*points, strict=True)
-            style: dict[str, Any] = {
-                "marker": "o",
-                "color": colour,
-                "label": ", ".join(kind),
-                "capsize": 3,
-            }
-            axes.errorbar(units, list(map(mean, values)), list(map(spread, values)), **style)
+            means, spreads = list(map(mean, values)), list(map(spread, values))
+            axes.errorbar(
+                *(units, means, spreads), marker="o", color=colour, label=", ".join(kind), capsize=3
+            )
     axes.set_xticks(sorted({method.units or 0 for method in counted}))
     lines = [
         (m.label, mean(v), "C1", "--")
         for m in summary.methods
-        if not m.units and (v := summary.cells[data, m].values("last_auroc"))
+        if not m.units and (v := summary.values(data, m))
     ]
     if (best := summary.best_baseline(data)) is not None:
         lines.append((f"{best[0]}: the best without training", best[1], "C3", ":"))

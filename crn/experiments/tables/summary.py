@@ -1,11 +1,10 @@
 """Trainings of a table put together: each method on each data set, over its seeds."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from operator import itemgetter
 from statistics import mean, stdev
 
-from crn.experiments.tables.trainings import DataSet, Grid, Method, Result
+from crn.experiments.tables.trainings import DataSet, Grid, Method
 
 BASELINES = (
     *("brightness", "contrast", "gradient energy", "mean image"),
@@ -14,25 +13,6 @@ BASELINES = (
 )
 
 
-@dataclass(frozen=True)
-class Cell:
-    """What a method has reached on a data set.
-
-    Attributes:
-        done: seed to result, of trainings that have ended well.
-        errors: of those that failed.
-    """
-
-    done: dict[int, Result]
-    errors: list[str]
-
-    def values(self, figure: str) -> list[float]:
-        """One figure of `Result`, of every seed that has it."""
-        values = (getattr(result, figure) for result in self.done.values())
-        return [value for value in values if value is not None]
-
-
-@dataclass(frozen=True)
 class Summary:
     """All results of a table.
 
@@ -40,70 +20,64 @@ class Summary:
         data: rows.
         methods: what was trained.
         seeds: of the trainings.
-        cells: what came of it.
         baselines: data set to baseline to AUROC; the error where there is none.
     """
 
-    data: list[DataSet]
-    methods: list[Method]
-    seeds: list[int]
-    cells: dict[tuple[DataSet, Method], Cell]
-    baselines: dict[DataSet, dict[str, float] | str]
+    def __init__(self, grid: Grid, baselines: dict[DataSet, dict[str, float] | str]) -> None:
+        self.data = list(dict.fromkeys(run.data for run in grid.runs))
+        self.methods = list(dict.fromkeys(run.method for run in grid.runs))
+        self.seeds = list(dict.fromkeys(run.seed for run in grid.runs))
+        self.baselines = baselines
+        self._results = {run: result for run in grid.runs if (result := grid.result(run))}
+
+    def values(self, data: DataSet, method: Method, figure: str = "last_auroc") -> list[float]:
+        """One figure of `Result`, of every seed that has it."""
+        return [
+            value
+            for run, result in self._results.items()
+            if (run.data, run.method) == (data, method)
+            and (value := getattr(result, figure)) is not None
+        ]
+
+    def errors(self, data: DataSet, method: Method) -> list[str]:
+        """Why trainings failed."""
+        return [
+            result.error
+            for run, result in self._results.items()
+            if (run.data, run.method) == (data, method) and result.error
+        ]
 
     def averages(self, method: Method) -> list[float]:
         """The mean last AUROC over data sets, for every seed that has ended on all that have."""
-        rows = [row for data in self.data if (row := self.cells[data, method].done)]
+        aurocs = {
+            (run.data, run.seed): result.last_auroc
+            for run, result in self._results.items()
+            if run.method == method and result.last_auroc is not None
+        }
+        data = {each for each, _ in aurocs}
         return [
-            mean(row[seed].last_auroc or 0 for row in rows)
+            mean(aurocs[each, seed] for each in data)
             for seed in self.seeds
-            if rows and all(seed in row for row in rows)
+            if data and all((each, seed) in aurocs for each in data)
         ]
 
     def baseline(self, data: DataSet, name: str) -> float | None:
         """AUROC of a baseline; None where it failed."""
-        aurocs = self.baselines.get(data)
+        aurocs = self.baselines[data]
         return aurocs[name] if isinstance(aurocs, dict) else None
 
     def best_baseline(self, data: DataSet) -> tuple[str, float] | None:
         """The baseline of the highest AUROC, and that; None where they failed."""
-        aurocs = self.baselines.get(data)
+        aurocs = self.baselines[data]
         return max(aurocs.items(), key=itemgetter(1)) if isinstance(aurocs, dict) else None
 
     def reached_by(self, method: Method | None, data: DataSet) -> tuple[str, float] | None:
         """Name and last AUROC of a method, its spread added; None where there is none."""
-        if method not in self.methods:
+        if method is None or not (values := self.values(data, method)):
             return None
-        values = self.cells[data, method].values("last_auroc")
-        return (method.label, mean(values) + spread(values)) if values else None
+        return method.label, mean(values) + spread(values)
 
 
 def spread(values: Sequence[float]) -> float:
     """Standard deviation of a sample, which one value does not tell: 0."""
     return stdev(values) if len(values) > 1 else 0.0
-
-
-def summarize(grid: Grid, baselines: dict[DataSet, dict[str, float] | str]) -> Summary:
-    """Put together what there is of results.
-
-    Args:
-        grid: the trainings.
-        baselines: as `Summary.baselines`.
-    """
-    results: dict[tuple[DataSet, Method], dict[int, Result | None]] = {}
-    for run in grid.runs:
-        results.setdefault((run.data, run.method), {})[run.seed] = grid.result(run)
-    return Summary(
-        data=list(dict.fromkeys(data for data, _ in results)),
-        methods=list(dict.fromkeys(method for _, method in results)),
-        seeds=list(dict.fromkeys(run.seed for run in grid.runs)),
-        cells={key: _cell(by_seed) for key, by_seed in results.items()},
-        baselines=baselines,
-    )
-
-
-def _cell(by_seed: dict[int, Result | None]) -> Cell:
-    ended = {seed: result for seed, result in by_seed.items() if result is not None}
-    return Cell(
-        {seed: result for seed, result in ended.items() if not result.error},
-        [result.error for result in ended.values() if result.error],
-    )

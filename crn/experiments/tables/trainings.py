@@ -1,23 +1,20 @@
 """The trainings of a table: which there are, which are done, and what came of them."""
 
-import csv
 import json
 import math
 import shutil
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from crn.command_line import parse_options
 from crn.config import RECIPES
 from crn.errors import UserError
 from crn.evaluation.results import METRICS_FILE, read_metrics
-from crn.experiments.jobs import Job, Outcome, last_row, log_dir
+from crn.experiments.folder import log_dir, logged, open_folder, write_json
+from crn.experiments.jobs import Job, Outcome
 from crn.report.tables import SCORES_FILE
-from crn.system.files import locked, written_whole
 
 _PROGRAM = Path(__file__).with_name("train_and_score.py").resolve()
 _DEFINITION, _RESULT, _CHECKPOINTS = "grid.json", "result.json", "checkpoints"
@@ -124,11 +121,11 @@ class Result:
     error: str = ""
 
 
+@dataclass
 class Grid:
     """The trainings of a table, as `jobs.Jobs`: what was stopped goes on from its checkpoint.
 
-    Each has a folder, in which result.json says that it has ended. It is locked by the process that
-    looks after it and by the training itself, which goes on where that process dies.
+    Each has a folder, in which result.json says that it has ended.
 
     Attributes:
         runs: all trainings, in the order in which they start.
@@ -139,22 +136,12 @@ class Grid:
         command: what the user has typed.
     """
 
-    def __init__(
-        self,
-        runs: Sequence[Run],
-        folder: Path,
-        table: str,
-        root: Path,
-        extra: Sequence[str],
-        command: str,
-    ) -> None:
-        self.runs = list(runs)
-        self.folder = folder
-        self.table = table
-        self.root = root
-        self.extra = list(extra)
-        self.command = command
-        self._locks: dict[Run, ExitStack] = {}
+    runs: list[Run]
+    folder: Path
+    table: str
+    root: Path
+    extra: list[str]
+    command: str
 
     def open(self) -> None:
         """Make the folder this table's.
@@ -167,20 +154,7 @@ class Grid:
             "--root": str(self.root.resolve()),
             "flags after --": self.extra,
         }
-        path = self.folder / _DEFINITION
-        try:
-            known = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            _write_json(path, definition)
-            return
-        except (OSError, ValueError):
-            known = {}
-        differ = [key for key, value in definition.items() if known.get(key) != value]
-        if differ:
-            raise UserError(
-                f"--folder {self.folder}: the trainings in it have other {', '.join(differ)}; "
-                "give another folder, or move this one away"
-            )
+        open_folder(self.folder / _DEFINITION, definition, "the trainings in it have")
 
     def forget_failed(self) -> None:
         """Have trainings that failed start again."""
@@ -189,9 +163,9 @@ class Grid:
             if result is not None and result.error:
                 (self.run_folder(run) / _RESULT).unlink()
 
-    def run_folder(self, run: Run) -> Path:
+    def run_folder(self, key: Run) -> Path:
         """The folder of a training."""
-        return self.folder / "runs" / run.name
+        return self.folder / "runs" / key.name
 
     def flags(self, run: Run) -> list[str]:
         """The flags of train.py for a training, but for those about its folder."""
@@ -221,39 +195,29 @@ class Grid:
         """Keep what came of a training."""
         folder = self.run_folder(run)
         folder.mkdir(parents=True, exist_ok=True)
-        _write_json(folder / _RESULT, asdict(result))
+        write_json(folder / _RESULT, asdict(result))
 
     def results(self) -> list[Result]:
         """Those of all trainings that have ended."""
         return [result for run in self.runs if (result := self.result(run)) is not None]
 
-    def claim(self) -> Job | None:
-        """The next training that has not ended and that nobody is doing."""
-        for number, run in enumerate(self.runs, start=1):
-            if self.result(run) is not None or run in self._locks:
-                continue
-            folder = self.run_folder(run)
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = ExitStack()
-            try:
-                held = lock.enter_context(locked(folder))
-            except UserError:
-                continue
-            self._locks[run] = lock
-            return self._job(run, f"training {number} of {len(self.runs)}", held)
-        return None
+    def unended(self) -> list[Run]:
+        """The trainings that have not ended."""
+        return [run for run in self.runs if self.result(run) is None]
 
-    def _job(self, run: Run, description: str, held: Sequence[int]) -> Job:
-        folder = self.run_folder(run)
+    def job(self, key: Run) -> Job:
+        """A training, from its checkpoint if it has one."""
+        folder = self.run_folder(key)
         checkpoints = folder / _CHECKPOINTS
+        description = f"training {self.runs.index(key) + 1} of {len(self.runs)}"
         more: list[str | Path] = ["--log-dir", log_dir(folder), "--checkpoint-path", checkpoints]
         last = checkpoints / "last.ckpt"
         if last.exists():
             description += ", resumed"
             more += ["--model-input", last]
-        training = [*self.flags(run), *more]
-        words = [sys.executable, _PROGRAM, *training, "--", *self._flags_to_score(run)]
-        return Job(run, run.name, description, list(map(str, words)), folder, _LAST, held)
+        training = [*self.flags(key), *more]
+        words = [sys.executable, _PROGRAM, *training, "--", *self._flags_to_score(key)]
+        return Job(key.name, description, list(map(str, words)), _LAST)
 
     def _flags_to_score(self, run: Run) -> list[str | Path | int]:
         """The flags of train.py for inference after a training; the rest is in its checkpoint."""
@@ -267,55 +231,40 @@ class Grid:
             *("--num-workers", options.data.num_workers, "--cpu", int(options.run.cpu)),
         ]
 
-    def is_over(self) -> bool:
-        """Whether all trainings have ended, be it in another process."""
-        return len(self.results()) == len(self.runs)
-
-    def beat(self, job: Job) -> None:
-        """Nothing: the lock shows that a training goes on."""
-
-    def ended(self, job: Job, outcome: Outcome) -> None:
+    def ended(self, key: Run, outcome: Outcome) -> None:
         """Record the figures of the last validation, or the reason why there are none."""
         if outcome.value is not None:
-            row = last_row(log_dir(job.folder), _LAST)
-            figures = float(row[_BEST]), float(row[_SECONDS]), int(row["step"])
-            inferred = _inferred(job.folder)
-            result = Result(outcome.value, *figures, swing(log_dir(job.folder)), **inferred)
-            self.record(job.key, result)
+            self.record(key, _result(self.run_folder(key)))
             # Gigabytes, which nobody needs any more.
-            shutil.rmtree(job.folder / _CHECKPOINTS, ignore_errors=True)
+            shutil.rmtree(self.run_folder(key) / _CHECKPOINTS, ignore_errors=True)
         elif outcome.error:
-            self.record(job.key, Result(error=outcome.error))
-        self._locks.pop(job.key).close()
+            self.record(key, Result(error=outcome.error))
 
 
-def swing(logs: Path) -> float | None:
-    """As `Result.swing`, of a training with a folder in ``logs`` for each time it was started."""
-    aurocs: dict[int, float] = {}
-    for path in sorted(logs.glob("*/metrics.csv"), key=lambda file: file.stat().st_mtime):
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if row.get(_LAST)]
-        aurocs |= {int(row["step"]): float(row[_LAST]) for row in rows}
-    last = [aurocs[step] for step in sorted(aurocs)[-math.ceil(len(aurocs) / 3) :]]
-    return max(last) - min(last) if len(last) > 1 else None
-
-
-def _inferred(folder: Path) -> dict[str, Any]:
-    """What of `Result` inference has found out."""
+def _result(folder: Path) -> Result:
+    """What a training, and the inference after it, have left in their folder."""
+    last = logged(folder, _LAST)[-1][-1]
     metrics = read_metrics(folder / METRICS_FILE)
-    decisions, images = metrics.decisions, metrics.dataset
+    decisions, pixels = metrics.decisions, metrics.pixels
     assert decisions is not None  # there are training images
     assert decisions.false_positives is not None  # and labels
     assert decisions.true_positives is not None
-    figures = {
-        "false_alarms": decisions.false_positives / images.normal,
-        "found": decisions.true_positives / images.anomalous,
-    }
-    if metrics.pixels is not None:
-        figures |= {"pixel_auroc": metrics.pixels.auroc, "aupro": metrics.pixels.aupro}
-    return figures
+    return Result(
+        last_auroc=float(last[_LAST]),
+        best_auroc=float(last[_BEST]),
+        training_seconds=float(last[_SECONDS]),
+        steps=int(last["step"]),
+        swing=swing(folder),
+        pixel_auroc=None if pixels is None else pixels.auroc,
+        aupro=None if pixels is None else pixels.aupro,
+        false_alarms=decisions.false_positives / metrics.dataset.normal,
+        found=decisions.true_positives / metrics.dataset.anomalous,
+    )
 
 
-def _write_json(path: Path, values: dict) -> None:
-    with written_whole(path, "w", encoding="utf-8") as file:
-        json.dump(values, file, indent=2)
+def swing(folder: Path) -> float | None:
+    """As `Result.swing`, of a training with a metrics.csv for each time it was started."""
+    rows = chain.from_iterable(logged(folder, _LAST))
+    aurocs = {int(row["step"]): float(row[_LAST]) for row in rows}
+    last = [aurocs[step] for step in sorted(aurocs)[-math.ceil(len(aurocs) / 3) :]]
+    return max(last) - min(last) if len(last) > 1 else None
