@@ -6,9 +6,9 @@ import math
 import pickle
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +119,7 @@ class Checkpoint:
         parts |= {"contrast": method.contrast, "map_scorer": method.map_scorer}
         for part in parts.values():
             part.to(device).eval().requires_grad_(False)
-        score = partial(method.score, pairs=pairs)
-        return TrainedModel(config, self.progress["step"], parts, tuple(pairs), score)
+        return TrainedModel(config, self.progress["step"], method, parts, tuple(pairs))
 
     def _check_statistics(self, scoring: Scoring, step: int) -> None:
         if step < 0:
@@ -151,16 +150,20 @@ class TrainedModel:
     Attributes:
         config: what the model was trained with, and how it scores.
         step: training steps it had.
-        parts: the networks that score, in eval mode, and what is before and behind them, by names.
-        pairs: (generator, discriminator) indices that are averaged over.
-        score: from images (B, 3, S, S) in [-1, 1] to what the networks make of them.
+        method: in eval mode; networks that do not score are without weights.
+        parts: the networks that score, and what is before and behind them, by names.
+        pairs: the (generator, discriminator) indices that score.
     """
 
     config: ModelConfig
     step: int
+    method: Method
     parts: dict[str, nn.Module]
     pairs: tuple[Pair, ...]
-    score: Callable[[Tensor], Scored]
+
+    def score(self, x: Tensor) -> Scored:
+        """What the networks make of images (B, 3, S, S) in [-1, 1]."""
+        return self.method.score(x, self.pairs)
 
     @cached_property
     def fingerprint(self) -> str:
