@@ -30,6 +30,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "maps": "centred",
         "pooling": "top",
         "pairs": "lowest",
+        "lr": 0.001,
+        "lr_scheduler": "cosine",
     },
 }
 # More than anybody needs, and few enough for every counter.
