@@ -15,7 +15,7 @@ from laspy.vlrs.vlrlist import VLRList  # noqa: E402
 from crn.errors import UserError  # noqa: E402
 from crn.pointcloud.las import Scan, check_scans, read_points  # noqa: E402
 from crn.pointcloud.paint import name_of_copy, paint, refuse_painted  # noqa: E402
-from crn.pointcloud.partition import BLOCK, Partition, centimetres  # noqa: E402
+from crn.pointcloud.partition import BLOCK, BlockArrays, Partition, centimetres  # noqa: E402
 from crn.pointcloud.roadway import Roadway  # noqa: E402
 from crn.pointcloud.surface import Road  # noqa: E402
 
@@ -74,8 +74,8 @@ def painted(path: Path, out: Path, threshold: float | None = 1e5, crs: str | Non
     (scan,) = check_scans([path], crs)
     refuse_painted(scan)
     road = Road("classes", classes=(ROAD,))
-    counts = np.zeros(1 << 16, np.int64)
-    roadway = Roadway("a test", Partition(out.parent), road, out.parent, np.ones(1), counts)
+    points, levels = Partition(out.with_suffix(".points")), BlockArrays(out.with_suffix(".levels"))
+    roadway = Roadway("a test", points, road, levels, np.ones(1), np.zeros(1 << 16, np.int64))
     paint(scan, out, roadway, Columns(), CELL, threshold, not scan.has_crs and crs is not None)
     return scan
 

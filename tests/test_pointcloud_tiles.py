@@ -289,7 +289,7 @@ def road_points(path: Path, work: Path, crs: str | None = None) -> np.ndarray:
     road = np.zeros(len(i), bool)
     for block, index in groups(i // BLOCK, j // BLOCK):
         east, north = i[index] - block[0] * BLOCK, j[index] - block[1] * BLOCK
-        level = roadway.level(block)
+        level = roadway.levels.of(block)
         road[index] = roadway.road.of_road(np.zeros(len(east)), east, north, z[index], level)
     return road
 

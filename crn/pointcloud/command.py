@@ -28,10 +28,10 @@ from crn.pointcloud.layers import (
 )
 from crn.pointcloud.page import PAGE_FILE, write_page
 from crn.pointcloud.paint import name_of_copy, paint, refuse_painted
-from crn.pointcloud.partition import BLOCK, Block
+from crn.pointcloud.partition import BLOCK, Block, BlockArrays
 from crn.pointcloud.raster import CELLS, choose_cell, typical_density
 from crn.pointcloud.roadway import Roadway, area_in_words, find_road
-from crn.pointcloud.score import Scorer, Scores, score_block, some_scores
+from crn.pointcloud.score import Scorer, score_block
 from crn.pointcloud.street import make_street, some_damages, write_scan, write_truth
 from crn.pointcloud.surface import burn, read_polygons
 from crn.pointcloud.tiles import (
@@ -319,18 +319,17 @@ def score(
                 f"trained on cells of {choose_cell(typical)} cm"
             )
         intensity_range = roadway.intensity_range() if tiles.intensity else (0.0, 0.0)
-        results, mosaics = work / "results", work / "mosaics"
+        results = work / "results"
         with writing(work):
             results.mkdir()
-            mosaics.mkdir()
         blocks = roadway.points.blocks
         grid = Grid.around(blocks, tiles.cell, scans[0].unit, scans[0].crs)
-        scores, some = Scores(mosaics), []
+        scores, some = BlockArrays(work / "scores"), []
         with drawn_layers(results, grid) as layers:
             for block in tqdm(blocks, unit="blocks", desc="score", disable=None):
                 mosaic = score_block(roadway, block, tiles, intensity_range, scorer)
-                scores.keep(block, mosaic)
-                some.append(some_scores(mosaic))
+                scores.keep(block, mosaic.score)
+                some.append(mosaic.score[np.isfinite(mosaic.score)][::16])
                 layers.write(block, mosaic)
         some_of_all = np.concatenate(some)
         if not len(some_of_all):

@@ -12,9 +12,8 @@ from tqdm import tqdm
 
 from crn.errors import UserError
 from crn.pointcloud.las import Scan, read_points, reading
-from crn.pointcloud.partition import BLOCK, centimetres, groups, heights, usable
+from crn.pointcloud.partition import BLOCK, BlockArrays, centimetres, groups, heights, usable
 from crn.pointcloud.roadway import Roadway
-from crn.pointcloud.score import Scores
 from crn.system.files import written_whole
 from crn.system.program import ctrl_c_waits
 
@@ -53,7 +52,7 @@ def paint(
     scan: Scan,
     path: Path,
     roadway: Roadway,
-    scores: Scores,
+    scores: BlockArrays,
     cell: int,
     threshold: float | None,
     add_crs: bool,
@@ -121,7 +120,7 @@ def _closing(writer: laspy.LasWriter) -> Iterator[None]:
 
 
 def _scores_of(
-    scan: Scan, points: ScaleAwarePointRecord, roadway: Roadway, scores: Scores, cell: int
+    scan: Scan, points: ScaleAwarePointRecord, roadway: Roadway, scores: BlockArrays, cell: int
 ) -> np.ndarray:
     """The scores (N,) float32 of points, NaN where they are not of the road."""
     values = np.full(len(points), np.nan, np.float32)
@@ -133,7 +132,7 @@ def _scores_of(
         if mosaic is None:
             continue
         east, north = i[index] - block[0] * BLOCK, j[index] - block[1] * BLOCK
-        road = roadway.road.of_road(kinds[index], east, north, z[index], roadway.level(block))
+        road = roadway.road.of_road(kinds[index], east, north, z[index], roadway.levels.of(block))
         found = mosaic[north // cell, east // cell]
         values[index] = np.where(road & may_be[index], found, np.nan)
     return values
