@@ -1,5 +1,6 @@
 """The road in the points that were read: its points by blocks, its levels, and what it is like."""
 
+import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +12,10 @@ from tqdm import tqdm
 from crn.errors import UserError
 from crn.pointcloud.las import Scan
 from crn.pointcloud.partition import BlockArrays, Partition
-from crn.pointcloud.raster import FEWEST_POINTS, densities
+from crn.pointcloud.raster import FEWEST_POINTS, PATCH_AREA, densities
 from crn.pointcloud.surface import Road, choose_road
+
+log = logging.getLogger(__name__)
 
 _PERCENT = (1.0, 99.0)  # of the points, between which intensities are black and white
 
@@ -36,6 +39,16 @@ class Roadway:
     levels: BlockArrays
     density: np.ndarray
     intensities: np.ndarray
+
+    @property
+    def summary(self) -> str:
+        """How much road there is, how dense it is, and how it was found."""
+        area = len(self.density) * PATCH_AREA
+        sparse = np.count_nonzero(self.density < FEWEST_POINTS) * PATCH_AREA
+        text = f"{area:,.0f} m2 of road with {np.median(self.density):,.0f} points/m2"
+        if sparse > area / 4:
+            text += f"; {sparse:,.0f} m2 with fewer than {FEWEST_POINTS} hardly fill a tile"
+        return f"{text}, by {self.road.rule}"
 
     def intensity_range(self) -> tuple[float, float]:
         """The intensities that become black and white.
@@ -83,13 +96,6 @@ def find_road(scans: Sequence[Scan], polygons: tuple | None, folder: Path) -> Ro
             f"{', '.join(map(str, found[:9]))}; give its polygons with --road"
         )
     shutil.rmtree(folder / "all")
-    return Roadway(where, points, road, levels, np.concatenate(density), intensities)
-
-
-def area_in_words(density: np.ndarray) -> str:
-    """How much road there is, and how dense it is."""
-    area, sparse = len(density) * 0.64, np.count_nonzero(density < FEWEST_POINTS) * 0.64
-    text = f"{area:,.0f} m2 of road with {np.median(density):,.0f} points/m2"
-    if sparse > area / 4:
-        text += f"; {sparse:,.0f} m2 with fewer than {FEWEST_POINTS} hardly fill a tile"
-    return text
+    roadway = Roadway(where, points, road, levels, np.concatenate(density), intensities)
+    log.info("%s", roadway.summary)
+    return roadway

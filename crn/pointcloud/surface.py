@@ -60,7 +60,7 @@ class Road:
         if self.polygons is None:
             road = _largest_below_kerbs(lowest, ground)
         else:
-            road = ground & _inside(self.polygons, block)
+            road = ground & burn(self.polygons, block, _MARGIN, CELL, _WIDE, "--road")
         return _smoothed(lowest, road).astype(np.float32)[_EDGE:-_EDGE, _EDGE:-_EDGE]
 
     def of_road(
@@ -132,9 +132,9 @@ def read_polygons(path: Path, unit: float, flag: str) -> tuple[dict[str, Any], .
 
 def burn(
     polygons: tuple[dict[str, Any], ...],
-    left: float,
-    bottom: float,
-    cell: float,
+    block: Block,
+    margin: int,
+    cell: int,
     side: int,
     flag: str,
 ) -> np.ndarray:
@@ -142,15 +142,16 @@ def burn(
 
     Args:
         polygons: of `read_polygons`.
-        left, bottom: of the lower left cell, metres.
-        cell: metres.
+        block, margin: where the cells begin, so many centimetres before the block.
+        cell: centimetres.
         side: cells.
         flag: for messages.
 
     Raises:
         UserError: the polygons are none.
     """
-    transform = Affine(cell, 0, left, 0, cell, bottom)
+    left, bottom = ((number * BLOCK - margin) / 100 for number in block)
+    transform = Affine(cell / 100, 0, left, 0, cell / 100, bottom)
     try:
         inside = rasterize(polygons, (side, side), transform=transform, dtype="uint8")
     except (RasterioError, ValueError, TypeError, IndexError) as error:
@@ -162,11 +163,6 @@ def _scaled(coordinates: Any, unit: float) -> Any:
     if isinstance(coordinates[0], (int, float)):
         return [float(value) * unit for value in coordinates[:2]]
     return [_scaled(each, unit) for each in coordinates]
-
-
-def _inside(polygons: tuple[dict[str, Any], ...], block: Block) -> np.ndarray:
-    left, bottom = ((number * BLOCK - _MARGIN) / 100 for number in block)
-    return burn(polygons, left, bottom, CELL / 100, _WIDE, "--road")
 
 
 def _lowest(partition: Partition, block: Block) -> np.ndarray:
