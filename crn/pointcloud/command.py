@@ -26,7 +26,7 @@ from crn.pointcloud.layers import (
     write_features,
 )
 from crn.pointcloud.page import PAGE_FILE, write_page
-from crn.pointcloud.paint import name_of_copy, paint, refuse_painted
+from crn.pointcloud.paint import name_of_copy, paint, refuse_unfit
 from crn.pointcloud.partition import BLOCK, Block, BlockArrays
 from crn.pointcloud.raster import CELLS, choose_cell, typical_density
 from crn.pointcloud.roadway import Roadway, find_road
@@ -293,7 +293,7 @@ def score(
     scans = check_scans(find_files(options.scans), options.crs)
     names = _output_names(scans, options.out)
     for scan in scans:
-        refuse_painted(scan)
+        refuse_unfit(scan)
         scan.require_fine_scale(tiles.cell)
     road = None if options.road is None else read_polygons(options.road, scans[0].unit, "--road")
     require_writable_folder(options.out, "--out")
