@@ -158,7 +158,7 @@ class Page:
     def choose(self, name: str, value: str) -> None:
         self.run(
             "const e = document.getElementById(arguments[0]); e.value = arguments[1];"
-            "e.dispatchEvent(new Event(e.type === 'search' ? 'input' : 'change'))",
+            "e.dispatchEvent(new Event('input', {bubbles: true}))",
             name,
             value,
         )
