@@ -1,12 +1,13 @@
 """Charts of lines and bars, which templates/chart.html draws; style.css has their colours."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from crn.report.curves import Histogram
+from crn.report.curves import histogram
 
 _TICKS = 5
 _GLYPH = 7.8  # width of a character, at most, so that labels keep inside
@@ -150,32 +151,36 @@ def axis_around(label: str, values: np.ndarray, *, whole: bool = False) -> Axis:
 
 
 def histogram_chart(
-    title: str, description: str, label: str, data: Histogram, threshold: float | None
+    title: str, label: str, groups: Mapping[str, ArrayLike], threshold: float | None
 ) -> Chart:
     """Bars upwards for the first group and, where there are two, downwards for the second.
 
     Each group is in percent of its own, so that a small one is seen beside a large one.
 
     Args:
-        title, description, threshold: as in `Chart`.
+        title, threshold: as in `Chart`.
         label: of the values.
-        data: one or two groups.
+        groups: one or two, by their names; none is empty.
     """
-    shares = {name: counts / counts.sum() * 100 for name, counts in data.counts.items()}
-    ends = data.edges[[0, -1]] if threshold is None else np.append(data.edges[[0, -1]], threshold)
+    edges, counts = histogram(groups)
+    shares = {name: number / number.sum() * 100 for name, number in counts.items()}
     top = max(float(share.max()) for share in shares.values()) * 1.08
-    two = len(shares) > 1
-    words = "percent of each group" if two else "percent of the images"
-    y = Axis(words, -top if two else 0, top, mirrored=True)
+    description = "Histogram of the scores of " + " and ".join(groups)
+    ends = edges[[0, -1]]
+    if threshold is not None:
+        description += f"; threshold {threshold:.4g}"
+        ends = np.append(ends, threshold)
+    bars = [edges[:-1], edges[1:]]
+    x = axis_around(label, ends)
+    if len(shares) == 1:
+        ((name, share),) = shares.items()
+        series = [Series(name, np.stack([*bars, share], axis=1), 1, "bars")]
+        y = Axis("percent of the images", 0, top, mirrored=True)
+        return Chart(title, description, x, y, series, threshold)
+    (first, up), (second, down) = shares.items()
     series = [
-        Series(
-            f"{name}, {side}" if two else name,
-            np.stack([data.edges[:-1], data.edges[1:], share * sign], axis=1),
-            look,
-            "bars",
-        )
-        for (name, share), side, sign, look in zip(
-            shares.items(), ("upwards", "downwards"), (1, -1), (1, 0), strict=False
-        )
+        Series(f"{first}, upwards", np.stack([*bars, up], axis=1), 1, "bars"),
+        Series(f"{second}, downwards", np.stack([*bars, -down], axis=1), 0, "bars"),
     ]
-    return Chart(title, description, axis_around(label, ends), y, series, threshold)
+    y = Axis("percent of each group", -top, top, mirrored=True)
+    return Chart(title, description, x, y, series, threshold)

@@ -9,7 +9,7 @@ import numpy as np
 from crn.config import SCORES
 from crn.evaluation.results import InferenceResults, Metrics, ScoredImage, ScoreMetrics
 from crn.report.charts import Axis, Chart, Series, histogram_chart
-from crn.report.curves import histogram, precision_recall, roc
+from crn.report.curves import precision_recall, roc
 from crn.report.gallery import Panels, gallery_data
 from crn.report.overlays import ColourScale, legend
 from crn.report.pages import REPORT_FILE, decimal, typed_settings, write_page
@@ -117,20 +117,15 @@ def _mark(x: float | None, y: float | None) -> list[Series]:
 
 
 def _histogram(metrics: Metrics, test: list[ScoredImage]) -> Chart:
-    score, threshold = metrics.anomaly_score, metrics.threshold.image
+    name = metrics.anomaly_score
     scores = {
-        label: [image.scores[score] for image in test if image.label == label]
+        label: [image.scores[name] for image in test if image.label == label]
         for label in (NORMAL, ANOMALOUS, None)
     }
-    names = {
-        NORMAL: f"{len(scores[NORMAL]):,} normal",
-        ANOMALOUS: f"{len(scores[ANOMALOUS]):,} anomalous",
-        None: counted(len(scores[None]), "image"),
+    groups = {
+        f"{len(scores[NORMAL]):,} normal": scores[NORMAL],
+        f"{len(scores[ANOMALOUS]):,} anomalous": scores[ANOMALOUS],
+        counted(len(scores[None]), "image"): scores[None],
     }
-    groups = {names[label]: values for label, values in scores.items() if values}
-    description = "Histogram of the scores of " + " and ".join(groups)
-    if threshold is not None:
-        description += f"; threshold {threshold:.4g}"
-    return histogram_chart(
-        "Test scores", description, f"{score} score", histogram(groups), threshold
-    )
+    known = {words: values for words, values in groups.items() if values}
+    return histogram_chart("Test scores", f"{name} score", known, metrics.threshold.image)
