@@ -202,13 +202,6 @@ def test_a_file_without_a_coordinate_system_gets_that_of_the_flag(tmp_path):
     assert laspy.read(tmp_path / "after.las").header.parse_crs().to_epsg() == 28992
 
 
-def test_painted_twice_is_refused(tmp_path):
-    path = random_file(tmp_path / "before.laz", "1.4", 6)
-    painted(path, tmp_path / "after.laz")
-    with pytest.raises(UserError, match="crn_anomalous already"):
-        painted(tmp_path / "after.laz", tmp_path / "again.laz")
-
-
 def test_files_that_the_other_library_has_compressed(tmp_path):
     pytest.importorskip("laszip")
     content = laspy.read(random_file(tmp_path / "before.las", "1.2", 3))

@@ -20,7 +20,6 @@ from reports import DESKTOP, PHONE  # noqa: E402
 from scans import LAYERS, run_score, small_street  # noqa: E402
 from victims import Victim  # noqa: E402
 
-from crn.errors import UserError  # noqa: E402
 from crn.pointcloud.layers import Grid, draw_layers  # noqa: E402
 from crn.pointcloud.score import Mosaic  # noqa: E402
 from crn.pointcloud.street import write_scan  # noqa: E402
@@ -102,19 +101,6 @@ def test_a_full_disk(scan, scored, tmp_path, file_size, path):
 def test_a_full_disk_while_layers_are_drawn(tmp_path, file_size):
     ended = Victim(tmp_path, draw_in_a_process, tmp_path, file_size).end()
     assert_refused(ended, str(tmp_path))
-
-
-def test_a_full_disk_while_the_demo_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr("crn.pointcloud.command.make_street", lambda *_, **__: None)
-    monkeypatch.setattr(
-        "crn.pointcloud.command.write_scan",
-        lambda path, street: (_ for _ in ()).throw(UserError(f"{path}: full")),
-    )
-    from crn.pointcloud.command import make_demo
-
-    with pytest.raises(UserError, match="full"):
-        make_demo(tmp_path / "demo")
-    assert not list((tmp_path / "demo").iterdir())
 
 
 @pytest.mark.parametrize("wait", [0.05, 0.4, 0.8, 1.3])

@@ -390,8 +390,6 @@ def _require_new(folder: Path, command: str) -> None:
     Raises:
         UserError: it is not, or cannot be made.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file; give a new folder for {command}")
     if folder.is_dir() and any(not each.name.startswith(_UNFINISHED) for each in folder.iterdir()):
         raise UserError(f"{folder}: is not empty; give a new folder for {command}")
     require_writable_folder(folder, "folder" if command == "demo" else "--out")
