@@ -170,17 +170,18 @@ def histogram_chart(
     if threshold is not None:
         description += f"; threshold {threshold:.4g}"
         ends = np.append(ends, threshold)
-    bars = [edges[:-1], edges[1:]]
-    x = axis_around(label, ends)
-    if len(shares) == 1:
-        ((name, share),) = shares.items()
-        series = [Series(name, np.stack([*bars, share], axis=1), 1, "bars")]
-        y = Axis("percent of the images", 0, top, mirrored=True)
-        return Chart(title, description, x, y, series, threshold)
-    (first, up), (second, down) = shares.items()
+    two = len(shares) > 1
     series = [
-        Series(f"{first}, upwards", np.stack([*bars, up], axis=1), 1, "bars"),
-        Series(f"{second}, downwards", np.stack([*bars, -down], axis=1), 0, "bars"),
+        Series(
+            f"{name}, {side}" if two else name,
+            np.stack([edges[:-1], edges[1:], share * sign], axis=1),
+            look,
+            "bars",
+        )
+        for (name, share), side, sign, look in zip(
+            shares.items(), ("upwards", "downwards"), (1, -1), (1, 0), strict=False
+        )
     ]
-    y = Axis("percent of each group", -top, top, mirrored=True)
-    return Chart(title, description, x, y, series, threshold)
+    words = "percent of each group" if two else "percent of the images"
+    y = Axis(words, -top if two else 0, top, mirrored=True)
+    return Chart(title, description, axis_around(label, ends), y, series, threshold)
