@@ -88,7 +88,7 @@ def paint_seconds(path: Path, folder: Path, seconds: dict[str, float]) -> None:
     for block in roadway.points.blocks:
         scores.keep(block, chance)
     start = time.perf_counter(), time.process_time()
-    scored = paint(scans[0], folder / "painted.laz", roadway, scores, 4, 0.5, False)
+    scored = paint(scans[0], folder / "painted.laz", roadway, scores, 4, 0.5)
     seconds["wall"] = time.perf_counter() - start[0]
     seconds["cpu"] = time.process_time() - start[1]
     assert scored > scans[0].points / 2

@@ -76,7 +76,7 @@ def painted(path: Path, out: Path, threshold: float | None = 1e5, crs: str | Non
     road = Road("classes", classes=(ROAD,))
     points, levels = Partition(out.with_suffix(".points")), BlockArrays(out.with_suffix(".levels"))
     roadway = Roadway("a test", points, road, levels, np.ones(1), np.zeros(1 << 16, np.int64))
-    paint(scan, out, roadway, Columns(), CELL, threshold, not scan.has_crs and crs is not None)
+    paint(scan, out, roadway, Columns(), CELL, threshold)
     return scan
 
 

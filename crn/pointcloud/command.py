@@ -340,8 +340,7 @@ def score(
         write_features(results / DAMAGES_FILE, features, grid.crs, facts=facts)
         write_page(results, grid, features, facts)
         for scan, name in names.items():
-            own = scan.has_crs or scan.crs is None
-            scored = paint(scan, results / name, roadway, scores, tiles.cell, given, not own)
+            scored = paint(scan, results / name, roadway, scores, tiles.cell, given)
             log.info("%s: %s of %s points have a score", name, f"{scored:,}", f"{scan.points:,}")
     area = sum(feature["properties"]["area_m2"] for feature in features)
     print_result(

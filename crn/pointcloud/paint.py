@@ -57,7 +57,6 @@ def paint(
     scores: BlockArrays,
     cell: int,
     threshold: float | None,
-    add_crs: bool,
 ) -> int:
     """Write a copy of a file with ``crn_score`` and, with a threshold, ``crn_anomalous``.
 
@@ -70,7 +69,6 @@ def paint(
         roadway, scores: of all files.
         cell: centimetres.
         threshold: of scores.
-        add_crs: whether the file lacks its coordinate reference system.
 
     Returns:
         How many points have a score.
@@ -78,7 +76,7 @@ def paint(
     Raises:
         UserError: the file is damaged, or the system refuses to write.
     """
-    header, evlrs = _new_header(scan, threshold is not None, add_crs)
+    header, evlrs = _new_header(scan, threshold is not None)
     own = scan.header.point_format.size
     scored = 0
     bar = tqdm(total=scan.points, unit="points", unit_scale=True, desc="paint", disable=None)
@@ -130,9 +128,7 @@ def _scores_of(
     return values
 
 
-def _new_header(
-    scan: Scan, with_decision: bool, add_crs: bool
-) -> tuple[laspy.LasHeader, VLRList | None]:
+def _new_header(scan: Scan, with_decision: bool) -> tuple[laspy.LasHeader, VLRList]:
     with reading(scan.path), laspy.open(scan.path) as reader:
         header, evlrs = reader.header.copy(), reader.evlrs or ()
     # The order of a COPC file is that of its octree: what describes it is dropped.
@@ -144,7 +140,7 @@ def _new_header(
     if with_decision:
         names.append((ANOMALOUS, "1 above the threshold"))
     header.add_extra_dims([laspy.ExtraBytesParams(name, "f4", text) for name, text in names])
-    if add_crs:
+    if scan.crs is not None and not scan.has_crs:
         header.add_crs(scan.crs, keep_compatibility=False)
     return header, evlrs
 
