@@ -22,8 +22,8 @@ from laspy.point.record import ScaleAwarePointRecord
 from crn.pointcloud import command
 from crn.pointcloud.las import CHUNK, check_scans
 from crn.pointcloud.paint import paint
+from crn.pointcloud.partition import BlockArrays
 from crn.pointcloud.roadway import find_road
-from crn.pointcloud.score import Mosaic, Scores
 from crn.pointcloud.street import CRS, SLOPE, make_street
 
 PIECE = 64.0  # metres of street, which is repeated
@@ -81,15 +81,14 @@ def paint_seconds(path: Path, folder: Path, seconds: dict[str, float]) -> None:
     """Time the painting alone, with scores for every cell of the road."""
     scans = check_scans([path], None)
     work = folder / "work"
-    for each in (work, work / "mosaics"):
-        each.mkdir()
+    work.mkdir()
     roadway = find_road(scans, None, work)
-    scores = Scores(work / "mosaics")
+    scores = BlockArrays(work / "scores")
     chance = np.random.default_rng(0).random((640, 640), np.float32)
     for block in roadway.points.blocks:
-        scores.keep(block, Mosaic(chance, chance, chance))
+        scores.keep(block, chance)
     start = time.perf_counter(), time.process_time()
-    scored = paint(scans[0], folder / "painted.laz", roadway, scores, 4, 0.5, False)
+    scored = paint(scans[0], folder / "painted.laz", roadway, scores, 4, 0.5)
     seconds["wall"] = time.perf_counter() - start[0]
     seconds["cpu"] = time.process_time() - start[1]
     assert scored > scans[0].points / 2

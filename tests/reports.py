@@ -125,6 +125,7 @@ class Page:
     def __init__(self, driver: Any, path: Path, width: int = DESKTOP) -> None:
         self.driver = driver
         self.resize(width)
+        self.scheme("light")
         driver.get(path.as_uri())
 
     def resize(self, width: int, height: int = 800) -> None:
@@ -132,6 +133,11 @@ class Page:
             "Emulation.setDeviceMetricsOverride",
             {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width == PHONE},
         )
+
+    def scheme(self, value: str) -> None:
+        """Show it as people see it who have chosen "light" or "dark" pages."""
+        feature = {"name": "prefers-color-scheme", "value": value}
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
 
     def run(self, script: str, *arguments: Any) -> Any:
         return self.driver.execute_script(script, *arguments)
@@ -152,7 +158,7 @@ class Page:
     def choose(self, name: str, value: str) -> None:
         self.run(
             "const e = document.getElementById(arguments[0]); e.value = arguments[1];"
-            "e.dispatchEvent(new Event(e.type === 'search' ? 'input' : 'change'))",
+            "e.dispatchEvent(new Event('input', {bubbles: true}))",
             name,
             value,
         )

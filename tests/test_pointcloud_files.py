@@ -14,8 +14,8 @@ from laspy.vlrs.vlrlist import VLRList  # noqa: E402
 
 from crn.errors import UserError  # noqa: E402
 from crn.pointcloud.las import Scan, check_scans, read_points  # noqa: E402
-from crn.pointcloud.paint import name_of_copy, paint, refuse_painted  # noqa: E402
-from crn.pointcloud.partition import BLOCK, Partition, centimetres  # noqa: E402
+from crn.pointcloud.paint import name_of_copy, paint, refuse_unfit  # noqa: E402
+from crn.pointcloud.partition import BLOCK, BlockArrays, Partition, centimetres  # noqa: E402
 from crn.pointcloud.roadway import Roadway  # noqa: E402
 from crn.pointcloud.surface import Road  # noqa: E402
 
@@ -72,11 +72,11 @@ def random_file(path: Path, version: str, point_format: int, extra: bool = True)
 
 def painted(path: Path, out: Path, threshold: float | None = 1e5, crs: str | None = None) -> Scan:
     (scan,) = check_scans([path], crs)
-    refuse_painted(scan)
+    refuse_unfit(scan)
     road = Road("classes", classes=(ROAD,))
-    counts = np.zeros(1 << 16, np.int64)
-    roadway = Roadway("a test", Partition(out.parent), road, out.parent, np.ones(1), counts)
-    paint(scan, out, roadway, Columns(), CELL, threshold, not scan.has_crs and crs is not None)
+    points, levels = Partition(out.with_suffix(".points")), BlockArrays(out.with_suffix(".levels"))
+    roadway = Roadway("a test", points, road, levels, np.ones(1), np.zeros(1 << 16, np.int64))
+    paint(scan, out, roadway, Columns(), CELL, threshold)
     return scan
 
 
@@ -179,7 +179,7 @@ def test_bytes_that_no_record_describes(tmp_path):
     assert np.isfinite(np.array(after.crn_score)).any()
 
 
-def test_waveforms_in_the_file_stay(tmp_path):
+def test_waveforms_in_the_file_are_refused(tmp_path):
     """LAS 1.3 has them after the points, where a number in the header points to."""
     path = random_file(tmp_path / "plain.las", "1.3", 4, extra=False)
     content = bytearray(path.read_bytes())
@@ -189,11 +189,8 @@ def test_waveforms_in_the_file_stay(tmp_path):
     content[227:235] = len(content).to_bytes(8, "little")
     content[6] |= 2  # waveforms are in this file
     (tmp_path / "before.las").write_bytes(content + record)
-    painted(tmp_path / "before.las", tmp_path / "after.las")
-    after = (tmp_path / "after.las").read_bytes()
-    start = int.from_bytes(after[227:235], "little")
-    assert after[start + 2 : start + 60] == record[2:60]
-    assert after[start + 60 : start + 60 + len(packets)] == packets
+    with pytest.raises(UserError, match="holds waveforms"):
+        painted(tmp_path / "before.las", tmp_path / "after.las")
 
 
 def test_a_file_without_a_coordinate_system_gets_that_of_the_flag(tmp_path):
@@ -203,13 +200,6 @@ def test_a_file_without_a_coordinate_system_gets_that_of_the_flag(tmp_path):
     content.write(tmp_path / "before.las")
     painted(tmp_path / "before.las", tmp_path / "after.las", crs="EPSG:28992")
     assert laspy.read(tmp_path / "after.las").header.parse_crs().to_epsg() == 28992
-
-
-def test_painted_twice_is_refused(tmp_path):
-    path = random_file(tmp_path / "before.laz", "1.4", 6)
-    painted(path, tmp_path / "after.laz")
-    with pytest.raises(UserError, match="crn_anomalous already"):
-        painted(tmp_path / "after.laz", tmp_path / "again.laz")
 
 
 def test_files_that_the_other_library_has_compressed(tmp_path):

@@ -16,11 +16,11 @@ import pytest
 laspy = pytest.importorskip("laspy")
 rasterio = pytest.importorskip("rasterio")
 
+from reports import DESKTOP, PHONE  # noqa: E402
 from scans import LAYERS, run_score, small_street  # noqa: E402
 from victims import Victim  # noqa: E402
 
-from crn.errors import UserError  # noqa: E402
-from crn.pointcloud.layers import Grid, drawn_layers  # noqa: E402
+from crn.pointcloud.layers import Grid, draw_layers  # noqa: E402
 from crn.pointcloud.score import Mosaic  # noqa: E402
 from crn.pointcloud.street import write_scan  # noqa: E402
 from crn.system.files import written_whole  # noqa: E402
@@ -65,9 +65,8 @@ def draw_in_a_process(folder: Path, file_size: int) -> int:
     def main() -> int:
         chance = np.random.default_rng(0)
         blocks = [(0, 0), (0, 1)]
-        with drawn_layers(folder, Grid.around(blocks, 8, 1.0, None)) as layers:
-            for block in blocks:
-                layers.write(block, Mosaic(*chance.normal(0, 1, (3, 320, 320)).astype("f4")))
+        noise = [Mosaic(*chance.normal(0, 1, (3, 320, 320)).astype("f4")) for _ in blocks]
+        draw_layers(folder, Grid.around(blocks, 8, 1.0, None), zip(blocks, noise, strict=True))
         return 0
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
@@ -102,19 +101,6 @@ def test_a_full_disk(scan, scored, tmp_path, file_size, path):
 def test_a_full_disk_while_layers_are_drawn(tmp_path, file_size):
     ended = Victim(tmp_path, draw_in_a_process, tmp_path, file_size).end()
     assert_refused(ended, str(tmp_path))
-
-
-def test_a_full_disk_while_the_demo_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr("crn.pointcloud.command.make_street", lambda *_, **__: None)
-    monkeypatch.setattr(
-        "crn.pointcloud.command.write_scan",
-        lambda path, street: (_ for _ in ()).throw(UserError(f"{path}: full")),
-    )
-    from crn.pointcloud.command import make_demo
-
-    with pytest.raises(UserError, match="full"):
-        make_demo(tmp_path / "demo")
-    assert not list((tmp_path / "demo").iterdir())
 
 
 @pytest.mark.parametrize("wait", [0.05, 0.4, 0.8, 1.3])
@@ -186,36 +172,15 @@ def test_a_road_without_damage(scan, tmp_path):
     assert np.nanmax(np.array(laspy.read(tmp_path / "out/scan.laz").crn_anomalous)) == 0
 
 
-def test_the_page(scored, tmp_path):
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    from selenium.webdriver.chrome.service import Service
-
-    programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
-    if missing := [name for name, path in programs.items() if path is None]:
-        pytest.skip(f"not installed: {', '.join(missing)}")
-    chosen = webdriver.ChromeOptions()
-    chosen.binary_location = programs["chromium"]
-    for argument in (
-        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-        "--disable-background-networking", f"--user-data-dir={tmp_path}",
-    ):  # fmt: skip
-        chosen.add_argument(argument)
-    chosen.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(chosen, Service(programs["chromedriver"]))
-    try:
-        check_page(driver, scored / "report.html")
-    finally:
-        driver.quit()
-
-
-def check_page(driver, path: Path) -> None:
-    run = driver.execute_script
-    driver.get(path.as_uri())
+def test_the_page(show, scored):
+    path = scored / "report.html"
+    page = show(path)
+    run = page.run
     assert "http" not in path.read_text().replace("http-equiv", "")
     pictures = run("return [...document.images].map((e) => [e.complete, e.naturalWidth])")
     assert len(pictures) == 2 + 3
     assert all(complete and width for complete, width in pictures)
-    assert "places above the threshold\n1" in run("return document.body.innerText")
+    assert "places above the threshold\n1" in page.text()
 
     def scale() -> float:
         transform = "getComputedStyle(document.getElementById('sheet')).transform"
@@ -223,14 +188,14 @@ def check_page(driver, path: Path) -> None:
 
     whole = scale()
     for button, factor in (("in", 1.5), ("out", 1)):
-        run("document.getElementById(arguments[0]).click()", button)
+        page.click(f"#{button}")
         assert scale() == pytest.approx(whole * factor, rel=1e-4)
     wheel = "new WheelEvent('wheel', {deltaY: -400, clientX: 300, clientY: 300, cancelable: true})"
     run(f"document.getElementById('map').dispatchEvent({wheel})")
     assert scale() == pytest.approx(whole * np.e, rel=1e-4)
-    run("document.getElementById('all').click()")
+    page.click("#all")
     assert scale() == pytest.approx(whole)
-    run("document.querySelector('.place button').click()")
+    page.click(".place button")
     box, mark = (
         run(f"const b = document.querySelector('{name}').getBoundingClientRect();"
             "return [(b.left + b.right) / 2, (b.top + b.bottom) / 2]")
@@ -239,16 +204,13 @@ def check_page(driver, path: Path) -> None:
     # The number stands above its place, which is in the middle.
     assert mark[0] == pytest.approx(box[0], abs=3)
     assert 0 < box[1] - mark[1] < 40
-    for width in (360, 1200):
-        metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    for width in (PHONE, DESKTOP):
+        page.resize(width)
         assert run("return document.documentElement.scrollWidth") <= width
     for scheme in ("light", "dark"):
-        feature = {"name": "prefers-color-scheme", "value": scheme}
-        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+        page.scheme(scheme)
         text, back = (
             run(f"return getComputedStyle(document.body).{name}.match(/\\d+/g).map(Number)")
             for name in ("color", "backgroundColor")
         )
         assert abs(np.mean(text) - np.mean(back)) > 180
-    assert driver.get_log("browser") == []

@@ -15,7 +15,6 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from scans import POTHOLE, small_street, write_las  # noqa: E402
 
-from crn.errors import UserError  # noqa: E402
 from crn.pointcloud.command import run_pointcloud  # noqa: E402
 from crn.pointcloud.las import Scan, check_scans  # noqa: E402
 from crn.pointcloud.partition import (  # noqa: E402
@@ -135,11 +134,6 @@ def test_tiles_without_known_damage_are_in_one_folder(roads, tmp_path):
 )
 def test_the_cell_follows_from_the_density(density, cell):
     assert choose_cell(typical_density(np.array([density] * 50 + [3] * 90), "a scan")) == cell
-
-
-def test_too_sparse_is_refused_with_the_figure():
-    with pytest.raises(UserError, match=r"8 points/m2.*100 are needed"):
-        typical_density(np.full(1000, 8.2), "a scan")
 
 
 def level_ground(side: int, seed: int = 0) -> np.ndarray:
@@ -289,7 +283,7 @@ def road_points(path: Path, work: Path, crs: str | None = None) -> np.ndarray:
     road = np.zeros(len(i), bool)
     for block, index in groups(i // BLOCK, j // BLOCK):
         east, north = i[index] - block[0] * BLOCK, j[index] - block[1] * BLOCK
-        level = roadway.level(block)
+        level = roadway.levels.of(block)
         road[index] = roadway.road.of_road(np.zeros(len(east)), east, north, z[index], level)
     return road
 

@@ -76,8 +76,7 @@ def test_no_other_script_runs(show, report, tmp_path):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_both_colour_schemes_are_readable(show, report, scheme):
     page = show(report)
-    feature = {"name": "prefers-color-scheme", "value": scheme}
-    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    page.scheme(scheme)
     colours = page.run(
         """
         const of = (selector, key = "color") =>
@@ -86,7 +85,6 @@ def test_both_colour_schemes_are_readable(show, report, scheme):
                 texts: ["body", ".note", ".metrics dd", ".card .line", "#count"].map((s) => of(s)),
                 chip: [of(":checked + .chip", "backgroundColor"), of(":checked + .chip")]};"""
     )
-    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     assert (luminance(colours["paper"]) > 0.5) == (scheme == "light")
     for ground in (colours["paper"], colours["raised"]):
         for text in colours["texts"]:

@@ -1,16 +1,16 @@
 """The command line of pointcloud.py, and what its three commands do from beginning to end."""
 
 import argparse
+import json
 import logging
 import math
 import os
-import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from tqdm import tqdm
@@ -22,21 +22,21 @@ from crn.pointcloud.layers import (
     DAMAGES_FILE,
     LAYERS,
     Grid,
-    damaged_cells,
     damages,
-    drawn_layers,
-    write_damages,
+    draw_layers,
+    write_features,
 )
 from crn.pointcloud.page import PAGE_FILE, write_page
-from crn.pointcloud.paint import name_of_copy, paint, refuse_painted
-from crn.pointcloud.partition import BLOCK, Block
+from crn.pointcloud.paint import name_of_copy, paint, refuse_unfit
+from crn.pointcloud.partition import BLOCK, Block, BlockArrays
 from crn.pointcloud.raster import CELLS, choose_cell, typical_density
-from crn.pointcloud.roadway import Roadway, area_in_words, find_road
-from crn.pointcloud.score import Scorer, Scores, score_block, some_scores
+from crn.pointcloud.roadway import Roadway, find_road
+from crn.pointcloud.score import Mosaic, Scorer, score_block
 from crn.pointcloud.street import make_street, some_damages, write_scan, write_truth
 from crn.pointcloud.surface import burn, read_polygons
 from crn.pointcloud.tiles import (
     EMPTY_FOLDER,
+    MIN_FILL,
     STRIDE,
     TILES_FILE,
     TileSet,
@@ -45,7 +45,6 @@ from crn.pointcloud.tiles import (
     raster_of,
     read_tile_set,
     tile_name,
-    write_description,
     write_tile,
 )
 from crn.system.files import claimed, require_writable_folder, set_aside, writing
@@ -188,28 +187,14 @@ def make_demo(folder: Path) -> None:
         UserError: the folder is not empty, or cannot be written to.
     """
     _require_new(folder, "demo")
-    with _workspace(folder) as work:
-        results = work / "results"
-        with writing(results):
-            results.mkdir()
-        bar = tqdm(total=2, unit="streets", desc="demo", disable=None)
-        with bar:
-            write_scan(results / "sound.laz", make_street(64, [], seed=1))
-            bar.update()
-            # Further east, as the next stretch: sorted by name, its tiles come last.
-            damaged = make_street(
-                32,
-                some_damages(np.random.default_rng(5), 32),
-                seed=2,
-                place=(362_100.0, 5_701_300.0, 66.0),
-            )
-            write_scan(results / "damaged.laz", damaged)
-            write_truth(results / DAMAGES_FILE, damaged)
-            bar.update()
-        _hand_over(results, folder)
-    print_result(
-        f"{folder}: sound.laz, damaged.laz, and {len(damaged.damages)} damages in {DAMAGES_FILE}"
-    )
+    with _results(folder) as results:
+        write_scan(results / "sound.laz", make_street(64, [], seed=1))
+        # Further east, as the next stretch: sorted by name, its tiles come last.
+        damages = some_damages(np.random.default_rng(5), 32)
+        damaged = make_street(32, damages, seed=2, place=(362_100.0, 5_701_300.0, 66.0))
+        write_scan(results / "damaged.laz", damaged)
+        write_truth(results / DAMAGES_FILE, damaged)
+    print_result(f"{folder}: sound.laz, damaged.laz, and {len(damages)} damages in {DAMAGES_FILE}")
 
 
 def make_tiles(options: argparse.Namespace) -> None:
@@ -227,42 +212,32 @@ def make_tiles(options: argparse.Namespace) -> None:
         None if path is None else read_polygons(path, scans[0].unit, flag)
         for path, flag in ((options.road, "--road"), (options.damages, "--damages"))
     )
-    with _workspace(options.out, scans) as work:
-        roadway = find_road(scans, road, work)
-        log.info("%s, by %s", area_in_words(roadway.density), roadway.road.rule)
+    with _results(options.out, scans) as results:
+        roadway = find_road(scans, road, results.parent)
         cell = _cell(options.cell, roadway)
         for scan in scans:
             scan.require_fine_scale(cell)
         tiles = TileSet(cell, (low, high), not options.no_intensity)
         intensity_range = roadway.intensity_range() if tiles.intensity else (0.0, 0.0)
-        results = work / "results"
         counts = dict.fromkeys((".",) if damage is None else ("good_ones", "bad_ones"), 0)
-        with writing(results):
-            for kind in counts:
-                for name in (*TILE_FOLDERS, EMPTY_FOLDER):
-                    (results / kind / name).mkdir(parents=True)
-            # A tile that begins in a block without road is half empty at least.
-            for block in tqdm(roadway.points.blocks, unit="blocks", desc="tiles", disable=None):
-                raster = raster_of(roadway.points, block, tiles)
-                marks = None if damage is None else _marks(damage, block, tiles)
-                for part in cut(raster, tiles, tiles.min_fill, 0):
-                    images = part.known, *images_of(part, tiles, intensity_range)
-                    kinds = ["."] * len(part.fill)
-                    if marks is not None:
-                        kinds = [
-                            "bad_ones" if marks(corner) else "good_ones" for corner in part.corners
-                        ]
-                    for index, kind in enumerate(kinds):
-                        counts[kind] += 1
-                        write_tile(
-                            results / kind,
-                            tile_name(block, part.corners[index]),
-                            *(pictures[index] for pictures in images),
-                        )
+        for kind in counts:
+            for name in (*TILE_FOLDERS, EMPTY_FOLDER):
+                (results / kind / name).mkdir(parents=True)
+        # A tile that begins in a block without road is half empty at least.
+        for block in tqdm(roadway.points.blocks, unit="blocks", desc="tiles", disable=None):
+            raster = raster_of(roadway.points, block, tiles)
+            side = (BLOCK + 2 * STRIDE) // cell
+            burnt = None if damage is None else burn(damage, block, 0, cell, side, "--damages")
+            for part in cut(raster, tiles, MIN_FILL, 0):
+                images = images_of(part, tiles, intensity_range)
+                for corner, known, *pair in zip(part.corners, part.known, *images, strict=True):
+                    kind = _kind(burnt, corner // cell, tiles.pixels)
+                    counts[kind] += 1
+                    write_tile(results / kind, tile_name(block, corner), known, *pair)
         if not sum(counts.values()):
             raise UserError(
-                f"{roadway.where}: no tile of {STRIDE / 50:.2f} m is {tiles.min_fill:.0%} full of "
-                f"road: {area_in_words(roadway.density)}"
+                f"{roadway.where}: no tile of {STRIDE / 50:.2f} m is {MIN_FILL:.0%} full of road: "
+                f"{roadway.summary}"
             )
         facts = {
             "tiles": sum(counts.values()),
@@ -272,13 +247,27 @@ def make_tiles(options: argparse.Namespace) -> None:
             "intensity_range": list(intensity_range) if tiles.intensity else None,
             "crs": None if scans[0].crs is None else scans[0].crs.name,
         }
-        write_description(results / TILES_FILE, tiles.description(facts))
-        _hand_over(results, options.out)
+        description = json.dumps(tiles.description(facts), indent=2)
+        (results / TILES_FILE).write_text(f"{description}\n", encoding="utf-8")
     shown = ", ".join(f"{n} in {kind}/" for kind, n in counts.items() if kind != ".")
     print_result(
         f"{options.out}: {sum(counts.values())} tiles of {tiles.pixels} x {tiles.pixels} cells of "
         f"{cell} cm{' (' + shown + ')' if shown else ''}, and {TILES_FILE}"
     )
+
+
+def _kind(burnt: np.ndarray | None, corner: np.ndarray, side: int) -> str:
+    """The folder of a tile.
+
+    Args:
+        burnt: which cells of its block and beyond are damaged; None where nobody knows.
+        corner: its column and row there.
+        side: its cells.
+    """
+    if burnt is None:
+        return "."
+    column, row = corner
+    return "bad_ones" if burnt[row : row + side, column : column + side].any() else "good_ones"
 
 
 def score(
@@ -303,13 +292,12 @@ def score(
     scans = check_scans(find_files(options.scans), options.crs)
     names = _output_names(scans, options.out)
     for scan in scans:
-        refuse_painted(scan)
+        refuse_unfit(scan)
         scan.require_fine_scale(tiles.cell)
     road = None if options.road is None else read_polygons(options.road, scans[0].unit, "--road")
     require_writable_folder(options.out, "--out")
-    with _workspace(options.out, scans) as work:
-        roadway = find_road(scans, road, work)
-        log.info("%s, by %s", area_in_words(roadway.density), roadway.road.rule)
+    with _results(options.out, scans) as results:
+        roadway = find_road(scans, road, results.parent)
         typical = typical_density(roadway.density, roadway.where)
         if typical < CELLS[tiles.cell] / 2:
             raise UserError(
@@ -318,24 +306,22 @@ def score(
                 f"trained on cells of {choose_cell(typical)} cm"
             )
         intensity_range = roadway.intensity_range() if tiles.intensity else (0.0, 0.0)
-        results, mosaics = work / "results", work / "mosaics"
-        with writing(work):
-            results.mkdir()
-            mosaics.mkdir()
         blocks = roadway.points.blocks
         grid = Grid.around(blocks, tiles.cell, scans[0].unit, scans[0].crs)
-        scores, some = Scores(mosaics), []
-        with drawn_layers(results, grid) as layers:
+        scores, some = BlockArrays(results.parent / "scores"), []
+
+        def mosaics() -> Iterator[tuple[Block, Mosaic]]:
             for block in tqdm(blocks, unit="blocks", desc="score", disable=None):
                 mosaic = score_block(roadway, block, tiles, intensity_range, scorer)
-                scores.keep(block, mosaic)
-                some.append(some_scores(mosaic))
-                layers.write(block, mosaic)
+                scores.keep(block, mosaic.score)
+                some.append(mosaic.score[np.isfinite(mosaic.score)][::16])
+                yield block, mosaic
+
+        draw_layers(results, grid, mosaics())
         some_of_all = np.concatenate(some)
         if not len(some_of_all):
             raise UserError(
-                f"{roadway.where}: no tile is full enough to be scored: "
-                f"{area_in_words(roadway.density)}"
+                f"{roadway.where}: no tile is full enough to be scored: {roadway.summary}"
             )
         given = threshold
         if threshold is None:
@@ -346,19 +332,15 @@ def score(
             "threshold": threshold,
             "threshold_is": source,
             "cell_m": tiles.cell / 100,
-            "road": f"{area_in_words(roadway.density)}, by {roadway.road.rule}",
+            "road": roadway.summary,
             "scans": [str(scan.path) for scan in scans],
         }
-        features = damages(
-            results, damaged_cells(results, grid, blocks, threshold), grid, threshold
-        )
-        write_damages(results / DAMAGES_FILE, features, grid, facts)
+        features = damages(results, grid, blocks, threshold)
+        write_features(results / DAMAGES_FILE, features, grid.crs, facts=facts)
         write_page(results, grid, features, facts)
         for scan, name in names.items():
-            own = scan.has_crs or scan.crs is None
-            scored = paint(scan, results / name, roadway, scores, tiles.cell, given, not own)
+            scored = paint(scan, results / name, roadway, scores, tiles.cell, given)
             log.info("%s: %s of %s points have a score", name, f"{scored:,}", f"{scan.points:,}")
-        _hand_over(results, options.out)
     area = sum(feature["properties"]["area_m2"] for feature in features)
     print_result(
         f"{options.out}: {len(features)} places of {area:.2f} m2 with scores above {threshold:.4g} "
@@ -380,21 +362,6 @@ def _cell(asked: float | None, roadway: Roadway) -> int:
     if cell == max(CELLS):
         log.warning("cells of %d cm: only deep potholes can show", cell)
     return cell
-
-
-def _marks(
-    damage: tuple[dict[str, Any], ...], block: Block, tiles: TileSet
-) -> Callable[[np.ndarray], bool]:
-    """A function that tells whether the tile at a corner of a block touches a damage."""
-    left, bottom = (number * BLOCK / 100 for number in block)
-    side = (BLOCK + 2 * STRIDE) // tiles.cell
-    burnt = burn(damage, left, bottom, tiles.cell / 100, side, "--damages")
-
-    def touches(corner: np.ndarray) -> bool:
-        east, north = corner // tiles.cell
-        return bool(burnt[north : north + tiles.pixels, east : east + tiles.pixels].any())
-
-    return touches
 
 
 def _output_names(scans: Sequence[Scan], out: Path) -> dict[Scan, str]:
@@ -421,21 +388,23 @@ def _require_new(folder: Path, command: str) -> None:
     Raises:
         UserError: it is not, or cannot be made.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file; give a new folder for {command}")
     if folder.is_dir() and any(not each.name.startswith(_UNFINISHED) for each in folder.iterdir()):
         raise UserError(f"{folder}: is not empty; give a new folder for {command}")
     require_writable_folder(folder, "folder" if command == "demo" else "--out")
 
 
 @contextmanager
-def _workspace(out: Path, scans: Sequence[Scan] = ()) -> Iterator[Path]:
-    """A folder in the output folder that is gone afterwards, and what killed runs left as well.
+def _results(out: Path, scans: Sequence[Scan] = ()) -> Iterator[Path]:
+    """A folder whose content is moved to the output folder when all of it is whole.
+
+    What an earlier run left there is renamed, and what a killed one left unfinished is removed.
+    The folder's parent is for files that are gone afterwards.
 
     Raises:
-        UserError: another run is at it, or the disk has too little room for the points.
+        UserError: another run is at it, the disk has too little room for the points, or the system
+            refuses to write.
     """
-    with claimed(out):
+    with claimed(out), writing(out):
         for left in out.glob(f"{_UNFINISHED}*"):
             shutil.rmtree(left, ignore_errors=True)
             log.info("removed %s, which a killed run has left", left)
@@ -446,22 +415,10 @@ def _workspace(out: Path, scans: Sequence[Scan] = ()) -> Iterator[Path]:
                 f"{out}: has {free / 1e9:.1f} GB free, and {needed / 1e9:.1f} GB are needed for "
                 "the points alone; free some space, or write elsewhere"
             )
-        work = out / f"{_UNFINISHED}{secrets.token_hex(4)}"
-        try:
-            with writing(work):
-                work.mkdir()
-            yield work
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-
-
-def _hand_over(results: Path, out: Path) -> None:
-    """Move what is whole to its place; what an earlier run left there is renamed.
-
-    Raises:
-        UserError: the system refuses to.
-    """
-    for path in sorted(results.iterdir()):
-        set_aside(out / path.name)
-        with writing(out / path.name):
-            os.replace(path, out / path.name)
+        with TemporaryDirectory(prefix=_UNFINISHED, dir=out, ignore_cleanup_errors=True) as work:
+            results = Path(work) / "results"
+            results.mkdir()
+            yield results
+            for path in sorted(results.iterdir()):
+                set_aside(out / path.name)
+                path.rename(out / path.name)

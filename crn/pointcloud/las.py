@@ -5,13 +5,13 @@ of records, or end the process. So counts are held against the size of the file 
 """
 
 import logging
-import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import laspy
 import numpy as np
@@ -31,12 +31,11 @@ CHUNK = 1_000_000  # points that are in memory at a time
 SUFFIXES = (".las", ".laz")
 COARSEST_HEIGHT = 0.005  # metres; a coarser z shows no damage
 
-# Of the header: its bytes, where counts are in it, and the least bytes of a record.
-_HEADER, _OFFSET_AT, _VLRS_AT = 227, 96, 100
+# Of the header: its bytes, where numbers are in it, and the least bytes of a record.
+_HEADER, _MINOR_VERSION_AT, _OFFSET_AT, _VLRS_AT, _EVLRS_AT = 227, 25, 96, 100, 243
 _VLR, _EVLR = 54, 60
 _POINTWISE = b"\1\0"  # LASzip's first way to compress, without chunks
-# A degree has 111 km, so a scan that is this small in x and y is in degrees, or of a hand's size.
-_SMALLEST = 0.3
+_AT_THE_END = 2**64 - 1  # where the place of the table of chunks is in a file that was a stream
 _LARGEST_CELL = 8  # centimetres
 
 
@@ -64,7 +63,7 @@ class Scan:
 
     def scale(self, axis: int) -> float:
         """Metres in a step of the stored whole numbers of x, y or z (0, 1, 2)."""
-        return float(self.header.scales[axis]) * (self.unit_of_z if axis == 2 else self.unit)
+        return float(self.header.scales[axis]) * self._unit(axis)
 
     def require_fine_scale(self, cell: int) -> None:
         """Refuse a file whose coordinates are rounded to more than a tenth of a cell.
@@ -84,10 +83,12 @@ class Scan:
 
     def steps(self, points: ScaleAwarePointRecord, axis: int, metres: float) -> np.ndarray:
         """Coordinates (N,) counted in steps of ``metres``, float64, still with their fractions."""
-        name, unit = "XYZ"[axis], self.unit_of_z if axis == 2 else self.unit
-        steps = points.array[name] * (float(self.header.scales[axis]) * unit / metres)
-        steps += float(self.header.offsets[axis]) * unit / metres
+        steps = points.array["XYZ"[axis]] * (self.scale(axis) / metres)
+        steps += float(self.header.offsets[axis]) * self._unit(axis) / metres
         return steps
+
+    def _unit(self, axis: int) -> float:
+        return self.unit_of_z if axis == 2 else self.unit
 
 
 def find_files(inputs: Sequence[Path]) -> list[Path]:
@@ -135,15 +136,10 @@ def check_scans(files: Sequence[Path], crs_name: str | None) -> list[Scan]:
         )
     crs = asked or next(filter(None, own), None)
     for path, each in zip(files, own, strict=True):
-        if each is None and crs is None:
-            log.warning(
-                "%s: has no coordinate reference system, metres are assumed; --crs names it", path
-            )
-        elif each is None:
-            assert crs is not None
-            log.warning("%s: has no coordinate reference system; %s is taken", path, crs.name)
-        elif asked is not None and each != asked:
-            log.warning("%s: says %s; --crs %s is taken", path, each.name, crs_name)
+        if each is None or asked not in (None, each):
+            says = f"says {each.name}" if each else "has no coordinate reference system"
+            taken = f"{crs.name} is taken" if crs else "metres are assumed; --crs names it"
+            log.warning("%s: %s; %s", path, says, taken)
     unit, unit_of_z = _units(files[0] if crs_name is None else Path("--crs"), crs)
     if unit != 1 or unit_of_z != 1:
         log.info(
@@ -171,33 +167,19 @@ def read_points(
         UserError: the file is damaged, or has fewer points than it promises.
     """
     done = 0
-    backends = _libraries(scan.header)
-    for backend in backends:
-        last = backend == backends[-1]
-        try:
+    with reading(scan.path):
+        reader = laspy.open(scan.path, read_evlrs=False, decompression_selection=selection)
+    with reader:
+        while done < scan.points:
             with reading(scan.path):
-                reader = laspy.open(
-                    scan.path,
-                    laz_backend=backend,
-                    read_evlrs=False,
-                    decompression_selection=selection,
+                points = reader.read_points(CHUNK)
+            if len(points) < min(CHUNK, scan.points - done):
+                raise UserError(
+                    f"{scan.path}: ends after {done + len(points):,} of {scan.points:,} points; "
+                    "it is cut off: get it anew"
                 )
-            with reader:
-                while done < scan.points:
-                    with reading(scan.path):
-                        points = reader.read_points(CHUNK)
-                    if len(points) < min(CHUNK, scan.points - done):
-                        raise UserError(
-                            f"{scan.path}: ends after {done + len(points):,} of {scan.points:,} "
-                            "points; it is cut off: get it anew"
-                        )
-                    done += len(points)
-                    yield points
-            return
-        except UserError:
-            # The other library reads some files that the first one cannot.
-            if done or last or not scan.header.are_points_compressed:
-                raise
+            done += len(points)
+            yield points
 
 
 @contextmanager
@@ -246,31 +228,20 @@ def _refuse_impossible(path: Path) -> None:
     """
     size = path.stat().st_size
     with path.open("rb") as file:
-        header = file.read(375)
-
-        def number(start: int, length: int) -> int:
-            return int.from_bytes(header[start : start + length], "little")
-
-        if header[:4] != b"LASF" or len(header) < _HEADER:
+        if file.read(4) != b"LASF" or size < _HEADER:
             raise UserError(f"{path}: is no LAS or LAZ file")
-        start = number(_OFFSET_AT, 4)
-        damaged = start > size or number(_VLRS_AT, 4) * _VLR > start
-        has_more = header[25] >= 4 and len(header) >= 255
-        damaged |= has_more and number(243, 4) * _EVLR > size
+        start = _number(file, _OFFSET_AT, 4)
+        damaged = start > size or _number(file, _VLRS_AT, 4) * _VLR > start
+        if _number(file, _MINOR_VERSION_AT, 1) >= 4:
+            damaged |= _number(file, _EVLRS_AT, 4) * _EVLR > size
     if damaged:
         raise UserError(f"{path}: its header does not fit its {size:,} bytes; get it anew")
 
 
-def _is_pointwise(header: laspy.LasHeader) -> bool:
-    records = header.vlrs.get("LasZipVlr")
-    return bool(records) and records[0].record_data[:2] == _POINTWISE
-
-
-def _libraries(header: laspy.LasHeader) -> list[laspy.LazBackend]:
-    """What is installed to read a file, in the order in which it is tried."""
-    laszip = laspy.LazBackend.Laszip
-    wanted = [laszip] if _is_pointwise(header) else [laspy.LazBackend.LazrsParallel, laszip]
-    return [each for each in wanted if each.is_available()]
+def _number(file: BinaryIO, position: int, length: int) -> int:
+    """The whole number in some bytes of a file."""
+    file.seek(position)
+    return int.from_bytes(file.read(length), "little")
 
 
 def _check_compression(path: Path, header: laspy.LasHeader) -> None:
@@ -279,64 +250,40 @@ def _check_compression(path: Path, header: laspy.LasHeader) -> None:
     Raises:
         UserError: it cannot, or only a library that is not installed can read the file.
     """
-    if not _libraries(header):
-        raise UserError(f"{path}: is compressed as before 2011; pip install laszip")
     records = header.vlrs.get("LasZipVlr")
-    if _is_pointwise(header):
+    if records and records[0].record_data[:2] == _POINTWISE:
+        if not laspy.LazBackend.Laszip.is_available():
+            raise UserError(f"{path}: is compressed as before 2011; pip install laszip")
         return
     size, start = path.stat().st_size, header.offset_to_point_data
     with path.open("rb") as file:
-
-        def number(position: int, length: int) -> int:
-            file.seek(position)
-            return int.from_bytes(file.read(length), "little", signed=length == 8)
-
-        table = number(start, 8)
-        if table == -1:  # was written to a stream, and has its place at the end
-            table = number(size - 8, 8)
-        chunks = number(table + 4, 4) if start < table <= size - 8 else 0
+        table = _number(file, start, 8)
+        if table == _AT_THE_END:
+            table = _number(file, size - 8, 8)
+        chunks = _number(file, table + 4, 4) if start < table <= size - 8 else 0
     in_a_chunk = int.from_bytes(records[0].record_data[12:16], "little") if records else 0
     if not header.point_count / max(1, in_a_chunk) <= chunks <= min(size, header.point_count):
         raise UserError(f"{path}: its compressed points do not fit its {size:,} bytes; get it anew")
 
 
 def _check_numbers(scan: Scan) -> None:
-    """Refuse scales, offsets and extents of which nothing can come.
+    """Refuse scales and offsets of which nothing can come.
 
     Raises:
         UserError: what is wrong.
     """
-    header, path = scan.header, scan.path
-    values = np.concatenate((header.scales, header.offsets))
-    if not np.isfinite(values).all() or (np.asarray(header.scales) <= 0).any():
+    scales, offsets = scan.header.scales, scan.header.offsets
+    metres = [scan.scale(axis) for axis in range(3)]
+    if not np.isfinite([*metres, *offsets]).all() or min(metres) <= 0:
         raise UserError(
-            f"{path}: its scale is {_listed(header.scales)} and its offset "
-            f"{_listed(header.offsets)}, which are no coordinates; export it anew"
+            f"{scan.path}: its scale is {_listed(scales)} and its offset {_listed(offsets)}, which "
+            "are no coordinates; export it anew"
         )
     scan.require_fine_scale(_LARGEST_CELL)
-    if scan.scale(2) > COARSEST_HEIGHT * 1.001:
+    if metres[2] > COARSEST_HEIGHT * 1.001:
         raise UserError(
-            f"{path}: its heights are rounded to {scan.scale(2) * 1000:.3g} mm, and damage is a "
+            f"{scan.path}: its heights are rounded to {metres[2] * 1000:.3g} mm, and damage is a "
             "matter of a few; export it with a scale of 0.001"
-        )
-    extent = (np.asarray(header.maxs) - np.asarray(header.mins)) * (
-        scan.unit,
-        scan.unit,
-        scan.unit_of_z,
-    )
-    if not np.isfinite(extent).all():
-        return  # the points tell
-    x, y, z = map(float, extent)
-    near = np.abs([*header.mins[:2], *header.maxs[:2]]).max() <= 180
-    if scan.crs is None and near and max(x, y) < _SMALLEST and header.point_count > CHUNK // 1000:
-        raise UserError(
-            f"{path}: is {x:.3g} x {y:.3g} wide, as if its coordinates were degrees; reproject it "
-            "to metres (pdal translate -f filters.reprojection)"
-        )
-    if z > 3 * min(x, y) > 0:
-        raise UserError(
-            f"{path}: is {x:.3g} x {y:.3g} m wide and {z:.3g} m high, as if it lay on its side; "
-            "turn it so that z points up"
         )
 
 
@@ -388,10 +335,6 @@ def _units(path: Path, crs: pyproj.CRS | None) -> tuple[float, float]:
             "as the UTM zone (pdal translate -f filters.reprojection)"
         )
     units = [axis.unit_conversion_factor for axis in flat.axis_info] or [1.0]
-    unit = units[0]
-    unit_of_z = units[2] if len(units) > 2 else unit
     if crs.is_compound:
-        unit_of_z = crs.sub_crs_list[1].axis_info[0].unit_conversion_factor
-    if not (math.isfinite(unit) and unit > 0 and math.isfinite(unit_of_z) and unit_of_z > 0):
-        raise UserError(f"{path}: {crs.name} has no unit of length; name another with --crs")
-    return unit, unit_of_z
+        return units[0], crs.sub_crs_list[1].axis_info[0].unit_conversion_factor
+    return units[0], units[2] if len(units) > 2 else units[0]

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from rasterio.windows import Window
 from scipy import ndimage
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
 
 from crn.errors import UserError
 from crn.pointcloud.las import horizontal
@@ -86,41 +87,13 @@ class Grid:
         top = (self.bottom + self.rows) * BLOCK / 100 / self.unit
         return Affine(size, 0, self.left * BLOCK / 100 / self.unit, 0, -size, top)
 
-    def on_map(self, column: float, row: float) -> tuple[float, float]:
-        """Where a place in the pictures, in cells from their upper left corner, is on the map."""
-        to = self.transform
-        return to.c + to.a * column, to.f + to.e * row
-
-    def in_pictures(self, east: float, north: float) -> tuple[float, float]:
-        """The column and the row, with fractions, of a place on the map."""
-        to = self.transform
-        return (east - to.c) / to.a, (north - to.f) / to.e
-
     def window(self, block: Block) -> Window:
         """The place of a block in a picture."""
         row = self.rows - 1 - (block[1] - self.bottom)
         return Window((block[0] - self.left) * self.side, row * self.side, self.side, self.side)
 
 
-class Layers:
-    """The pictures, while they are written."""
-
-    def __init__(self, files: dict[str, Any], grid: Grid) -> None:
-        """Use files that are open for writing."""
-        self._files = files
-        self._grid = grid
-
-        self.blocks: list[Block] = []
-
-    def write(self, block: Block, mosaic: Mosaic) -> None:
-        """Write the cells of a block."""
-        self.blocks.append(block)
-        for name, file in self._files.items():
-            file.write(getattr(mosaic, name)[::-1], 1, window=self._grid.window(block))
-
-
-@contextmanager
-def drawn_layers(folder: Path, grid: Grid) -> Iterator[Layers]:
+def draw_layers(folder: Path, grid: Grid, mosaics: Iterable[tuple[Block, Mosaic]]) -> None:
     """Write the pictures block by block, then their overviews.
 
     Raises:
@@ -147,17 +120,20 @@ def drawn_layers(folder: Path, grid: Grid) -> Iterator[Layers]:
     # GDAL prints what it finds wrong, and goes on.
     settings = {"GDAL_CACHEMAX": _CACHE_MB, "GDAL_TIFF_OVR_BLOCKSIZE": 256, "CPL_LOG": os.devnull}
     with _drawing(folder), rasterio.Env(**settings):
+        windows = []
         with ExitStack() as files:
             opened = [files.enter_context(rasterio.open(path, "w", **profile)) for path in paths]
-            layers = Layers(dict(zip(LAYERS, opened, strict=True)), grid)
-            yield layers
+            for block, mosaic in mosaics:
+                windows.append(grid.window(block))
+                for name, file in zip(LAYERS, opened, strict=True):
+                    file.write(getattr(mosaic, name)[::-1], 1, window=windows[-1])
         longest = max(profile["width"], profile["height"])
         factors = [2**n for n in range(1, 12) if longest / 2 ** (n - 1) > 512]
         for path in paths:
             with rasterio.open(path, "r+", sparse_ok=True) as file:
                 file.build_overviews(factors, Resampling.average)
             for level, factor in enumerate([1, *factors], -1):
-                _read_all(path, level, factor, [grid.window(block) for block in layers.blocks])
+                _read_all(path, level, factor, windows)
 
 
 def _read_all(path: Path, level: int, factor: int, windows: Sequence[Window]) -> None:
@@ -192,50 +168,9 @@ def _drawing(folder: Path) -> Iterator[None]:
             raise OSError(None, " ".join(str(error.__cause__ or error).split())) from None
 
 
-@dataclass(frozen=True)
-class Damaged:
-    """The cells above the threshold, of all blocks.
-
-    Attributes:
-        cells: (N, 2) int32, row from the north and column in the pictures.
-        score: (N,) float32.
-    """
-
-    cells: np.ndarray
-    score: np.ndarray
-
-
-def damaged_cells(folder: Path, grid: Grid, blocks: Sequence[Block], threshold: float) -> Damaged:
-    """Read from the layers what is above a threshold.
-
-    Raises:
-        UserError: it is far too much.
-    """
-    parts: list[tuple[np.ndarray, ...]] = []
-    count = 0
-    with (
-        rasterio.Env(GDAL_CACHEMAX=_CACHE_MB),
-        rasterio.open(folder / "score.tif") as scores,
-    ):
-        for block in blocks:
-            window = grid.window(block)
-            score = scores.read(1, window=window)
-            row, column = np.nonzero(score > threshold)
-            count += len(row)
-            if count > _MOST_CELLS:
-                raise UserError(
-                    f"{count:,} cells and more have scores above {threshold:.6g}; give a higher "
-                    "--threshold"
-                )
-            if len(row):
-                place = np.stack((row + window.row_off, column + window.col_off), 1)
-                parts.append((place.astype(np.int32), score[row, column]))
-    if not parts:
-        return Damaged(np.empty((0, 2), np.int32), np.empty(0, np.float32))
-    return Damaged(*(np.concatenate(each) for each in zip(*parts, strict=True)))
-
-
-def damages(folder: Path, damaged: Damaged, grid: Grid, threshold: float) -> list[dict[str, Any]]:
+def damages(
+    folder: Path, grid: Grid, blocks: Sequence[Block], threshold: float
+) -> list[dict[str, Any]]:
     """GeoJSON features of what touches, those first that have most above the threshold in all.
 
     A damage's depth is the lowest mean of three by three cells in it or in its holes: a network's
@@ -243,43 +178,77 @@ def damages(folder: Path, damaged: Damaged, grid: Grid, threshold: float) -> lis
 
     Args:
         folder: with the layers.
-        damaged: of `damaged_cells`.
         grid: of the layers.
+        blocks: that they show.
         threshold: of the scores.
+
+    Raises:
+        UserError: far too much is above it.
     """
-    if not len(damaged.cells):
-        return []
-    parts = _connected(damaged.cells)
-    order = np.argsort(parts, kind="stable")
-    features = []
     with (
         rasterio.Env(GDAL_CACHEMAX=_CACHE_MB),
+        rasterio.open(folder / "score.tif") as scores,
         rasterio.open(folder / "height_mm.tif") as heights,
     ):
-        for index in np.split(order, np.flatnonzero(np.diff(parts[order])) + 1):
-            if len(index) >= LEAST_CELLS:
-                each = Damaged(damaged.cells[index], damaged.score[index])
-                features.append(_feature(each, grid, heights))
-    features.sort(key=lambda each: -_excess(each["properties"], threshold))
-    for number, feature in enumerate(features, 1):
-        feature["properties"] = {"number": number, **feature["properties"]}
-    return features
+        cells, score = _above(scores, [grid.window(block) for block in blocks], threshold)
+        parts = _connected(cells)
+        order = np.argsort(parts, kind="stable")
+        features = [
+            _feature(cells[index], score[index], grid, heights)
+            for index in np.split(order, np.flatnonzero(np.diff(parts[order])) + 1)
+            if len(index) >= LEAST_CELLS
+        ]
+    properties = [feature["properties"] for feature in features]
+    properties.sort(key=lambda each: (threshold - each["score_mean"]) * each["area_m2"])
+    for number, each in enumerate(properties, 1):
+        each["number"] = number
+    return sorted(features, key=lambda feature: feature["properties"]["number"])
 
 
-def write_damages(
-    path: Path, features: list[dict[str, Any]], grid: Grid, facts: dict[str, Any]
+def _above(
+    scores: Any, windows: Sequence[Window], threshold: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The cells above a threshold (N, 2), row from the north and column, and their scores (N,).
+
+    Raises:
+        UserError: they are far too many.
+    """
+    cells, values = [np.empty((0, 2), np.int32)], [np.empty(0, np.float32)]
+    count = 0
+    for window in windows:
+        score = scores.read(1, window=window)
+        place = np.argwhere(score > threshold)
+        count += len(place)
+        if count > _MOST_CELLS:
+            raise UserError(
+                f"{count:,} cells and more have scores above {threshold:.6g}; give a higher "
+                "--threshold"
+            )
+        cells.append((place + np.array((window.row_off, window.col_off))).astype(np.int32))
+        values.append(score[tuple(place.T)])
+    return np.concatenate(cells), np.concatenate(values)
+
+
+def write_features(
+    path: Path, features: list[dict[str, Any]], crs: pyproj.CRS | None, **more: Any
 ) -> None:
     """Write GeoJSON in the coordinates of the scan, which it names as GDAL and QGIS read it.
+
+    Args:
+        path: the file.
+        features: what it holds.
+        crs: of the coordinates.
+        more: what else it says.
 
     Raises:
         UserError: the system refuses to.
     """
     collection: dict[str, Any] = {"type": "FeatureCollection", "name": "damages"}
-    code = None if grid.crs is None else horizontal(grid.crs).to_epsg()
+    code = None if crs is None else horizontal(crs).to_epsg()
     if code is not None:
         name = f"urn:ogc:def:crs:EPSG::{code}"
         collection["crs"] = {"type": "name", "properties": {"name": name}}
-    collection |= {"facts": facts, "features": features}
+    collection |= {**more, "features": features}
     with written_whole(path, "w", encoding="utf-8") as file:
         json.dump(collection, file, allow_nan=False)
         file.write("\n")
@@ -287,23 +256,9 @@ def write_damages(
 
 def _connected(cells: np.ndarray) -> np.ndarray:
     """The number of the part (N,) that each cell (N, 2) belongs to; corners touch, too."""
-    row, column = cells.T.astype(np.int64)
-    wide = int(column.max()) + 2
-    key = row * wide + column
-    order = np.argsort(key)
-    ordered = key[order]
-    pairs = []
-    for step in (1, wide - 1, wide, wide + 1):
-        place = np.searchsorted(ordered, ordered + step).clip(0, len(key) - 1)
-        found = np.flatnonzero(ordered[place] == ordered + step)
-        pairs.append(np.stack((order[found], order[place[found]])))
-    one, other = np.concatenate(pairs, 1)
-    graph = coo_matrix((np.ones(len(one), bool), (one, other)), shape=(len(key), len(key)))
+    pairs = cKDTree(cells).query_pairs(1.5, output_type="ndarray")
+    graph = coo_matrix((np.ones(len(pairs), bool), pairs.T), shape=(len(cells), len(cells)))
     return connected_components(graph, directed=False)[1]
-
-
-def _excess(properties: dict[str, Any], threshold: float) -> float:
-    return (properties["score_mean"] - threshold) * properties["area_m2"]
 
 
 def _depth(mask: np.ndarray, top: int, left: int, heights: Any) -> float:
@@ -317,9 +272,9 @@ def _depth(mask: np.ndarray, top: int, left: int, heights: Any) -> float:
     return 0.0 - float((mean[inside] / share[inside]).min(initial=0.0))
 
 
-def _feature(damaged: Damaged, grid: Grid, heights: Any) -> dict[str, Any]:
-    top, left = damaged.cells.min(0)
-    place = damaged.cells - (top, left)
+def _feature(cells: np.ndarray, score: np.ndarray, grid: Grid, heights: Any) -> dict[str, Any]:
+    top, left = cells.min(0)
+    place = cells - (top, left)
     mask = np.zeros(place.max(0) + 1, np.uint8)
     mask[tuple(place.T)] = 1
     transform = grid.transform @ Affine.translation(int(left), int(top))
@@ -329,17 +284,18 @@ def _feature(damaged: Damaged, grid: Grid, heights: Any) -> dict[str, Any]:
     centred = place - place.mean(0)
     axes = np.linalg.svd(centred.T @ centred)[0]
     length, width = np.ptp(centred @ axes, axis=0) * size + size
-    north, east = damaged.cells.mean(0) + 0.5
-    middle = grid.on_map(east, north)
+    row, column = cells.mean(0) + 0.5
+    east, north = grid.transform @ (column, row)
     properties = {
-        "score_max": float(damaged.score.max()),
-        "score_mean": float(damaged.score.mean(dtype=np.float64)),
+        "number": 0,  # until all are known
+        "score_max": float(score.max()),
+        "score_mean": float(score.mean(dtype=np.float64)),
         "area_m2": round(len(place) * size**2, 4),
         "depth_mm": round(_depth(mask, int(top), int(left), heights), 1),
         "length_m": round(float(length), 2),
         "width_m": round(float(width), 2),
-        "east": round(float(middle[0]), 3),
-        "north": round(float(middle[1]), 3),
+        "east": round(float(east), 3),
+        "north": round(float(north), 3),
     }
     geometry = {"type": "MultiPolygon", "coordinates": rings}
     if len(rings) == 1:

@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -62,36 +63,29 @@ def write_page(
     Raises:
         UserError: the system refuses to write it.
     """
-    with rasterio.Env(GDAL_CACHEMAX=64):
-        opened = {name: rasterio.open(folder / f"{name}.tif") for name in LAYERS}
-        try:
-            window, score, shade = _seen_from_above(opened)
-            scale = _scale(score, facts["threshold"])
-            overview = _uri(scale.over(shade, score), "JPEG")
-            worst = [
-                {**each["properties"], **_place(opened, grid, each, scale)}
-                for each in features[:_WORST]
-            ]
-        finally:
-            for file in opened.values():
-                file.close()
-    marks = [_mark(grid, window, each) for each in worst]
-    ramp = np.linspace(scale.low, scale.high, 256)[None]
     properties = [each["properties"] for each in features]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    with rasterio.Env(GDAL_CACHEMAX=64), ExitStack() as files:
+        opened = {
+            name: files.enter_context(rasterio.open(folder / f"{name}.tif")) for name in LAYERS
+        }
+        window, score, shade = _seen_from_above(opened)
+        scale = _scale(score, facts["threshold"])
+        worst = [_place(opened, grid, window, each, scale) for each in properties[:_WORST]]
+    ramp = np.linspace(scale.low, scale.high, 256)[None]
+    template = jinja2.Template(
+        Path(__file__).with_name("page.html.jinja").read_text(encoding="utf-8"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    text = environment.get_template("page.html.jinja").render(
+    text = template.render(
         date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
         facts=facts,
         places=len(features),
         area=sum(each["area_m2"] for each in properties),
         deepest=max((each["depth_mm"] for each in properties), default=None),
-        overview=overview,
+        overview=_uri(scale.over(shade, score), "JPEG"),
         overview_width=score.shape[1],
         overview_height=score.shape[0],
         metres=window.width * grid.cell / 100,
@@ -99,7 +93,7 @@ def write_page(
         low=scale.low,
         high=scale.high,
         threshold_share=100 * (facts["threshold"] - scale.low) / (scale.high - scale.low),
-        worst=list(zip(worst, marks, strict=True)),
+        worst=worst,
         rows=properties[:_ROWS],
         place_metres=_PLACE,
         shown_mm=_SHOWN_MM,
@@ -156,11 +150,12 @@ def _scale(score: np.ndarray, threshold: float) -> _Scale:
 
 
 def _place(
-    opened: dict[str, Any], grid: Grid, feature: dict[str, Any], scale: _Scale
-) -> dict[str, str]:
-    """Pictures of a damage: height, intensity, and its score over the intensity."""
-    properties = feature["properties"]
-    column, row = grid.in_pictures(properties["east"], properties["north"])
+    opened: dict[str, Any], grid: Grid, overview: Window, properties: dict[str, Any], scale: _Scale
+) -> dict[str, Any]:
+    """What is known of a damage, with its place in the overview in percent from the left and the
+    top, and pictures: height, intensity, and its score over the intensity.
+    """
+    column, row = ~grid.transform @ (properties["east"], properties["north"])
     side = round(_PLACE * 100 / grid.cell)
     window = Window(round(column) - side // 2, round(row) - side // 2, side, side)
     score, height, intensity = (
@@ -171,19 +166,13 @@ def _place(
     low, high = np.quantile(known, (0.02, 0.98)) if len(known) else (0.0, 1.0)
     gray = np.nan_to_num((intensity - low) / max(1.0, high - low), nan=1).clip(0, 1) * 255
     return {
+        **properties,
+        "left": 100 * (column - overview.col_off) / overview.width,
+        "top": 100 * (row - overview.row_off) / overview.height,
         "height_picture": _uri(np.rint(heights).astype(np.uint8), "PNG"),
         "intensity_picture": _uri(np.rint(gray).astype(np.uint8), "PNG"),
         "score_picture": _uri(scale.over(gray, score), "PNG"),
     }
-
-
-def _mark(grid: Grid, window: Window, properties: dict[str, Any]) -> tuple[float, float]:
-    """Where a damage is in the overview, in percent from the left and the top."""
-    column, row = grid.in_pictures(properties["east"], properties["north"])
-    return (
-        100 * (column - window.col_off) / window.width,
-        100 * (row - window.row_off) / window.height,
-    )
 
 
 def _uri(pixels: np.ndarray, kind: str) -> str:

@@ -1,7 +1,5 @@
 """Scores back onto the points: a copy of the file in which every point of the road has its own."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import laspy
@@ -12,27 +10,30 @@ from tqdm import tqdm
 
 from crn.errors import UserError
 from crn.pointcloud.las import Scan, read_points, reading
-from crn.pointcloud.partition import BLOCK, centimetres, groups, heights, usable
+from crn.pointcloud.partition import BLOCK, BlockArrays, centimetres, groups, heights, usable
 from crn.pointcloud.roadway import Roadway
-from crn.pointcloud.score import Scores
 from crn.system.files import written_whole
 from crn.system.program import ctrl_c_waits
 
-# The record of waveforms, the bytes before its content, and how many dimensions a file describes.
-_WAVEFORMS, _EVLR, _MOST_BYTES = ("LASF_Spec", 65535), 60, 300
+_MOST_BYTES = 300  # that become dimensions
 _WITH_WAVEFORMS = (4, 5, 9, 10)  # point formats
 SCORE, ANOMALOUS = "crn_score", "crn_anomalous"
 
 
-def refuse_painted(scan: Scan) -> None:
-    """Refuse a file that has scores.
+def refuse_unfit(scan: Scan) -> None:
+    """Refuse a file of which no copy can be painted.
 
     Raises:
-        UserError: it has.
+        UserError: it has scores, or waveforms, whose place in the file the points tell.
     """
     names = set(scan.header.point_format.dimension_names) & {SCORE, ANOMALOUS}
     if names:
         raise UserError(f"{scan.path}: has a {min(names)} already; score the scan as it was before")
+    if scan.header.start_of_waveform_data_packet_record:
+        raise UserError(
+            f"{scan.path}: holds waveforms, which would be lost; score a copy that has none of its "
+            "own (pdal translate makes one)"
+        )
 
 
 def name_of_copy(scan: Scan) -> str:
@@ -53,10 +54,9 @@ def paint(
     scan: Scan,
     path: Path,
     roadway: Roadway,
-    scores: Scores,
+    scores: BlockArrays,
     cell: int,
     threshold: float | None,
-    add_crs: bool,
 ) -> int:
     """Write a copy of a file with ``crn_score`` and, with a threshold, ``crn_anomalous``.
 
@@ -69,7 +69,6 @@ def paint(
         roadway, scores: of all files.
         cell: centimetres.
         threshold: of scores.
-        add_crs: whether the file lacks its coordinate reference system.
 
     Returns:
         How many points have a score.
@@ -77,22 +76,20 @@ def paint(
     Raises:
         UserError: the file is damaged, or the system refuses to write.
     """
-    header, evlrs = _new_header(scan, threshold is not None, add_crs)
+    header, evlrs = _new_header(scan, threshold is not None)
     own = scan.header.point_format.size
     scored = 0
-    with written_whole(path, "w+b") as file:
+    bar = tqdm(total=scan.points, unit="points", unit_scale=True, desc="paint", disable=None)
+    with written_whole(path, "w+b") as file, bar:
         compress = path.suffix.lower() == ".laz"
         writer = laspy.open(file, "w", header=header, do_compress=compress, closefd=False)
-        bar = tqdm(total=scan.points, unit="points", unit_scale=True, desc="paint", disable=None)
-        # lazrs makes of Ctrl-C during its writes an error of the disk.
-        with _closing(writer), bar:
+        try:
             for points in read_points(scan):
                 values = _scores_of(scan, points, roadway, scores, cell)
                 array = np.empty(len(points), header.point_format.dtype())
                 # The new dimensions come after the old ones, whose bytes are taken as they are.
-                array.view(np.uint8).reshape(len(array), -1)[:, :own] = points.array.view(
-                    np.uint8
-                ).reshape(len(array), -1)
+                content = array.view(np.uint8).reshape(len(array), -1)
+                content[:, :own] = points.array.view(np.uint8).reshape(len(array), -1)
                 array[SCORE] = values
                 if threshold is not None:
                     array[ANOMALOUS] = np.where(np.isnan(values), np.nan, values > threshold)
@@ -100,28 +97,20 @@ def paint(
                 record = ScaleAwarePointRecord(
                     array, header.point_format, header.scales, header.offsets
                 )
+                # lazrs makes of Ctrl-C during its writes an error of the disk.
                 with ctrl_c_waits():
                     writer.write_points(record)
                 bar.update(len(points))
             if evlrs:
                 writer.write_evlrs(evlrs)
-                _point_to_waveforms(writer.header, evlrs)
-        file.flush()
-        _check(path, file, scan.points)
+        finally:
+            with ctrl_c_waits():
+                writer.close()
     return scored
 
 
-@contextmanager
-def _closing(writer: laspy.LasWriter) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        with ctrl_c_waits():
-            writer.close()
-
-
 def _scores_of(
-    scan: Scan, points: ScaleAwarePointRecord, roadway: Roadway, scores: Scores, cell: int
+    scan: Scan, points: ScaleAwarePointRecord, roadway: Roadway, scores: BlockArrays, cell: int
 ) -> np.ndarray:
     """The scores (N,) float32 of points, NaN where they are not of the road."""
     values = np.full(len(points), np.nan, np.float32)
@@ -133,20 +122,15 @@ def _scores_of(
         if mosaic is None:
             continue
         east, north = i[index] - block[0] * BLOCK, j[index] - block[1] * BLOCK
-        road = roadway.road.of_road(kinds[index], east, north, z[index], roadway.level(block))
+        road = roadway.road.of_road(kinds[index], east, north, z[index], roadway.levels.of(block))
         found = mosaic[north // cell, east // cell]
         values[index] = np.where(road & may_be[index], found, np.nan)
     return values
 
 
-def _new_header(
-    scan: Scan, with_decision: bool, add_crs: bool
-) -> tuple[laspy.LasHeader, VLRList | None]:
+def _new_header(scan: Scan, with_decision: bool) -> tuple[laspy.LasHeader, VLRList]:
     with reading(scan.path), laspy.open(scan.path) as reader:
-        header, evlrs = reader.header.copy(), reader.evlrs
-        evlrs = VLRList(evlrs or ())
-        if header.version.minor == 3 and header.start_of_waveform_data_packet_record:
-            evlrs.append(_waveforms(scan.path, header))
+        header, evlrs = reader.header.copy(), reader.evlrs or ()
     # The order of a COPC file is that of its octree: what describes it is dropped.
     header.vlrs = [each for each in header.vlrs if each.user_id != "copc"]
     evlrs = VLRList(each for each in evlrs if each.user_id != "copc")
@@ -156,7 +140,7 @@ def _new_header(
     if with_decision:
         names.append((ANOMALOUS, "1 above the threshold"))
     header.add_extra_dims([laspy.ExtraBytesParams(name, "f4", text) for name, text in names])
-    if add_crs:
+    if scan.crs is not None and not scan.has_crs:
         header.add_crs(scan.crs, keep_compatibility=False)
     return header, evlrs
 
@@ -178,34 +162,3 @@ def _describe_bytes(scan: Scan, header: laspy.LasHeader) -> None:
         )
     names = [f"byte_{number}" for number in range(count)]
     header.add_extra_dims([laspy.ExtraBytesParams(each, "u1", "not described") for each in names])
-
-
-def _waveforms(path: Path, header: laspy.LasHeader) -> laspy.VLR:
-    """The waveforms that LAS 1.3 has after the points, as the record that they are in LAS 1.4."""
-    with path.open("rb") as file:
-        file.seek(header.start_of_waveform_data_packet_record)
-        (record,) = VLRList.read_from(file, 1, extended=True)
-    return record
-
-
-def _point_to_waveforms(header: laspy.LasHeader, evlrs: VLRList) -> None:
-    """Tell where the waveforms are that the file had."""
-    place = header.start_of_first_evlr
-    for each in evlrs:
-        if (each.user_id, each.record_id) == _WAVEFORMS:
-            header.start_of_waveform_data_packet_record = place
-        place += _EVLR + len(each.record_data_bytes())
-
-
-def _check(path: Path, file, points: int) -> None:
-    """Read the last point of what was written.
-
-    Raises:
-        UserError: it is not there.
-    """
-    file.seek(0)
-    with reading(path), laspy.open(file, closefd=False) as reader:
-        if reader.header.point_count != points:
-            raise ValueError(f"{reader.header.point_count} points instead of {points}")
-        reader.seek(points - 1)
-        reader.read_points(1)

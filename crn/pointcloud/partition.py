@@ -5,8 +5,8 @@ days, share one grid. A cell of 2, 4 or 8 cm is 2, 4 or 8 cells of a centimetre,
 fits can be told afterwards.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import laspy
@@ -40,28 +40,6 @@ _NEEDED = (
 Block = tuple[int, int]
 
 
-@dataclass
-class Counts:
-    """What was found while reading.
-
-    Attributes:
-        points: all of them.
-        withheld, noise, not_last: those that were left out, by the first reason.
-        classes: (256,) of those that were not.
-    """
-
-    points: int = 0
-    withheld: int = 0
-    noise: int = 0
-    not_last: int = 0
-    classes: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
-
-    @property
-    def kept(self) -> int:
-        """Points that were not left out."""
-        return int(self.classes.sum())
-
-
 def centimetres(scan: Scan, points: ScaleAwarePointRecord) -> tuple[np.ndarray, np.ndarray]:
     """The cells of a centimetre that points are in, counted east and north: (N,) int64 each."""
     steps = (scan.steps(points, axis, CENTIMETRE) for axis in (0, 1))
@@ -75,30 +53,27 @@ def heights(scan: Scan, points: ScaleAwarePointRecord) -> np.ndarray:
     return np.floor(z + (0.5 + _BORDER), out=z)
 
 
-def usable(points: ScaleAwarePointRecord, counts: Counts | None = None) -> np.ndarray:
+def usable(points: ScaleAwarePointRecord) -> np.ndarray:
     """Which points (N,) may be of a surface: no noise, not withheld, the last of their pulse."""
-    keep = np.asarray(points.withheld) == 0
-    withheld = len(keep) - np.count_nonzero(keep)
-    kinds = np.asarray(points.classification)
-    keep &= (kinds != NOISE_CLASSES[0]) & (kinds != NOISE_CLASSES[1])
-    noise = len(keep) - np.count_nonzero(keep) - withheld
-    keep &= np.asarray(points.return_number) >= np.asarray(points.number_of_returns)
-    if counts is not None:
-        counts.points += len(keep)
-        counts.withheld += withheld
-        counts.noise += noise
-        counts.not_last += len(keep) - np.count_nonzero(keep) - withheld - noise
-    return keep
+    keep = np.asarray(points.return_number) >= np.asarray(points.number_of_returns)
+    keep &= np.asarray(points.withheld) == 0
+    return keep & ~np.isin(np.asarray(points.classification), NOISE_CLASSES)
 
 
 class Partition:
-    """Points in a folder, by block: a file of `RECORD` for each."""
+    """Points in a folder, by block: a file of `RECORD` for each.
+
+    Attributes:
+        classes: (256,) how many points of each class `fill` has kept.
+    """
 
     def __init__(self, folder: Path) -> None:
-        """Use an empty folder."""
-        self.folder = folder
-        self.counts = Counts()
+        """Make the folder."""
+        self.classes = np.zeros(256, np.int64)
+        self._folder = folder
         self._blocks: set[Block] = set()
+        with writing(folder):
+            folder.mkdir()
 
     @property
     def blocks(self) -> list[Block]:
@@ -117,16 +92,14 @@ class Partition:
                 for points in read_points(scan, _NEEDED):
                     self._add(scan, points)
                     bar.update(len(points))
-        counts = self.counts
-        if not counts.kept:
+        if not self._blocks:
             raise UserError(
-                f"{scans[0].path}: of {counts.points:,} points none is left: {counts.withheld:,} "
-                f"are withheld, {counts.noise:,} are noise (classes 7 and 18), {counts.not_last:,} "
-                "are not the last return of their pulse"
+                f"{scans[0].path}: of {total:,} points none is of use: each is withheld, noise "
+                "(classes 7 and 18), or not the last return of its pulse"
             )
 
     def _add(self, scan: Scan, points: ScaleAwarePointRecord) -> None:
-        keep = usable(points, self.counts)
+        keep = usable(points)
         i, j = centimetres(scan, points)
         z = heights(scan, points)
         keep &= abs(z) <= _HIGHEST / HEIGHT_STEP
@@ -140,13 +113,9 @@ class Partition:
         records = np.zeros(len(i), RECORD)
         records["i"], records["j"] = i - columns * BLOCK, j - rows * BLOCK
         records["z"], records["intensity"], records["kind"] = z, intensity, kinds
-        self.counts.classes += np.bincount(kinds, minlength=256)
+        self.classes += np.bincount(kinds, minlength=256)
         for block, index in groups(columns, rows):
             self.add(block, records[index])
-
-    def has(self, block: Block) -> bool:
-        """Whether a block has points."""
-        return block in self._blocks
 
     def points(self, block: Block) -> np.ndarray:
         """The points of a block, (N,) of `RECORD`."""
@@ -156,7 +125,8 @@ class Partition:
         """Add points to a block."""
         if len(records):
             self._blocks.add(block)
-            self._write(block, records)
+            with writing(self._path(block)), open(self._path(block), "ab") as file:
+                file.write(np.ascontiguousarray(records).data)
 
     def around(
         self, block: Block, margin: int
@@ -168,7 +138,8 @@ class Partition:
             its margin, and the records; for one block after another.
         """
         last = BLOCK + 2 * margin
-        for neighbour in with_neighbours(block):
+        near = [(block[0] + east, block[1] + north) for east in (-1, 0, 1) for north in (-1, 0, 1)]
+        for neighbour in near:
             if neighbour not in self._blocks:
                 continue
             records = self.points(neighbour)
@@ -182,16 +153,38 @@ class Partition:
             yield i, j, records
 
     def _path(self, block: Block) -> Path:
-        return self.folder / f"{block[0]}_{block[1]}.points"
-
-    def _write(self, block: Block, records: np.ndarray) -> None:
-        with writing(self._path(block)), open(self._path(block), "ab") as file:
-            file.write(np.ascontiguousarray(records).data)
+        return self._folder / f"{block[0]}_{block[1]}.points"
 
 
-def with_neighbours(block: Block) -> Iterable[Block]:
-    """A block and the eight around it."""
-    return ((block[0] + east, block[1] + north) for east in (-1, 0, 1) for north in (-1, 0, 1))
+class BlockArrays:
+    """An array for each block, in the files of a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Make the folder."""
+        self._folder = folder
+        with writing(folder):
+            folder.mkdir()
+
+    def keep(self, block: Block, array: np.ndarray) -> None:
+        """Write the array of a block, before anything is looked up.
+
+        Raises:
+            UserError: the system refuses to.
+        """
+        with writing(self._folder):
+            np.save(self._path(block), array)
+
+    def of(self, block: Block) -> np.ndarray | None:
+        """The array of a block; None where it has none."""
+        return _mapped(self._path(block))
+
+    def _path(self, block: Block) -> Path:
+        return self._folder / f"{block[0]}_{block[1]}.npy"
+
+
+@lru_cache(maxsize=32)
+def _mapped(path: Path) -> np.ndarray | None:
+    return np.load(path, mmap_mode="r") if path.exists() else None
 
 
 def groups(columns: np.ndarray, rows: np.ndarray) -> Iterator[tuple[Block, np.ndarray | slice]]:
@@ -201,11 +194,9 @@ def groups(columns: np.ndarray, rows: np.ndarray) -> Iterator[tuple[Block, np.nd
     if wide * high == 1:
         yield (left, bottom), slice(None)
         return
-    if wide * high < 1 << 16:
-        number = ((columns - left) * high + (rows - bottom)).astype(np.uint16)
-    else:  # a stray point, far from the others
-        _, number = np.unique(np.stack((columns, rows)), axis=1, return_inverse=True)
-        number = number.ravel()
+    number = (columns - left) * high + (rows - bottom)
+    if wide * high < 1 << 16:  # but for a stray point, far from the others
+        number = number.astype(np.uint16)  # which are sorted much faster
     order = np.argsort(number, kind="stable")
     ends = np.flatnonzero(np.diff(number[order])) + 1
     for index in np.split(order, ends):

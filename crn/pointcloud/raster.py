@@ -13,6 +13,7 @@ CELLS = {1: 8000, 2: 2000, 4: 500, 8: 125}
 FEWEST_POINTS = 100  # in a square metre
 
 _PATCH = 80  # centimetres on a side, over which densities are counted
+PATCH_AREA = (_PATCH / 100) ** 2  # square metres
 _AT_A_TIME = 4_000_000  # points
 
 
@@ -83,33 +84,23 @@ def _fill_gaps(raster: Raster, reach: float) -> None:
     Only what lies between cells with points is a gap: the road does not grow at its edges.
     """
     cells = int(reach)
-    measured = raster.measured
-    rows, columns = np.nonzero(measured.any(1))[0], np.nonzero(measured.any(0))[0]
-    if not len(rows):
-        return
-    window = tuple(slice(max(0, each[0] - cells), each[-1] + cells + 1) for each in (rows, columns))
-    size = 2 * cells + 1
-    # Nothing is known beyond the window, so what is closed there is closed by what is inside.
-    padded = np.pad(measured[window], cells)
-    closed = ndimage.minimum_filter(ndimage.maximum_filter(padded, size), size)
-    closed = closed[cells:-cells, cells:-cells] & ~measured[window]
-    row, column = np.nonzero(closed)
-    row, column = row + window[0].start, column + window[1].start
+    inner = slice(cells, -cells), slice(cells, -cells)
+    # Nothing is known beyond the margin, so what is closed there is closed by what is inside.
+    measured = np.pad(raster.measured, cells)
+    closed = ndimage.grey_closing(measured, 2 * cells + 1)
+    gaps = np.argwhere((closed & ~measured)[inner])
     steps = sorted(
-        (east**2 + north**2, north, east)
-        for east in range(-cells, cells + 1)
+        (north**2 + east**2, north, east)
         for north in range(-cells, cells + 1)
-        if 0 < east**2 + north**2 <= reach**2
+        for east in range(-cells, cells + 1)
+        if 0 < north**2 + east**2 <= reach**2
     )
-    high, wide = measured.shape
-    for _, north, east in steps:
-        r, c = row + north, column + east
-        inside = (r >= 0) & (r < high) & (c >= 0) & (c < wide)
-        found = inside.copy()
-        found[inside] = measured[r[inside], c[inside]]
-        to, of = (row[found], column[found]), (r[found], c[found])
+    for _, *step in steps:
+        near = gaps + step
+        found = measured[tuple((near + cells).T)]
+        to, of = tuple(gaps[found].T), tuple(near[found].T)
         raster.height[to], raster.intensity[to] = raster.height[of], raster.intensity[of]
-        row, column = row[~found], column[~found]
+        gaps = gaps[~found]
 
 
 def densities(records: np.ndarray) -> np.ndarray:
@@ -117,7 +108,7 @@ def densities(records: np.ndarray) -> np.ndarray:
     side = BLOCK // _PATCH
     patch = (records["j"] // _PATCH).astype(np.int32) * side + records["i"] // _PATCH
     counts = np.bincount(patch)
-    return counts[counts > 0] / (_PATCH / 100) ** 2
+    return counts[counts > 0] / PATCH_AREA
 
 
 def typical_density(density: np.ndarray, where: str) -> float:
@@ -131,7 +122,7 @@ def typical_density(density: np.ndarray, where: str) -> float:
         UserError: hardly any of it is dense enough.
     """
     enough = density[density >= FEWEST_POINTS]
-    if len(enough) * (_PATCH / 100) ** 2 < 8:
+    if len(enough) * PATCH_AREA < 8:
         raise UserError(
             f"{where}: its road has {np.median(density):.0f} points/m2, which are too few to see "
             f"damage; {FEWEST_POINTS} are needed"

@@ -1,9 +1,9 @@
 """The road in the points that were read: its points by blocks, its levels, and what it is like."""
 
+import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +11,11 @@ from tqdm import tqdm
 
 from crn.errors import UserError
 from crn.pointcloud.las import Scan
-from crn.pointcloud.partition import Block, Partition
-from crn.pointcloud.raster import FEWEST_POINTS, densities
+from crn.pointcloud.partition import BlockArrays, Partition
+from crn.pointcloud.raster import FEWEST_POINTS, PATCH_AREA, densities
 from crn.pointcloud.surface import Road, choose_road
-from crn.system.files import writing
+
+log = logging.getLogger(__name__)
 
 _PERCENT = (1.0, 99.0)  # of the points, between which intensities are black and white
 
@@ -27,7 +28,7 @@ class Roadway:
         where: what was read, for messages.
         points: those of the road.
         road: how they were told from the others.
-        folder: with the level of every block.
+        levels: of every block that has been read, as `Road.level`.
         density: points in a square metre, of all patches of the road.
         intensities: (65536,) points with each intensity.
     """
@@ -35,9 +36,19 @@ class Roadway:
     where: str
     points: Partition
     road: Road
-    folder: Path
+    levels: BlockArrays
     density: np.ndarray
     intensities: np.ndarray
+
+    @property
+    def summary(self) -> str:
+        """How much road there is, how dense it is, and how it was found."""
+        area = len(self.density) * PATCH_AREA
+        sparse = np.count_nonzero(self.density < FEWEST_POINTS) * PATCH_AREA
+        text = f"{area:,.0f} m2 of road with {np.median(self.density):,.0f} points/m2"
+        if sparse > area / 4:
+            text += f"; {sparse:,.0f} m2 with fewer than {FEWEST_POINTS} hardly fill a tile"
+        return f"{text}, by {self.road.rule}"
 
     def intensity_range(self) -> tuple[float, float]:
         """The intensities that become black and white.
@@ -54,65 +65,37 @@ class Roadway:
             )
         return float(low), float(high)
 
-    def level(self, block: Block) -> np.ndarray | None:
-        """As `Road.level`, of a block that has been read."""
-        if self.road.classes is not None:
-            return None
-        return _load(self.folder / _level_name(block))
-
 
 def find_road(scans: Sequence[Scan], polygons: tuple | None, folder: Path) -> Roadway:
-    """Read all scans and keep the points of the road, in a folder that is empty so far.
+    """Read all scans and keep the points of the road, in new folders in ``folder``.
 
     Raises:
         UserError: a file is damaged, there is no road, or the disk is full.
     """
     where = str(scans[0].path) if len(scans) == 1 else f"{scans[0].path} and {len(scans) - 1} more"
-    all_points, mine, levels = (folder / name for name in ("all", "road", "levels"))
-    with writing(folder):
-        for each in (all_points, mine, levels):
-            each.mkdir()
-    everything = Partition(all_points)
+    everything, points = Partition(folder / "all"), Partition(folder / "road")
+    levels = BlockArrays(folder / "levels")
     everything.fill(scans)
-    road = choose_road(everything.counts.classes, polygons)
-    points = Partition(mine)
+    road = choose_road(everything.classes, polygons)
     density = [np.empty(0)]
     intensities = np.zeros(1 << 16, np.int64)
     for block in tqdm(everything.blocks, unit="blocks", desc="find the road", disable=None):
         records = everything.points(block)
         level = road.level(everything, block)
         if level is not None:
-            with writing(levels):
-                np.save(levels / _level_name(block), level)
+            levels.keep(block, level)
         i, j, z = (records[name] for name in "ijz")
         records = records[road.of_road(records["kind"], i, j, z, level)]
         points.add(block, records)
         density.append(densities(records))
         intensities += np.bincount(records["intensity"], minlength=1 << 16)
-    counts = everything.counts
     if not points.blocks:
-        found = np.flatnonzero(counts.classes)
+        count, found = everything.classes.sum(), np.flatnonzero(everything.classes)
         raise UserError(
-            f"{where}: no road was found by {road.rule}, in {counts.kept:,} points of class "
+            f"{where}: no road was found by {road.rule}, in {count:,} points of class "
             f"{', '.join(map(str, found[:9]))}; give its polygons with --road"
         )
-    shutil.rmtree(all_points)
-    return Roadway(where, points, road, levels, np.concatenate(density), intensities)
-
-
-def area_in_words(density: np.ndarray) -> str:
-    """How much road there is, and how dense it is."""
-    area, sparse = len(density) * 0.64, np.count_nonzero(density < FEWEST_POINTS) * 0.64
-    text = f"{area:,.0f} m2 of road with {np.median(density):,.0f} points/m2"
-    if sparse > area / 4:
-        text += f"; {sparse:,.0f} m2 with fewer than {FEWEST_POINTS} hardly fill a tile"
-    return text
-
-
-def _level_name(block: Block) -> str:
-    return f"{block[0]}_{block[1]}.npy"
-
-
-@lru_cache(maxsize=64)
-def _load(path: Path) -> np.ndarray:
-    return np.load(path)
+    shutil.rmtree(folder / "all")
+    roadway = Roadway(where, points, road, levels, np.concatenate(density), intensities)
+    log.info("%s", roadway.summary)
+    return roadway

@@ -1,7 +1,6 @@
 """Scores on the map: tiles that overlap are scored, and their maps averaged for every cell."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -9,7 +8,6 @@ import numpy as np
 from crn.pointcloud.partition import BLOCK, Block
 from crn.pointcloud.roadway import Roadway
 from crn.pointcloud.tiles import MARGIN, STRIDE, TileSet, cut, images_of, raster_of
-from crn.system.files import writing
 
 # Tiles are scored that are less full than those of a training, so that the edge of the road has
 # scores, too; where fuller ones are, they hardly count.
@@ -85,40 +83,3 @@ def score_block(
         (height / total)[inner, inner],
         raster.intensity[edge, edge],
     )
-
-
-class Scores:
-    """The scores of all blocks in a folder, for the points to be looked up."""
-
-    def __init__(self, folder: Path) -> None:
-        """Use an empty folder."""
-        self._folder = folder
-        self._open: dict[Block, np.ndarray | None] = {}
-
-    def keep(self, block: Block, mosaic: Mosaic) -> None:
-        """Write the scores of a block.
-
-        Raises:
-            UserError: the system refuses to.
-        """
-        path = self._path(block)
-        with writing(path):
-            np.save(path, mosaic.score)
-
-    def of(self, block: Block) -> np.ndarray | None:
-        """The scores of a block; None where there are none."""
-        if block not in self._open:
-            if len(self._open) >= 12:
-                self._open.pop(next(iter(self._open)))
-            path = self._path(block)
-            self._open[block] = np.load(path, mmap_mode="r") if path.exists() else None
-        return self._open[block]
-
-    def _path(self, block: Block) -> Path:
-        return self._folder / f"{block[0]}_{block[1]}.npy"
-
-
-def some_scores(mosaic: Mosaic) -> np.ndarray:
-    """Every sixteenth score of a block, for quantiles of all."""
-    scores = mosaic.score[np.isfinite(mosaic.score)]
-    return scores[::16]

@@ -5,7 +5,6 @@ kerbs, pavements, lane markings, parked cars and posts. It is passed twice, and 
 own lines, its own error of height and its own gain.
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 import pyproj
 from numpy.random import Generator
 
+from crn.pointcloud.layers import write_features
 from crn.system.files import written_whole
 from crn.system.program import ctrl_c_waits
 
@@ -291,8 +291,4 @@ def write_truth(path: Path, street: Street) -> None:
         }
         for damage, corners in zip(street.damages, street.outlines, strict=True)
     ]
-    name = f"urn:ogc:def:crs:EPSG::{CRS.partition(':')[2]}"
-    crs = {"type": "name", "properties": {"name": name}}
-    collection = {"type": "FeatureCollection", "crs": crs, "features": features}
-    with written_whole(path, "w", encoding="utf-8") as file:
-        json.dump(collection, file)
+    write_features(path, features, pyproj.CRS(CRS))

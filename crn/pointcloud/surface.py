@@ -7,7 +7,6 @@ kerb or a square for road, too: classes or polygons that others have made are be
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +17,15 @@ from rasterio.transform import Affine
 from scipy import ndimage
 
 from crn.errors import UserError
-from crn.pointcloud.partition import (
-    BLOCK,
-    HEIGHT_STEP,
-    Block,
-    Partition,
-    with_neighbours,
-)
+from crn.pointcloud.partition import BLOCK, HEIGHT_STEP, Block, Partition
 
 CELL = 16  # centimetres, in which the road is told from the rest
 ROAD_CLASS, GROUND_CLASS = 11, 2
 ABOVE, BELOW = 0.10, 0.15  # metres around its level in which points are of the road
 
-_SIDE = BLOCK // CELL
-_MARGIN = 50 * CELL  # the filter's view beyond a block
+_EDGE = 50  # cells of the filter's view beyond a block
+_MARGIN = _EDGE * CELL
+_WIDE = BLOCK // CELL + 2 * _EDGE
 _WIDEST_OBJECT = 28  # cells: 4.5 m
 _OVER_OPENING = 0.15  # what is higher above the opened surface stands on it
 _KERB = 0.05
@@ -66,9 +60,8 @@ class Road:
         if self.polygons is None:
             road = _largest_below_kerbs(lowest, ground)
         else:
-            road = ground & _inside(self.polygons, block)
-        edge = _MARGIN // CELL
-        return _smoothed(lowest, road).astype(np.float32)[edge:-edge, edge:-edge]
+            road = ground & burn(self.polygons, block, _MARGIN, CELL, _WIDE, "--road")
+        return _smoothed(lowest, road).astype(np.float32)[_EDGE:-_EDGE, _EDGE:-_EDGE]
 
     def of_road(
         self,
@@ -139,9 +132,9 @@ def read_polygons(path: Path, unit: float, flag: str) -> tuple[dict[str, Any], .
 
 def burn(
     polygons: tuple[dict[str, Any], ...],
-    left: float,
-    bottom: float,
-    cell: float,
+    block: Block,
+    margin: int,
+    cell: int,
     side: int,
     flag: str,
 ) -> np.ndarray:
@@ -149,15 +142,16 @@ def burn(
 
     Args:
         polygons: of `read_polygons`.
-        left, bottom: of the lower left cell, metres.
-        cell: metres.
+        block, margin: where the cells begin, so many centimetres before the block.
+        cell: centimetres.
         side: cells.
         flag: for messages.
 
     Raises:
         UserError: the polygons are none.
     """
-    transform = Affine(cell, 0, left, 0, cell, bottom)
+    left, bottom = ((number * BLOCK - margin) / 100 for number in block)
+    transform = Affine(cell / 100, 0, left, 0, cell / 100, bottom)
     try:
         inside = rasterize(polygons, (side, side), transform=transform, dtype="uint8")
     except (RasterioError, ValueError, TypeError, IndexError) as error:
@@ -171,33 +165,13 @@ def _scaled(coordinates: Any, unit: float) -> Any:
     return [_scaled(each, unit) for each in coordinates]
 
 
-def _inside(polygons: tuple[dict[str, Any], ...], block: Block) -> np.ndarray:
-    left, bottom = ((number * BLOCK - _MARGIN) / 100 for number in block)
-    return burn(polygons, left, bottom, CELL / 100, _SIDE + 2 * (_MARGIN // CELL), "--road")
-
-
 def _lowest(partition: Partition, block: Block) -> np.ndarray:
     """The lowest height in every cell of a block and its margin, metres; infinite without any."""
-    edge = _MARGIN // CELL
-    whole = np.full((3 * _SIDE, 3 * _SIDE), np.inf)
-    for column, row in with_neighbours(block):
-        if (own := _lowest_in(partition, (column, row))) is not None:
-            east, north = (column - block[0] + 1) * _SIDE, (row - block[1] + 1) * _SIDE
-            whole[north : north + _SIDE, east : east + _SIDE] = own
-    return whole[_SIDE - edge : 2 * _SIDE + edge, _SIDE - edge : 2 * _SIDE + edge]
-
-
-@lru_cache(maxsize=256)
-def _lowest_in(partition: Partition, block: Block) -> np.ndarray | None:
-    """As `_lowest`, of a block alone; None without points."""
-    if not partition.has(block):
-        return None
-    records = partition.points(block)
-    lowest = np.full(_SIDE * _SIDE, np.iinfo(np.int32).max, np.int32)
-    cells = (records["j"] // CELL).astype(np.int32) * _SIDE + records["i"] // CELL
-    np.minimum.at(lowest, cells, records["z"])
-    known = lowest < np.iinfo(np.int32).max
-    return np.where(known, lowest * HEIGHT_STEP, np.inf).reshape(_SIDE, _SIDE)
+    none = np.iinfo(np.int32).max
+    lowest = np.full(_WIDE * _WIDE, none, np.int32)
+    for i, j, records in partition.around(block, _MARGIN):
+        np.minimum.at(lowest, (j // CELL) * _WIDE + i // CELL, records["z"])
+    return np.where(lowest < none, lowest * HEIGHT_STEP, np.inf).reshape(_WIDE, _WIDE)
 
 
 def _opened(lowest: np.ndarray) -> np.ndarray:

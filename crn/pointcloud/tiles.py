@@ -18,15 +18,22 @@ from PIL import Image
 from crn.errors import UserError
 from crn.pointcloud.partition import BLOCK, Block, Partition
 from crn.pointcloud.raster import CELLS, Raster, rasterise
-from crn.system.files import written_whole
-from crn.system.text import shown
 from datasets.layouts import TILE_FOLDERS
 
 TILE, STRIDE = 256, 128  # centimetres
 TILES_FILE = "tiles.json"
 EMPTY_FOLDER = "empty_files"
-VERSION = 1
-DETRENDING = "robust quadratic (Huber, 4 rounds)"
+MIN_FILL = 0.7  # share of a tile of a training that is known at least
+LARGEST_GAP = 0.05  # metres up to which gaps are filled, before that share is counted
+# What is the same for all tiles that this version makes.
+_FIXED = {
+    "version": 1,
+    "tile": TILE,
+    "stride": STRIDE,
+    "detrending": "robust quadratic (Huber, 4 rounds)",
+    "max_gap": LARGEST_GAP,
+    "min_fill": MIN_FILL,
+}
 
 _ROUNDS = 4
 _HUBER = 1.345  # deviations; the usual choice, for 95 % efficiency on normal noise
@@ -34,8 +41,6 @@ _AT_A_TIME = 1 << 20  # cells
 # Around a block: what its tiles reach, and what the gaps there reach further.
 _REACH, _GAPS = STRIDE, 16
 MARGIN = _REACH + _GAPS
-# Tiles have names by their lower left corner; a gap is filled before the fill is counted.
-LARGEST_GAP = 0.05
 
 
 @dataclass(frozen=True)
@@ -46,15 +51,11 @@ class TileSet:
         cell: side of a cell in centimetres.
         height_range_mm: what is black and white in height images.
         intensity: whether there is intensity; if not, the height is there twice.
-        max_gap: metres up to which gaps are filled.
-        min_fill: share of a tile that is known at least.
     """
 
     cell: int
     height_range_mm: tuple[float, float] = (-60.0, 60.0)
     intensity: bool = True
-    max_gap: float = LARGEST_GAP
-    min_fill: float = 0.7
 
     @property
     def pixels(self) -> int:
@@ -63,47 +64,31 @@ class TileSet:
 
     def description(self, facts: dict[str, Any]) -> dict[str, Any]:
         """What tiles.json holds: what is fixed, and under "facts" what was found."""
-        fixed = {**asdict(self), "tile": TILE, "stride": STRIDE, "detrending": DETRENDING}
-        return {"version": VERSION, **fixed, "facts": facts}
+        return {**_FIXED, **asdict(self), "facts": facts}
 
 
 def read_tile_set(path: Path) -> TileSet:
     """The tile set that a tiles.json describes.
 
     Raises:
-        UserError: it cannot be read, or is of another version.
+        UserError: it cannot be read, or this version of the program makes no such tiles.
     """
-    name = f"--tiles-from {path}"
+    mend = "give the tiles.json of the tiles that the model was trained on"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        version = values["version"]
-        low, high = values["height_range_mm"]
-        tiles = TileSet(
-            values["cell"],
-            (float(low), float(high)),
-            values["intensity"],
-            float(values["max_gap"]),
-            float(values["min_fill"]),
-        )
-        known = (values["tile"], values["stride"], values["detrending"])
+        low, high = map(float, values["height_range_mm"])
+        tiles = TileSet(values["cell"], (low, high), values["intensity"])
+        is_ours = tiles.cell in CELLS and -math.inf < low < high < math.inf
+        is_ours &= all(values[name] == value for name, value in _FIXED.items())
     except OSError as error:
-        raise UserError(
-            f"{name}: cannot be read ({error.strerror}); give the tiles.json of the tiles that the "
-            "model was trained on"
-        ) from None
+        raise UserError(f"--tiles-from {path}: cannot be read ({error.strerror}); {mend}") from None
     except (ValueError, TypeError, KeyError, RecursionError):
+        is_ours = False
+    if not is_ours:
         raise UserError(
-            f"{name}: is no description of tiles by this program; give the tiles.json of the tiles "
-            "that the model was trained on"
-        ) from None
-    if version != VERSION or known != (TILE, STRIDE, DETRENDING):
-        raise UserError(
-            f"{name}: its tiles are of version {shown(version)}, and this program makes version "
-            f"{VERSION}; make them anew"
+            f"--tiles-from {path}: describes no tiles as this version of the program makes them; "
+            f"{mend}, or make them anew"
         )
-    finite = all(map(math.isfinite, (low, high, tiles.max_gap, tiles.min_fill)))
-    if tiles.cell not in CELLS or not (finite and low < high and tiles.max_gap <= LARGEST_GAP):
-        raise UserError(f"{name}: its values are out of range; it is damaged")
     return tiles
 
 
@@ -131,7 +116,7 @@ class Tiles:
 
 def raster_of(partition: Partition, block: Block, tiles: TileSet) -> Raster:
     """The cells of a block and `MARGIN` around it."""
-    return rasterise(partition, block, MARGIN, tiles.cell, tiles.max_gap)
+    return rasterise(partition, block, MARGIN, tiles.cell, LARGEST_GAP)
 
 
 def cut(raster: Raster, tiles: TileSet, min_fill: float, first: int) -> Iterator[Tiles]:
@@ -140,7 +125,7 @@ def cut(raster: Raster, tiles: TileSet, min_fill: float, first: int) -> Iterator
     Args:
         raster: of `raster_of`.
         tiles: how they are made.
-        min_fill: share of a tile that is known at least.
+        min_fill: share of a tile that has to be known.
         first: 0 for the tiles whose lower left corner is in the block, -`STRIDE` for all that have
             a part in it.
     """
@@ -223,17 +208,19 @@ def images_of(
 
     What is not known has height 0 and the tile's median intensity, so that it does not stand out.
     """
-    low, high = tiles.height_range_mm
-    height = np.nan_to_num(part.height, nan=0.0)[:, ::-1]
-    height = ((height - low) / (high - low)).clip(0, 1)
-    if not tiles.intensity:
-        return np.rint(height * 65535).astype(np.uint16), np.rint(height * 255).astype(np.uint8)
-    low, high = intensity_range
-    intensity = part.intensity[:, ::-1]
-    middle = np.nanmedian(intensity.reshape(len(intensity), -1)[:, ::5], axis=1)
-    intensity = np.where(np.isnan(intensity), middle[:, None, None], intensity)
-    intensity = ((intensity - low) / (high - low)).clip(0, 1)
+    height = _share(np.nan_to_num(part.height[:, ::-1], nan=0.0), tiles.height_range_mm)
+    intensity = height
+    if tiles.intensity:
+        values = part.intensity[:, ::-1]
+        middle = np.nanmedian(values.reshape(len(values), -1)[:, ::5], axis=1)[:, None, None]
+        intensity = _share(np.where(np.isnan(values), middle, values), intensity_range)
     return np.rint(height * 65535).astype(np.uint16), np.rint(intensity * 255).astype(np.uint8)
+
+
+def _share(values: np.ndarray, ends: tuple[float, float]) -> np.ndarray:
+    """Where values lie between two ends, 0 to 1."""
+    low, high = ends
+    return ((values - low) / (high - low)).clip(0, 1)
 
 
 def tile_name(block: Block, corner: np.ndarray) -> str:
@@ -261,14 +248,3 @@ def write_tile(
         if kind != EMPTY_FOLDER or pixels.any():
             # Noise is not worth compressing.
             Image.fromarray(pixels).save(folder / kind / f"{name}.png", compress_level=0)
-
-
-def write_description(path: Path, description: dict[str, Any]) -> None:
-    """Write tiles.json.
-
-    Raises:
-        UserError: the system refuses to.
-    """
-    with written_whole(path, "w", encoding="utf-8") as file:
-        json.dump(description, file, indent=2)
-        file.write("\n")

@@ -1,12 +1,13 @@
 """Charts of lines and bars, which templates/chart.html draws; style.css has their colours."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from crn.report.curves import Histogram
+from crn.report.curves import histogram
 
 _TICKS = 5
 _GLYPH = 7.8  # width of a character, at most, so that labels keep inside
@@ -150,27 +151,30 @@ def axis_around(label: str, values: np.ndarray, *, whole: bool = False) -> Axis:
 
 
 def histogram_chart(
-    title: str, description: str, label: str, data: Histogram, threshold: float | None
+    title: str, label: str, groups: Mapping[str, ArrayLike], threshold: float | None
 ) -> Chart:
     """Bars upwards for the first group and, where there are two, downwards for the second.
 
     Each group is in percent of its own, so that a small one is seen beside a large one.
 
     Args:
-        title, description, threshold: as in `Chart`.
+        title, threshold: as in `Chart`.
         label: of the values.
-        data: one or two groups.
+        groups: one or two, by their names; none is empty.
     """
-    shares = {name: counts / counts.sum() * 100 for name, counts in data.counts.items()}
-    ends = data.edges[[0, -1]] if threshold is None else np.append(data.edges[[0, -1]], threshold)
+    edges, counts = histogram(groups)
+    shares = {name: number / number.sum() * 100 for name, number in counts.items()}
     top = max(float(share.max()) for share in shares.values()) * 1.08
+    description = "Histogram of the scores of " + " and ".join(groups)
+    ends = edges[[0, -1]]
+    if threshold is not None:
+        description += f"; threshold {threshold:.4g}"
+        ends = np.append(ends, threshold)
     two = len(shares) > 1
-    words = "percent of each group" if two else "percent of the images"
-    y = Axis(words, -top if two else 0, top, mirrored=True)
     series = [
         Series(
             f"{name}, {side}" if two else name,
-            np.stack([data.edges[:-1], data.edges[1:], share * sign], axis=1),
+            np.stack([edges[:-1], edges[1:], share * sign], axis=1),
             look,
             "bars",
         )
@@ -178,4 +182,6 @@ def histogram_chart(
             shares.items(), ("upwards", "downwards"), (1, -1), (1, 0), strict=False
         )
     ]
+    words = "percent of each group" if two else "percent of the images"
+    y = Axis(words, -top if two else 0, top, mirrored=True)
     return Chart(title, description, axis_around(label, ends), y, series, threshold)

@@ -1,7 +1,6 @@
 """The curves that charts show, thinned out to what can be seen."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -41,28 +40,19 @@ def precision_recall(scores: ArrayLike, labels: ArrayLike) -> np.ndarray:
     return thin_curve(np.stack([recall, precision], axis=1))
 
 
-@dataclass(frozen=True)
-class Histogram:
-    """How many values lie in bins of one width.
+def histogram(groups: Mapping[str, ArrayLike]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Histograms of several groups of values over the same bins; none may be empty.
 
-    Attributes:
-        edges: (B + 1,), rising.
-        counts: name of a group of values to its counts, (B,) int.
+    Returns:
+        Edges of the bins, (B + 1,), rising; and for each group its counts, (B,) int.
     """
-
-    edges: np.ndarray
-    counts: dict[str, np.ndarray]
-
-
-def histogram(groups: Mapping[str, ArrayLike]) -> Histogram:
-    """Histograms of several groups of values over the same bins; none may be empty."""
     arrays = {name: np.asarray(values, np.float64) for name, values in groups.items()}
     values = np.concatenate(list(arrays.values()))
     low, high = values.min(), values.max()
     # Where all are equal, the bins are narrow ones around them.
     margin = 0 if low < high else abs(high) * 0.1 or 1
     edges = np.linspace(low - margin, high + margin, _BINS + 1)
-    return Histogram(edges, {name: np.histogram(a, edges)[0] for name, a in arrays.items()})
+    return edges, {name: np.histogram(array, edges)[0] for name, array in arrays.items()}
 
 
 def thin_curve(points: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from crn.config import SCORES
 from crn.evaluation.results import InferenceResults, Metrics, ScoredImage, ScoreMetrics
 from crn.report.charts import Axis, Chart, Series, histogram_chart
-from crn.report.curves import histogram, precision_recall, roc
+from crn.report.curves import precision_recall, roc
 from crn.report.gallery import Panels, gallery_data
 from crn.report.overlays import ColourScale, legend
 from crn.report.pages import REPORT_FILE, decimal, typed_settings, write_page
@@ -65,9 +65,18 @@ def _curves(
 ) -> Iterator[Chart]:
     labels = np.array([image.label for image in test])
     values = {name: np.array([image.scores[name] for image in test]) for name in SCORES}
-    asked = metrics.anomaly_score
-    names = [asked, *(name for name in SCORES if name != asked)]
-    recall, alarms, precision = _at_the_threshold(metrics)
+    names = sorted(SCORES, key=lambda name: name != metrics.anomaly_score)
+    counts, dataset = metrics.decisions, metrics.dataset
+    roc_mark, precision_mark = [], []
+    if (
+        counts is not None
+        and counts.true_positives is not None
+        and counts.false_positives is not None
+    ):
+        recall = counts.true_positives / dataset.anomalous
+        roc_mark = [_mark(counts.false_positives / dataset.normal, recall)]
+        if counts.above:
+            precision_mark = [_mark(recall, counts.true_positives / counts.above)]
     aurocs = {name: f"{name} {decimal(scores[name].auroc)}" for name in names}
     yield Chart(
         "ROC curve",
@@ -77,7 +86,7 @@ def _curves(
         [
             *(Series(aurocs[n], roc(values[n], labels), look) for look, n in enumerate(names)),
             Series("by chance", np.array([[0, 0], [1, 1]]), kind="reference"),
-            *_mark(alarms, recall),
+            *roc_mark,
         ],
     )
     share = labels.mean()
@@ -93,44 +102,25 @@ def _curves(
                 for look, name in enumerate(names)
             ),
             Series("by chance", np.array([[0, share], [1, share]]), kind="reference"),
-            *_mark(recall, precision),
+            *precision_mark,
         ],
     )
 
 
-def _at_the_threshold(metrics: Metrics) -> tuple[float | None, float | None, float | None]:
-    """Recall, share of false alarms, and precision; None where unknown."""
-    counts = metrics.decisions
-    if counts is None or counts.true_positives is None or counts.false_positives is None:
-        return None, None, None
-    return (
-        counts.true_positives / metrics.dataset.anomalous,
-        counts.false_positives / metrics.dataset.normal,
-        counts.true_positives / counts.above if counts.above else None,
-    )
-
-
-def _mark(x: float | None, y: float | None) -> list[Series]:
-    if x is None or y is None:
-        return []
-    return [Series("at the threshold", np.array([[x, y]]), kind="mark")]
+def _mark(x: float, y: float) -> Series:
+    return Series("at the threshold", np.array([[x, y]]), kind="mark")
 
 
 def _histogram(metrics: Metrics, test: list[ScoredImage]) -> Chart:
-    score, threshold = metrics.anomaly_score, metrics.threshold.image
+    name = metrics.anomaly_score
     scores = {
-        label: [image.scores[score] for image in test if image.label == label]
+        label: [image.scores[name] for image in test if image.label == label]
         for label in (NORMAL, ANOMALOUS, None)
     }
-    names = {
-        NORMAL: f"{len(scores[NORMAL]):,} normal",
-        ANOMALOUS: f"{len(scores[ANOMALOUS]):,} anomalous",
-        None: counted(len(scores[None]), "image"),
+    groups = {
+        f"{len(scores[NORMAL]):,} normal": scores[NORMAL],
+        f"{len(scores[ANOMALOUS]):,} anomalous": scores[ANOMALOUS],
+        counted(len(scores[None]), "image"): scores[None],
     }
-    groups = {names[label]: values for label, values in scores.items() if values}
-    description = "Histogram of the scores of " + " and ".join(groups)
-    if threshold is not None:
-        description += f"; threshold {threshold:.4g}"
-    return histogram_chart(
-        "Test scores", description, f"{score} score", histogram(groups), threshold
-    )
+    known = {words: values for words, values in groups.items() if values}
+    return histogram_chart("Test scores", f"{name} score", known, metrics.threshold.image)

@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from markupsafe import Markup
-from numpy.typing import ArrayLike
 from PIL import Image
 
 from crn.report.pages import render
-from crn.report.pictures import heat_map
+from crn.report.pictures import heat_map, share_of_range
 
 # Opacity of the hottest colour; the coldest is transparent, so that normal parts stay visible.
 _OPACITY = 0.75
@@ -35,12 +34,6 @@ class ColourScale:
     high: float
     threshold: float | None
 
-    def share(self, values: ArrayLike) -> np.ndarray:
-        """Where values lie between the first and the last colour, 0 to 1, float32."""
-        span = max(self.high - self.low, float(np.finfo(np.float32).tiny))
-        above = np.asarray(values, np.float32) - np.float32(self.low)
-        return (above / np.float32(span)).clip(0, 1)
-
 
 def overlay(
     image: Image.Image,
@@ -59,7 +52,8 @@ def overlay(
         mask: (H, W) bool; its outline is drawn as well.
     """
     colours = heat_map(anomaly_map, scale.low, scale.high)
-    opacity = np.rint(scale.share(anomaly_map) * (255 * _OPACITY)).astype(np.uint8)
+    share = share_of_range(anomaly_map, scale.low, scale.high)
+    opacity = np.rint(share * (255 * _OPACITY)).astype(np.uint8)
     gray = image.convert("L").convert("RGB")
     picture = np.array(Image.composite(colours, gray, Image.fromarray(opacity)))
     width = line_width(*anomaly_map.shape)
@@ -93,8 +87,9 @@ def legend(scale: ColourScale, masks: bool) -> Markup:
         scale: colours and threshold; the threshold is marked on the bar of all colours.
         masks: whether overlays have the outlines of masks.
     """
-    lines = []
+    lines, threshold = [], None
     if scale.threshold is not None:
+        threshold = float(share_of_range(scale.threshold, scale.low, scale.high))
         lines.append((CONTOUR, f"contour: the anomaly map is above {scale.threshold:.4g}"))
     if masks:
         lines.append((MASK, "outline of the mask: what the data set calls anomalous"))
@@ -104,7 +99,7 @@ def legend(scale: ColourScale, masks: bool) -> Markup:
         "legend.svg",
         scale=scale,
         bar=base64.b64encode(file.getvalue()).decode(),
-        threshold=None if scale.threshold is None else float(scale.share(scale.threshold)),
+        threshold=threshold,
         lines=lines,
         border=BORDER,
         contour=CONTOUR,

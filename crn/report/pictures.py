@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from PIL import Image
 from torch import Tensor
 
@@ -44,10 +45,14 @@ def heat_map(anomaly_map: Tensor | np.ndarray, low: float, high: float) -> Image
         low, high: values that get the first and the last colour; the same for all maps that are
             to compare.
     """
-    values = np.asarray(anomaly_map, dtype=np.float32)
-    share = (values - low) / max(high - low, float(np.finfo(np.float32).tiny))
-    index = np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
+    index = np.rint(share_of_range(anomaly_map, low, high) * 255).astype(np.uint8)
     return Image.fromarray(heat_colours().take(index, axis=0))
+
+
+def share_of_range(values: ArrayLike, low: float, high: float) -> np.ndarray:
+    """Where values lie between the ends of a range, 0 to 1, float32."""
+    span = max(high - low, float(np.finfo(np.float32).tiny))
+    return ((np.asarray(values, np.float32) - low) / span).clip(0, 1)
 
 
 @cache

@@ -75,36 +75,31 @@ class ResultPictures:
         Returns:
             What the report shows of every image.
         """
-        folders = {name: folder / name for name in FOLDERS}
-        if save_maps:
-            folders[MAPS_FOLDER] = folder / MAPS_FOLDER
-        for path in (*folders.values(), folder / COLOUR_SCALE_FILE):
+        folders = [folder / name for name in (*FOLDERS, *([MAPS_FOLDER] if save_maps else []))]
+        for path in (*folders, folder / COLOUR_SCALE_FILE):
             set_aside(path)
         low, high = self.maps.range
         keys = [sample.key for sample in self.samples]
         names, tiff_names = picture_names(keys), map_names(keys)
 
         def write(index: int) -> Panels:
-            size = self.images.sizes[index]
             image = to_image(self.images.own(index))
-            pictures = {
-                "inference": self._row(index, low, high),
-                "diff": heat_map(at_size(self.maps.scored[index], size), low, high),
-                "overlay": self._overlay(index, image),
-            }
-            for kind, picture in pictures.items():
-                write_picture(picture, folders[kind] / names[index], compress_level=1)
+            anomaly_map = at_size(self.maps.scored[index], self.images.sizes[index])
+            row, heat = self._row(index, low, high), heat_map(anomaly_map, low, high)
+            pictures = (row, heat, self._overlay(index, image))
+            for kind, picture in zip(FOLDERS, pictures, strict=True):
+                write_picture(picture, folder / kind / names[index], compress_level=1)
             if save_maps:
-                picture = Image.fromarray(at_size(self.maps.scored[index], size))
-                write_picture(picture, folders[MAPS_FOLDER] / tiff_names[index])
+                path = folder / MAPS_FOLDER / tiff_names[index]
+                write_picture(Image.fromarray(anomaly_map), path)
             return write_panels(self.panels(index, image), files, index)
 
         shown = in_threads(write, len(self.samples), self.threads)
         with written_whole(folder / COLOUR_SCALE_FILE, "w", encoding="utf-8") as file:
             file.write(legend(self.scale, any(mask is not None for mask in self.masks)))
-        for path in folders.values():
+        for path in folders:
             log.info("wrote %d pictures to %s", len(self.samples), path)
-        log.info("colours of %s run from %.4g to %.4g", folders["diff"], low, high)
+        log.info("colours of %s run from %.4g to %.4g", folder / "diff", low, high)
         return shown
 
     def panels(self, index: int, image: Image.Image) -> dict[str, Image.Image]:

@@ -27,8 +27,8 @@ def write_score_table(path: Path, results: InferenceResults) -> None:
 
     The score that was asked for comes first, and unknown cells are empty.
     """
-    asked, threshold = results.metrics.anomaly_score, results.metrics.threshold.image
-    names = [asked, *(name for name in SCORES if name != asked)]
+    threshold = results.metrics.threshold.image
+    names = sorted(SCORES, key=lambda name: name != results.metrics.anomaly_score)
     set_aside(path)
     with written_whole(path, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)

@@ -119,12 +119,11 @@ def _charts(series: dict[str, np.ndarray], options: Options) -> Iterator[Chart]:
     # From 0, but for what was resumed late; the same for all charts.
     x = Axis("training step", 0 if low < high / 4 else low, max(high, low + 1), whole=True)
     asked = options.scoring.anomaly_score
-    names = [asked, *(name for name in SCORES if name != asked)]
-    columns = {name: f"metrics/roc_auc_{name}" for name in names}
+    names = sorted(SCORES, key=lambda name: name != asked)
     aurocs = {
         column: f"{name}, last {decimal(series[column][-1, 1])}"
-        for name, column in columns.items()
-        if column in series
+        for name in names
+        if (column := f"metrics/roc_auc_{name}") in series
     }
     chance = Series("by chance", np.array([[x.low, 0.5], [x.high, 0.5]]), kind="reference")
     units = options.competition.num_competitive_units

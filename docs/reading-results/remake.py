@@ -22,7 +22,8 @@ TILES = (
 )  # fmt: skip
 OPEN_POTHOLES = (
     "const search = document.getElementById('search'); search.value = 'pothole';"
-    "search.dispatchEvent(new Event('input')); document.querySelector('.card').click()"
+    "search.dispatchEvent(new Event('input', {bubbles: true}));"
+    "document.querySelector('.card').click()"
 )
 GALLERY = "document.getElementById('images').scrollIntoView(); window.scrollBy(0, -16)"
 

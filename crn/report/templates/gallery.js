@@ -42,91 +42,58 @@
     right: "normal, passed",
   };
 
-  // What can be chosen among follows from what is known.
-  const known = new Set(images.map((image) => image.verdict));
-  const verdicts = [["all", "all"]];
-  if (data.threshold !== null) {
-    if (known.has("above") || known.has("below")) {
-      verdicts.push(["above", "above threshold"], ["below", "below threshold"]);
-    } else {
-      verdicts.push(["alarm", "false alarms"], ["miss", "misses"], ["found", "found"]);
-    }
-  }
-  const state = {
-    verdict: "all", kind: "", split: "", sort: "score", descending: true, search: "",
-  };
-  const bothSplits = images.some((image) => image.trained) && images.some((image) => !image.trained);
-  if (bothSplits) state.split = "test";
-
+  const chosen = (id) => byId(id).value;
+  let descending = true;
   let shown = []; // the images that pass the filters, in their order
   let rendered = 0; // how many of them have a card
   let current = -1; // the place in `shown` of the enlarged one
 
-  const passesAllBut = (left) => (image) =>
-    (left === "verdict" || state.verdict === "all" || image.verdict === state.verdict)
-    && (state.kind === "" || image.kind === state.kind)
-    && (state.split === "" || image.trained === (state.split === "train" ? 1 : 0))
-    && image.name.toLowerCase().includes(state.search);
+  const passes = (image) =>
+    (chosen("kind") === "" || image.kind === chosen("kind"))
+    && (chosen("split") === "" || image.trained === Number(chosen("split") === "train"))
+    && image.name.toLowerCase().includes(chosen("search").toLowerCase());
 
   const collator = new Intl.Collator("en", {numeric: true});
   function compare(a, b) {
-    const order = state.sort === "score" ? a.score - b.score : collator.compare(a.name, b.name);
-    return (state.descending ? -order : order) || a.index - b.index;
+    const order = chosen("sort") === "score" ? a.score - b.score : collator.compare(a.name, b.name);
+    return (descending ? -order : order) || a.index - b.index;
   }
 
   function update() {
-    shown = images.filter(passesAllBut("")).sort(compare);
+    const candidates = images.filter(passes);
+    const of = (verdict) => verdict === "all" ? candidates
+      : candidates.filter((image) => image.verdict === verdict);
+    // Beside every choice stands how many it would leave.
+    for (const input of document.querySelectorAll("[name=verdict]")) {
+      byId(`count-${input.value}`).textContent = number.format(of(input.value).length);
+      if (input.checked) shown = of(input.value).sort(compare);
+    }
     rendered = 0;
     byId("gallery").replaceChildren();
     byId("count").textContent = shown.length
       ? `${number.format(shown.length)} of ${counted(images.length)}.`
       : "No image is like that.";
-    // Beside every choice stands how many it would leave.
-    const candidates = images.filter(passesAllBut("verdict"));
-    for (const [value] of verdicts) {
-      const count = value === "all" ? candidates.length
-        : candidates.filter((image) => image.verdict === value).length;
-      byId(`count-${value}`).textContent = number.format(count);
-    }
-    byId("direction").textContent = state.sort === "score"
-      ? (state.descending ? "↓ highest first" : "↑ lowest first")
-      : (state.descending ? "↓ Z to A" : "↑ A to Z");
+    byId("direction").textContent = chosen("sort") === "score"
+      ? (descending ? "↓ highest first" : "↑ lowest first")
+      : (descending ? "↓ Z to A" : "↑ A to Z");
     renderMore();
   }
 
   function renderUpTo(count) {
-    const columns = getComputedStyle(byId("gallery")).gridTemplateColumns.split(" ").map(parseFloat);
-    const groups = document.createDocumentFragment();
+    const high = byId("gallery").firstElementChild?.offsetHeight ?? 0;
     while (rendered < Math.min(count, shown.length)) {
       const group = element("ol");
       const end = Math.min(rendered + GROUP, shown.length);
-      const height = heightOf(shown.slice(rendered, end), columns);
-      group.style.containIntrinsicSize = `auto none auto ${height}px`;
       for (; rendered < end; rendered += 1) group.append(card(rendered));
-      groups.append(group);
+      group.style.containIntrinsicHeight = `auto ${high}px`; // as the first, until it is seen
+      byId("gallery").append(group);
     }
-    byId("gallery").append(groups);
     byId("more").hidden = rendered === shown.length;
   }
   const renderMore = () => renderUpTo(rendered + GROUP);
   const cardAt = (place) => document.querySelector(`[data-place="${place}"]`);
 
-  const [TEXT_AND_PADDING, GAP] = [80, 19]; // of a card and between rows, in CSS pixels, about
   const HIGHEST = 320; // of a strip, in CSS pixels
-
-  // What a group will take of the page, about.
-  function heightOf(group, columns) {
-    const heights = group.map((image) => Math.min(HIGHEST,
-      columns[0] * shareOf(image) * image.stripHeight / image.stripWidth));
-    let height = 0;
-    for (let first = 0; first < group.length; first += columns.length) {
-      height += Math.max(...heights.slice(first, first + columns.length)) + TEXT_AND_PADDING + GAP;
-    }
-    return Math.round(height);
-  }
-
-  // All panels are as wide, also where an image has fewer of them.
-  const shareOf = (image) => image.panels.length / data.panels.length;
 
   function card(place) {
     const image = shown[place];
@@ -135,7 +102,8 @@
     button.dataset.place = place;
     const strip = picture(image, `${image.index}.jpg`, image.stripWidth, image.stripHeight,
       `${image.panels.map((panel) => panelWords[panel]).join(", ")} of ${image.name}`, "lazy");
-    strip.style.width = `${100 * shareOf(image)}%`;
+    // All panels are as wide, also where an image has fewer of them.
+    strip.style.width = `${100 * image.panels.length / data.panels.length}%`;
     strip.style.maxHeight = `${HIGHEST}px`;
     const line = element("span", "line");
     line.append(element("span", "score", digits(image.score)));
@@ -254,56 +222,12 @@
     if (button) enlarge(Number(button.dataset.place));
   });
 
-  function choices(id, key, values) {
-    const select = byId(id);
-    for (const [value, words] of values) {
-      const choice = element("option", "", words);
-      choice.value = value;
-      choice.selected = value === state[key];
-      select.append(choice);
-    }
-    select.addEventListener("change", () => {
-      state[key] = select.value;
-      update();
-    });
-    select.parentElement.hidden = values.length < 3;
-  }
-
-  for (const [value, words] of verdicts) {
-    const label = element("label");
-    const input = element("input");
-    input.type = "radio";
-    input.name = "verdict";
-    input.value = value;
-    input.checked = value === "all";
-    input.addEventListener("change", () => {
-      state.verdict = value;
-      update();
-    });
-    const count = element("span", "number");
-    count.id = `count-${value}`;
-    const chip = element("span", "chip", `${words} `);
-    chip.append(count);
-    label.append(input, chip);
-    byId("verdicts").append(label);
-  }
-  byId("verdicts").hidden = verdicts.length < 2;
-  choices("kind", "kind", [["", "all"], ...data.kinds.map((kind) => [kind, kind])]);
-  choices("split", "split", bothSplits
-    ? [["test", "test"], ["train", "training"], ["", "both"]] : []);
-  byId("sort").addEventListener("change", () => {
-    state.sort = byId("sort").value;
-    state.descending = state.sort === "score";
-    update();
-  });
+  byId("sort").addEventListener("input", () => { descending = chosen("sort") === "score"; });
   byId("direction").addEventListener("click", () => {
-    state.descending = !state.descending;
+    descending = !descending;
     update();
   });
-  byId("search").addEventListener("input", () => {
-    state.search = byId("search").value.toLowerCase();
-    update();
-  });
+  byId("controls").addEventListener("input", update);
   byId("controls").addEventListener("submit", (event) => event.preventDefault());
   byId("more").addEventListener("click", () => {
     const first = rendered;
