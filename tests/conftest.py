@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -131,6 +132,14 @@ def smooth_images(count: int, size: int, seed: int) -> "torch.Tensor":
     ramp = torch.linspace(-1, 1, size)
     slopes = torch.rand(2, count, 3, 1, 1, generator=random) - 0.5
     return slopes[0] * ramp + slopes[1] * ramp[:, None]
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, also where the tests were started to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -131,6 +131,7 @@ class InterruptedFile:
         return self.file.write(data)
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_within_the_library_is_no_error_of_its_own(scan, tmp_path, monkeypatch):
     @contextmanager
     def interrupted(*args):

@@ -28,6 +28,7 @@ def test_an_error_comes_when_all_calls_have_ended():
     assert sorted(begun) == sorted([*ended, 3])
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_waits_until_the_threads_have_started(monkeypatch):
     """A pool does not wait for one that it is interrupted in starting."""
     start, ended = threading.Thread.start, []

@@ -44,13 +44,14 @@ def overlays(driver) -> Image.Image:
     """Some overlays above the colour scale of them all."""
     scale = page(driver, f"{RESULTS}/colour_scale.svg", 640, 90, "light").crop((0, 0, 400, 60))
     size, gap = 192, 6
-    picture = Image.new("RGB", (3 * (size + gap) - gap, 2 * (size + gap) + scale.height), "white")
+    width, height = 3 * (size + gap) - gap, 2 * (size + gap)
+    scale = scale.resize((width, round(scale.height * width / scale.width)))
+    picture = Image.new("RGB", (width, height + scale.height), "white")
+    picture.paste(scale, (0, height))
     for index, tile in enumerate(TILES):
         overlay = Image.open(RESULTS / f"overlay/{tile}.png").resize((size, size))
         picture.paste(overlay, (index % 3 * (size + gap), index // 3 * (size + gap)))
-    small = scale.resize((picture.width, round(scale.height * picture.width / scale.width)))
-    picture.paste(small, (0, 2 * (size + gap)))
-    return picture.crop((0, 0, picture.width, 2 * (size + gap) + small.height))
+    return picture
 
 
 def page(driver, path: str, width: int, height: int, scheme: str, script: str = "") -> Image.Image:
