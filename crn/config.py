@@ -288,8 +288,8 @@ class Scoring(OptionGroup):
     pairs: str = option(
         "best",
         "score with the best generator and discriminator; with the mean over all ordered pairs; or "
-        "at each pixel with the lowest of theirs, since what one of them knows is no damage "
-        "(crn alone has several)",
+        "at each pixel with the lowest of as many pairs as units, since what one of them knows is "
+        "no damage (crn alone has several)",
         choices=PAIRS,
     )
     map_smoothing: float = option(

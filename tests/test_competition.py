@@ -222,6 +222,8 @@ def test_the_best_discriminator_is_another_unit_than_the_best_generator():
     assert method.best_pair() == (0, 2)
     assert method.state() == {"units/best_generator": 0, "units/best_discriminator": 2}
     assert method.pairs("best") == [(0, 2)]
+    assert len(method.pairs("all")) == 12
+    assert len(method.pairs("lowest")) == 4
 
 
 def test_units_that_were_never_trained_do_not_score_and_a_single_one_plays_itself():

@@ -6,7 +6,7 @@ import torch
 
 from crn.config import Optimization
 from crn.methods.encoder_decoder import IMAGES, RECONSTRUCTIONS
-from crn.methods.scores import maps_of, maps_of_pairs, ordered_pairs
+from crn.methods.scores import maps_of, maps_of_pairs, ordered_pairs, ring_of_pairs
 from crn.report.pictures import heat_colours, heat_map
 from crn.training.optimizers import learning_rate, make_optimizer
 
@@ -52,6 +52,11 @@ def test_the_lowest_of_the_pairs_maps_is_that_of_the_smooth_ones():
     for smooth, expected in ((lambda maps: maps, 0.0), (even, 0.5)):
         _, maps = maps_of_pairs(x, units, ordered_pairs(2), smooth, lowest=True)
         torch.testing.assert_close(maps["reconstruction"], torch.full((1, 1, 2), expected))
+
+
+def test_every_unit_has_both_roles_once_in_a_ring():
+    assert ring_of_pairs(1) == [(0, 0)]
+    assert ring_of_pairs(3) == [(0, 1), (1, 2), (2, 0)]
 
 
 def test_ordered_pairs():

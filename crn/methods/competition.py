@@ -11,7 +11,7 @@ from torch.nn.functional import l1_loss
 from crn.config import ModelConfig
 from crn.methods.base import Losses, Method, Pair
 from crn.methods.encoder_decoder import RECONSTRUCTIONS, EncoderDecoder
-from crn.methods.scores import Maps, maps_of_pairs, ordered_pairs
+from crn.methods.scores import Maps, maps_of_pairs, ordered_pairs, ring_of_pairs
 
 # Of the moving averages that choose the best units. A unit is trained in two of N steps; ten of
 # them average out the noise of single batches.
@@ -142,15 +142,18 @@ class CompetitiveReconstructionNetworks(Method):
         return "units " + " and ".join(map(str, spoilt or sorted(trained)))
 
     def pairs(self, which: str) -> list[Pair]:
-        """The best pair, or all ordered pairs of different units."""
-        return [self.best_pair()] if which == "best" else ordered_pairs(len(self.units))
+        """The best pair; all ordered pairs of different units; or a ring of them for "lowest"."""
+        if which == "best":
+            return [self.best_pair()]
+        count = len(self.units)
+        return ordered_pairs(count) if which == "all" else ring_of_pairs(count)
 
     def scoring_networks(self, pairs: Sequence[Pair]) -> list[str]:
         """The units in the pairs."""
         return [_name(index) for index in sorted({index for pair in pairs for index in pair})]
 
     def anomaly_maps(self, x: Tensor, pairs: Sequence[Pair]) -> tuple[Tensor, Maps]:
-        """The means over pairs, or the lowest of theirs; see `maps_of_pairs`."""
+        """The means over pairs, or with ``--pairs lowest`` their minimum; see `maps_of_pairs`."""
         lowest = self.map_scorer.scoring.pairs == "lowest"
         return maps_of_pairs(x, list(self.units), pairs, self.map_scorer.smooth, lowest)
 

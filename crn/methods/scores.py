@@ -99,3 +99,8 @@ def ordered_pairs(units: int) -> list[tuple[int, int]]:
     if units == 1:
         return [(0, 0)]
     return [(g, d) for g in range(units) for d in range(units) if g != d]
+
+
+def ring_of_pairs(units: int) -> list[tuple[int, int]]:
+    """As many (generator, discriminator) pairs as units, each of which has both roles once."""
+    return [(unit, (unit + 1) % units) for unit in range(units)]
