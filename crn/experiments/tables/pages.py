@@ -97,10 +97,10 @@ def _page(grid: Grid, summary: Summary) -> Iterator[str]:
     yield (
         "Baselines need no training: how far the brightness, contrast or gradient energy of an "
         "image is from its mean over the normal training images, in standard deviations; how far "
-        "the image is from their mean image; and the maximum of a smoothed map, as the balanced "
-        "recipe scores: the distance to the mean image and to the image's own local mean, both "
-        "standardised by normal images, and the Mahalanobis distance of an untrained network's "
-        "features from those of normal images."
+        "the image is from their mean image; and the maximum of a smoothed map: the distance to "
+        "the mean image and to the image's own local mean, both standardised by normal images, and "
+        "the Mahalanobis distance of an untrained network's features from those of normal images. "
+        "*Centred*, the same maps are scored as the balanced recipe scores those of networks."
     )
     if any(method.model == "control" for method in summary.methods):
         yield (
