@@ -516,10 +516,15 @@ def test_the_folder_of_another_sweep(tmp_path: Path, sweep) -> None:
     assert_refused(sweep("tiny.yml"), "--folder sweeps/tiny: the sweep in it has other parameters")
     assert results(tmp_path / "sweeps/tiny") == rows
 
-    # Runs of a study that somebody has removed are kept, and not taken for those of the new one.
+    # Results that are told by no definition are not replaced.
     folder = tmp_path / "sweeps/tiny"
     (folder / "sweep.json").unlink()
     (folder / "runs.json").unlink()
+    assert_refused(sweep("tiny.yml"), "sweeps/tiny/results.csv: is not of this program")
+    assert results(folder) == rows
+
+    # Runs of a study that somebody has removed are kept, and not taken for those of the new one.
+    (folder / "results.csv").unlink()
     assert sweep("tiny.yml").status == 0
     assert (folder / "runs/0000-v1/command.txt").exists()
     assert points(results(folder), "x") == [("2",)]

@@ -29,6 +29,11 @@ def open_folder(file: Path, definition: dict[str, Any], what: str) -> None:
     try:
         known = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        if (results := file.with_name("results.csv")).exists():
+            raise UserError(
+                f"{results}: is not of this program, or of an earlier version; give another "
+                "--folder, or move it away"
+            ) from None
         write_json(file, definition)
         return
     except (OSError, ValueError):
