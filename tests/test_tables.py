@@ -335,7 +335,7 @@ def test_baselines_on_real_images(shared_data: Path, tmp_path: Path) -> None:
     aurocs = baseline_aurocs(data, 64, tmp_path)
     assert aurocs["mean image"] == pytest.approx(0.73, abs=0.01)
     assert aurocs["standardised mean image"] == pytest.approx(0.84, abs=0.02)
-    assert aurocs["untrained features"] == pytest.approx(0.91, abs=0.02)
+    assert aurocs["untrained features"] == pytest.approx(0.89, abs=0.02)
     (kept,) = (tmp_path / "baselines").iterdir()
     kept.write_text(json.dumps(dict.fromkeys(BASELINES, 0.25)))
     assert baseline_aurocs(data, 64, tmp_path)["mean image"] == 0.25
