@@ -8,8 +8,10 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from outputs import assert_report_is_whole
 from reports import NAMES, PHONE, options, results_of, write_report
 
+from crn.report.inference_page import write_inference_report
 from crn.report.training_page import read_series, write_training_report
 
 
@@ -164,6 +166,17 @@ def test_earlier_reports_keep_their_pictures(show, tmp_path, results):
         page.until("return document.querySelector('#dialog img').naturalWidth > 0")
         sources.append(page.run("return document.querySelector('#dialog img').src"))
     assert [re.search(r"version_\d", source)[0] for source in sources] == ["version_1", "version_0"]
+
+
+def test_ctrl_c_after_the_report_is_written_leaves_its_pictures(tmp_path, monkeypatch, results):
+    def written_and_interrupted(*args):
+        write_inference_report(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("reports.write_inference_report", written_and_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_report(tmp_path, results)
+    assert_report_is_whole(tmp_path / "report.html")
 
 
 def test_a_report_that_fails_leaves_nothing(monkeypatch, tmp_path, results):

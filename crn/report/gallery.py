@@ -3,7 +3,7 @@
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from PIL import Image
 
 from crn.config import SCORES
 from crn.evaluation.results import InferenceResults
+from crn.report.pages import REPORT_FILE
 from crn.report.pictures import side_by_side, write_picture
 from crn.system.files import claim_version
 from datasets.samples import TRAIN
@@ -54,8 +55,13 @@ def files_folder(page_folder: Path) -> Iterator[Path]:
     try:
         yield folder
     except BaseException:
-        # Whatever hinders this, too, has been the reason to give up.
-        shutil.rmtree(folder, ignore_errors=True)
+        # Ctrl-C may come when the page is there already. Whatever hinders this has been the reason
+        # to give up.
+        with suppress(OSError):
+            page = page_folder / REPORT_FILE
+            text = page.read_text("utf-8") if page.exists() else ""
+            if f'"{FILES_FOLDER}/{folder.name}"' not in text:
+                shutil.rmtree(folder, ignore_errors=True)
         raise
 
 

@@ -37,6 +37,8 @@ def without_garbage_collection() -> Iterator[None]:
         yield
     finally:
         gc.freeze()
+        # Extensions report as leaked what is still frozen when the interpreter ends.
+        atexit.register(gc.unfreeze)
         gc.enable()
 
 
