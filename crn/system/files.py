@@ -207,6 +207,22 @@ def written_whole(path: Path, mode: str = "wb", sync: bool = True, **kwargs) -> 
         raise
 
 
+def named_too(path: Path, name: Path) -> bool:
+    """Give a file another name, which it takes from what has it; False where links are refused."""
+    temporary = name.with_name(file_name(f".{name.name}", f".{secrets.token_hex(4)}.tmp"))
+    try:
+        os.link(path, temporary)
+    except OSError as error:
+        log.debug("%s: no hard links: %s", path, error.strerror)
+        return False
+    try:
+        with writing(name):
+            os.replace(temporary, name)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
 def append_whole(path: Path, text: str) -> None:
     """Add text to the end of a file, all of it or nothing.
 

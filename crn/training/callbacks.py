@@ -15,7 +15,7 @@ from tqdm import tqdm
 from crn.checkpoints.writing import write_checkpoint
 from crn.errors import Diverged, DivergedInOneProcess
 from crn.report.pictures import is_shown, picture_grid, write_picture
-from crn.system.files import set_aside
+from crn.system.files import named_too, set_aside
 from crn.training.distributed import STOP_SIGNALS, StopRequest
 from crn.training.module import module_of
 from crn.training.resuming import BEST, LAST
@@ -36,10 +36,10 @@ class Checkpoints(pl.Callback):
     """Keep best.ckpt, of the highest validation AUROC so far, and last.ckpt.
 
     last.ckpt is written at least every ten minutes (oftener where that takes less than a hundredth
-    of the time), before best.ckpt, and when the training ends or is stopped: between two steps,
-    when all that belongs to the one before, a validation among it, is done. So a resumed training
-    goes on exactly as this one would have, and its best state so far is not one that is still to
-    come. A state that is not finite replaces neither file.
+    of the time), before best.ckpt, which is another name of it, and when the training ends or is
+    stopped: between two steps, when all that belongs to the one before, a validation among it, is
+    done. So a resumed training goes on exactly as this one would have, and its best state so far is
+    not one that is still to come. A state that is not finite replaces neither file.
     """
 
     def __init__(self, folder: Path, mine: Collection[Path] = ()) -> None:
@@ -59,7 +59,10 @@ class Checkpoints(pl.Callback):
         """Save where this validation was the best so far."""
         if module_of(trainer).is_best:
             self.save_last(trainer)
-            self._save(trainer, self.best)
+            self._make_way_for(self.best)
+            # For large networks a second writing would take as long as many steps.
+            if not named_too(self.last, self.best):
+                self._save(trainer, self.best)
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Save where the last time was long enough ago."""
@@ -100,12 +103,15 @@ class Checkpoints(pl.Callback):
         model = module_of(trainer)
         if not model.is_finite():
             raise DivergedInOneProcess(str(model.diverged(model.step, "the weights")))
-        if path not in self._mine:
-            set_aside(path)
-            self._mine.add(path)
+        self._make_way_for(path)
         start = time.monotonic()
         write_checkpoint(model.checkpoint(), path)
         self._seconds_to_write = time.monotonic() - start
+
+    def _make_way_for(self, path: Path) -> None:
+        if path not in self._mine:
+            set_aside(path)
+            self._mine.add(path)
 
 
 class Stopped(BaseException):
