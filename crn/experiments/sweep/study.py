@@ -159,7 +159,7 @@ class Study:
         samplers = {"bayes": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
         study = optuna.create_study(
             sampler=samplers[self.sweep.method](seed=seed),
-            direction=self.sweep.goal,  # type: ignore[arg-type]
+            direction=optuna.study.StudyDirection[self.sweep.goal.upper()],
         )
         known = {name: _distribution(of) for name, of in self.sweep.parameters.items()}
         for run in runs:
