@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 from crn.errors import UserError
 from crn.pointcloud.partition import BLOCK, Block, Partition
@@ -161,6 +162,8 @@ def _quadratic(side: int) -> tuple[np.ndarray, np.ndarray]:
     return terms, (terms[:, :, None] * terms[:, None]).reshape(len(terms), 36)
 
 
+# The products are of six columns: more threads would mostly wait for each other, by spinning.
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def levelled(height: np.ndarray, measured: np.ndarray) -> np.ndarray:
     """Heights above a quadratic surface, fitted so that damage hardly moves it.
 
