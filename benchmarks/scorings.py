@@ -12,15 +12,14 @@ import torch
 from torch import Tensor
 
 from crn.checkpoints.reading import Checkpoint, read_checkpoint
-from crn.config import PAIRS, SCORES
+from crn.config import MAPS, PAIRS, SCORES
 from crn.evaluation.metrics import auroc
-from crn.methods.anomaly_maps import AnomalyMapScorer
+from crn.methods.anomaly_maps import MAP_NAMES, AnomalyMapScorer
 from crn.system.hardware import set_up_cpu
 from datasets.layouts import LAYOUTS
 from datasets.reader import normalize, read_images
 from datasets.samples import ANOMALOUS, TEST, TRAIN, list_samples
 
-MAPS = ("plain", "standardised", "centred")
 POOLINGS = ("mean", "max", "top")
 
 
@@ -42,7 +41,7 @@ def main() -> None:
     labels = [int(sample.label == ANOMALOUS) for sample in samples if sample.split == TEST]
     print(f"{'score':<16}{'pairs':<8}{'maps':<14}" + "".join(f"{each:>8}" for each in POOLINGS))
     for pairs in PAIRS:
-        train, test = (anomaly_maps(checkpoint, pairs, splits[name]) for name in (TRAIN, TEST))
+        train, test = (smooth_maps(checkpoint, pairs, splits[name]) for name in (TRAIN, TEST))
         for score, maps in product(SCORES, MAPS):
             found = [
                 auroc(scores(checkpoint, maps, each, train, test)[score], labels)
@@ -53,15 +52,14 @@ def main() -> None:
 
 
 @torch.inference_mode()
-def anomaly_maps(checkpoint: Checkpoint, pairs: str, pixels: Tensor) -> dict[str, Tensor]:
-    """Smoothed maps (N, S, S), for each of `SCORES`, of images (N, 3, S, S) uint8."""
+def smooth_maps(checkpoint: Checkpoint, pairs: str, pixels: Tensor) -> dict[str, Tensor]:
+    """Smooth maps (N, S, S), for each of `MAP_NAMES`, of images (N, 3, S, S) uint8."""
     scoring = replace(checkpoint.config.scoring, pairs=pairs, maps="plain")
     model = checkpoint.model(scoring, torch.device("cpu"))
     batches = [
-        model.method.anomaly_maps(model.method.contrast(normalize(batch)), model.pairs)[1]
-        for batch in pixels.split(32)
+        model.method.smooth_maps(normalize(batch), model.pairs)[1] for batch in pixels.split(32)
     ]
-    return {name: torch.cat([batch[name] for batch in batches]) for name in SCORES}
+    return {name: torch.cat([batch[name] for batch in batches]) for name in MAP_NAMES}
 
 
 @torch.inference_mode()

@@ -16,6 +16,7 @@ from datasets.layouts import LAYOUTS
 IMAGE_SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
 SCORES = ("reconstruction", "residual", "discrimination")
 PAIRS = ("best", "all", "lowest")
+MAPS = ("plain", "standardised", "centred", "combined")
 MODELS = ("crn", "dagan", "autoencoder")
 _WITH_IMAGES = ("train", "inference")
 # Named sets of defaults, of the options that a checkpoint carries.
@@ -27,7 +28,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "balance": 1.0,
         "local_contrast": 10.0,
         "anomaly_score": "reconstruction",
-        "maps": "centred",
+        "maps": "combined",
         "pooling": "top",
         "pairs": "lowest",
         "lr": 0.001,
@@ -277,8 +278,9 @@ class Scoring(OptionGroup):
         "the anomaly maps that score: as the networks make them; at each pixel less their mean "
         "over the normal training images and divided by their standard deviation there "
         "(standardised); or that of their logarithms, less the image's own median, since a whole "
-        "image that differs is no damage (centred)",
-        choices=("plain", "standardised", "centred"),
+        "image that differs is no damage (centred); or these and, measured in the same way, how "
+        "unlikely the coarse look of each place is among normal images (combined)",
+        choices=MAPS,
     )
     pooling: str = option(
         "mean",

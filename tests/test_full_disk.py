@@ -170,7 +170,7 @@ def test_a_training_goes_on_when_there_is_space_again(train, small_disk, tmp_pat
     last = small_disk / "kept/last.ckpt"
     # The best of step 3 has taken the space, and is not ahead of it.
     assert step_of(last) == 3
-    subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,size=40m", str(small_disk)], check=True)
     going_on = (*words, "--model-input", "kept/last.ckpt")
     train(small_disk, *going_on).succeed()
     train(tmp_path / "other", *words).succeed()

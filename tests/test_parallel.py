@@ -254,6 +254,7 @@ def test_running_statistics_are_those_of_the_whole_batch(
     words = (
         *SMALL, read_only_panorama, "--norm", "batch", "--max-network-depth", 3, "--seed", 2,
         "--training-steps", 1, "--optimizer", "sgd", "--checkpoint-path", "kept",
+        "--maps", "combined",
     )  # fmt: skip
     machines = two_machines(*words)
     assert run_main(*words).status == 0
@@ -262,6 +263,9 @@ def test_running_statistics_are_those_of_the_whole_batch(
     # Of the first norm, before which each process has not yet normalised by its own images.
     names = [name for name in one if "down.1" in name and "images.running_mean" in name]
     assert names
+    # And those of patches are of the normal images of both.
+    names += [name for name in one if "patches." in name]
+    assert any(name.endswith("patches.count") and one[name] > 1 for name in names)
     for name in names:
         torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-6)
 
@@ -270,7 +274,7 @@ def exchange(rank: int, port: int) -> int:
     """Be one of two processes, and print what `crn.training.distributed` gives it."""
     from torch import distributed
 
-    from crn.training.distributed import StopRequest, average_, gather, seed_dropout
+    from crn.training.distributed import StopRequest, average_, gather, seed_dropout, total
 
     address = f"tcp://127.0.0.1:{port}"
     distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
@@ -279,7 +283,7 @@ def exchange(rank: int, port: int) -> int:
     stop.received = signal.SIGTERM if rank else None
     values = torch.tensor([[1.0, 2.0]]) + rank, torch.tensor(float(rank))
     average_([*values, stop.flags(torch.device("cpu"))])
-    means = [value.tolist() for value in values]
+    means = [value.tolist() for value in (*values, total(torch.tensor([1.0, rank])))]
     masks = []
     for step in (5, 5, 6):
         seed_dropout(1, step)
@@ -294,7 +298,7 @@ def test_what_processes_exchange(tmp_path):
     masks = []
     for each in both:
         means, gathered, stop, (again, first, other) = json.loads(each.succeed().splitlines()[-1])
-        assert means == [[[1.5, 2.5]], 0.5]
+        assert means == [[[1.5, 2.5]], 0.5, [2, 1]]
         assert gathered == [[], [1]]
         assert stop == [None, signal.SIGTERM]
         assert again == first != other

@@ -15,7 +15,7 @@ from crn.checkpoints.reading import read_checkpoint
 from crn.command_line import parse_options
 from crn.config import RECIPES, SCORES, Competition, Network, Scoring
 from crn.methods import make_method
-from crn.methods.anomaly_maps import AnomalyMapScorer
+from crn.methods.anomaly_maps import MAP_NAMES, PATCHES, AnomalyMapScorer
 from crn.methods.competition import BALANCE_RATE
 from crn.methods.contrast import LocalContrast
 
@@ -66,11 +66,11 @@ def test_k_is_the_weight_of_the_discriminator():
 def maps_of_normal_images(count: int = 20, size: int = 8) -> dict[str, torch.Tensor]:
     random = torch.Generator().manual_seed(4)
     where = torch.linspace(0.01, 2, size)  # errors are larger on the right
-    return {name: torch.rand(count, size, size, generator=random) * where for name in SCORES}
+    return {name: torch.rand(count, size, size, generator=random) * where for name in MAP_NAMES}
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 20.0])
-@pytest.mark.parametrize("maps", ["standardised", "centred"])
+@pytest.mark.parametrize("maps", ["standardised", "centred", "combined"])
 def test_maps_against_normal_images_by_hand(maps: str, smoothing: float) -> None:
     scoring = Scoring(maps=maps, pooling="max", map_smoothing=smoothing)
     scorer = AnomalyMapScorer(config(scoring=scoring))
@@ -82,13 +82,18 @@ def test_maps_against_normal_images_by_hand(maps: str, smoothing: float) -> None
     name, x = "residual", maps_of_normal_images(3)
     scored, scores = scorer(scorer.smooth(x))
     sigma = (0, *([smoothing / 100 * 8] * 2))
-    before, mine = (gaussian_filter(m[name].numpy(), sigma, mode="reflect") for m in (normal, x))
-    if maps == "centred":
-        before, mine = (np.log(pixels + 2 / 255) for pixels in (before, mine))
-    deviation = before.std(0)
-    deviation = np.maximum(deviation, 0.25 * deviation.mean())
-    expected = (mine - before.mean(0)) / deviation
-    if maps == "centred":
+
+    def measured(name: str) -> np.ndarray:
+        both = (gaussian_filter(m[name].numpy(), sigma, mode="reflect") for m in (normal, x))
+        before, mine = (p if maps == "standardised" else np.log(p + 2 / 255) for p in both)
+        deviation = before.std(0)
+        deviation = np.maximum(deviation, 0.25 * deviation.mean())
+        return (mine - before.mean(0)) / deviation
+
+    expected = measured(name)
+    if maps == "combined":
+        expected += measured(PATCHES)
+    if maps != "standardised":
         pixels = np.sort(expected.reshape(3, -1), axis=1)
         expected -= pixels[:, (pixels.shape[1] - 1) // 2, None, None]
     np.testing.assert_allclose(scored[name], expected, atol=2e-4)
@@ -105,7 +110,7 @@ def test_the_logarithm_keeps_the_order_of_maps_of_both_signs() -> None:
 
 def test_where_normal_images_do_not_differ_maps_stay_finite() -> None:
     scorer = AnomalyMapScorer(config(scoring=Scoring(maps="standardised")))
-    still = {name: torch.ones(4, 8, 8) for name in SCORES}
+    still = {name: torch.ones(4, 8, 8) for name in MAP_NAMES}
     scorer.measure(scorer.sums([still]), step=1)
     scored, _ = scorer({name: torch.full((1, 8, 8), 2.0) for name in SCORES})
     assert all(pixels.isfinite().all() for pixels in scored.values())
@@ -147,7 +152,7 @@ def test_a_recipe_is_a_set_of_defaults_and_what_is_typed_wins() -> None:
     }  # fmt: skip
     typed = parse_options([*data, "--pooling", "mean", "--recipe", "balanced", "--demo"]).values()
     assert typed["pooling"] == "mean"
-    assert (typed["maps"], typed["imsize"]) == ("centred", 32)
+    assert (typed["maps"], typed["imsize"]) == ("combined", 32)
 
 
 @pytest.fixture
@@ -182,7 +187,7 @@ def test_the_recipe_detects_and_travels_with_the_checkpoint(
     score = ("--mode", "inference", "--model-input", checkpoint)
     use(*score, "--image-output-path", "out", "--save-maps")
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())
-    assert (metrics["maps"]["kind"], metrics["maps"]["pooling"]) == ("centred", "top")
+    assert (metrics["maps"]["kind"], metrics["maps"]["pooling"]) == ("combined", "top")
     assert metrics["model"]["pairs"] == "lowest"
     for name in SCORES:
         assert metrics["scores"][name]["auroc"] == pytest.approx(
@@ -220,6 +225,7 @@ def test_going_on_keeps_the_recipe(use, run_main, trained, easy_set: Path, tmp_p
         (("--pairs", "best"), "--pairs best: the statistics of normal images in"),
         (("--map-smoothing", 3), "--map-smoothing 3.0: the statistics of normal images in"),
         (("--pairs", "best", "--maps", "plain"), None),
+        (("--maps", "centred"), None),
         (("--pooling", "top"), None),
     ],
 )

@@ -99,7 +99,12 @@ def test_scoring_reads_the_two_units_it_needs(trained):
     cpu = torch.device("cpu")
     best = load_model(trained / "checkpoints/last.ckpt", cpu)
     (pair,) = best.pairs
-    assert set(best.parts) == {*(f"units.{unit}" for unit in pair), "contrast", "map_scorer"}
+    assert set(best.parts) == {
+        *(f"units.{unit}" for unit in pair),
+        "contrast",
+        "patches",
+        "map_scorer",
+    }
     everything = load_model(trained / "checkpoints/last.ckpt", cpu, pairs="all")
     assert set(everything.parts) > {"units.0", "units.1", "units.2"}
     assert len(everything.pairs) == 6

@@ -116,7 +116,7 @@ class Checkpoint:
         parts = {name: networks[name] for name in method.scoring_networks(pairs)}
         for name, network in parts.items():
             load(network, below(state, f"{name}."), network.state_dict())
-        parts |= {"contrast": method.contrast, "map_scorer": method.map_scorer}
+        parts |= {name: getattr(method, name) for name in ("contrast", "patches", "map_scorer")}
         for part in parts.values():
             part.to(device).eval().requires_grad_(False)
         return TrainedModel(config, self.progress["step"], method, parts, tuple(pairs))

@@ -8,7 +8,7 @@ import torch
 from crn.system.files import written_whole
 
 # What a checkpoint holds and means; raised where an earlier program's no longer serve.
-FORMAT = 3
+FORMAT = 4
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:

@@ -15,6 +15,9 @@ from crn.methods.smoothing import smoothed, smoothing_matrix
 LEAST_DEVIATION = 0.25
 # A step of gray in 8 bits, in [-1, 1]: errors below it are hardly told from none.
 GRAY_STEP = 2 / 255
+# The map of a `PatchDistribution`, beside those of the networks, which have the names of scores.
+PATCHES = "patches"
+MAP_NAMES = (*SCORES, PATCHES)
 # Of the pixels with the highest values, the share that "top" pools.
 TOP = 0.01
 
@@ -26,11 +29,13 @@ class AnomalyMapScorer(nn.Module):
     images: errors are larger in some places than in others, and only their excess is anomalous. A
     centred map is that of the logarithms, less its own median. It tells how many times larger an
     error is than elsewhere in the same image: what differs in a whole image, as its light or the
-    roughness of its texture, is no damage.
+    roughness of its texture, is no damage. A combined map is the sum of two, centred: that of the
+    networks, which tells what they cannot draw, and that of the patches, which tells what looks
+    unlike normal images at its place however well it is drawn.
 
     Attributes:
-        mean, deviation: (2, 3, S, S), of the smoothed maps of normal images and of their
-            logarithms, for each of `SCORES`; 0 and 1 before there are any.
+        mean, deviation: (2, 4, S, S), of the smoothed maps of normal images and of their
+            logarithms, for each of `MAP_NAMES`; 0 and 1 before there are any.
         step: of the networks that they are about; -1 before there are any.
     """
 
@@ -43,8 +48,8 @@ class AnomalyMapScorer(nn.Module):
         super().__init__()
         self.scoring = config.scoring
         size = config.network.imsize
-        self.register_buffer("mean", torch.zeros(2, len(SCORES), size, size))
-        self.register_buffer("deviation", torch.ones(2, len(SCORES), size, size))
+        self.register_buffer("mean", torch.zeros(2, len(MAP_NAMES), size, size))
+        self.register_buffer("deviation", torch.ones(2, len(MAP_NAMES), size, size))
         self.register_buffer("step", torch.tensor(-1))
         self.register_buffer(
             "matrix", smoothing_matrix(config.scoring.map_smoothing, size), persistent=False
@@ -56,15 +61,22 @@ class AnomalyMapScorer(nn.Module):
 
     def forward(self, maps: Maps) -> tuple[Maps, Maps]:
         """The maps (B, S, S) that score, of smooth ones, and the scores (B,), for each score."""
-        scored = {}
-        for index, name in enumerate(SCORES):
-            scored[name] = maps[name]
-            if self.scoring.maps == "standardised":
-                scored[name] = (scored[name] - self.mean[0, index]) / self.deviation[0, index]
-            if self.scoring.maps == "centred":
-                away = (_logarithm(scored[name]) - self.mean[1, index]) / self.deviation[1, index]
-                scored[name] = away - _median(away)
+        scored = {name: self._measured(maps, name) for name in SCORES}
+        if self.scoring.maps == "combined":
+            patches = self._measured(maps, PATCHES)
+            scored = {name: pixels + patches for name, pixels in scored.items()}
+        if self.scoring.maps in ("centred", "combined"):
+            scored = {name: pixels - _median(pixels) for name, pixels in scored.items()}
         return scored, {name: self._pooled(pixels) for name, pixels in scored.items()}
+
+    def _measured(self, maps: Maps, name: str) -> Tensor:
+        """One of `MAP_NAMES` against those of normal images."""
+        if self.scoring.maps == "plain":
+            return maps[name]
+        logarithmic = int(self.scoring.maps != "standardised")
+        pixels = _logarithm(maps[name]) if logarithmic else maps[name]
+        index = MAP_NAMES.index(name)
+        return (pixels - self.mean[logarithmic, index]) / self.deviation[logarithmic, index]
 
     def _pooled(self, pixels: Tensor) -> Tensor:
         if self.scoring.pooling == "max":
@@ -82,13 +94,13 @@ class AnomalyMapScorer(nn.Module):
             batches: smoothed maps.
 
         Returns:
-            (2 * 2 * 3 * S * S + 1,) float64: sums and sums of squares, and the count, so that
+            (2 * 2 * 4 * S * S + 1,) float64: sums and sums of squares, and the count, so that
             several processes can add theirs up.
         """
         first, second = torch.zeros_like(self.mean).double(), torch.zeros_like(self.mean).double()
         count = 0
         for maps in batches:
-            pixels = torch.stack([maps[name] for name in SCORES])
+            pixels = torch.stack([maps[name] for name in MAP_NAMES])
             both = torch.stack([pixels, _logarithm(pixels)]).double()
             first += both.sum(2)
             second += both.square().sum(2)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from crn.config import ModelConfig
-from crn.methods.anomaly_maps import AnomalyMapScorer
+from crn.methods.anomaly_maps import PATCHES, AnomalyMapScorer
 from crn.methods.contrast import LocalContrast
+from crn.methods.patch_distribution import PatchDistribution, coarse_patches
 from crn.methods.scores import Maps
 
 # The losses of a training step by their names, detached; each a tensor of any shape.
@@ -41,12 +42,14 @@ class Method(nn.Module, ABC):
 
     Attributes:
         contrast: what the networks see of images.
-        map_scorer: what becomes of their anomaly maps.
+        patches: how unlikely the coarse look of images is, which the networks do not judge.
+        map_scorer: what becomes of the anomaly maps.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.contrast = LocalContrast(config.network)
+        self.patches = PatchDistribution(coarse_patches, config.network.imsize)
         self.map_scorer = AnomalyMapScorer(config)
 
     @property
@@ -106,7 +109,12 @@ class Method(nn.Module, ABC):
             (B, 3, S, S), and for each of `SCORES` (B, S, S), higher where more anomalous.
         """
 
+    def smooth_maps(self, x: Tensor, pairs: Sequence[Pair]) -> tuple[Tensor, Maps]:
+        """`anomaly_maps` of images (B, 3, S, S) in [-1, 1], and the map of their `PATCHES`."""
+        z, maps = self.anomaly_maps(self.contrast(x), pairs)
+        return z, maps | self.map_scorer.smooth({PATCHES: self.patches(x)})
+
     def score(self, x: Tensor, pairs: Sequence[Pair]) -> Scored:
         """Score images (B, 3, S, S) in [-1, 1] by pairs of networks."""
-        z, maps = self.anomaly_maps(self.contrast(x), pairs)
+        z, maps = self.smooth_maps(x, pairs)
         return Scored(self.contrast.as_images(z, x), *self.map_scorer(maps))

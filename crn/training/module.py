@@ -17,7 +17,14 @@ from crn.evaluation.metrics import auroc
 from crn.methods import Losses, Method, Scored, make_method
 from crn.methods.scores import Maps
 from crn.system.hardware import is_finite
-from crn.training.distributed import StopRequest, average_, gather, is_several, seed_dropout
+from crn.training.distributed import (
+    StopRequest,
+    average_,
+    gather,
+    is_several,
+    seed_dropout,
+    total,
+)
 from crn.training.optimizers import learning_rate, make_optimizer
 
 # Training steps between two rows of losses in the logs; reading a loss makes a GPU wait.
@@ -200,14 +207,12 @@ class TrainingModule(pl.LightningModule):
             return
         pairs = self.method.pairs(self.config.scoring.pairs)
         with torch.autocast(self.device.type, enabled=False):
-            maps = (
-                self.method.anomaly_maps(self.method.contrast(images), pairs)[1]
-                for images in self.normal_images()
-            )
+            patches = self.method.patches
+            if not patches.count:  # it is the same at every validation
+                patches.fit(total(patches.sums(self.normal_images())))
+            maps = (self.method.smooth_maps(x, pairs)[1] for x in self.normal_images())
             sums = self.method.map_scorer.sums(maps)
-        if is_several():
-            average_([sums])
-        self.method.map_scorer.measure(sums, self.step)
+        self.method.map_scorer.measure(total(sums), self.step)
 
     def on_validation_epoch_end(self) -> None:
         """Log the AUROC of all three scores.

@@ -3,11 +3,11 @@
 None of them looks at a test label. Three are how far a figure of an image is from its mean over the
 normal training images, in standard deviations; the fourth is the distance from their mean image.
 The others make anomaly maps, of which the highest value counts, measured against normal images; and
-once more scored as the balanced recipe scores the maps of trained networks.
+once more scored as the balanced recipe scores the maps of trained networks, patches aside.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,18 @@ from typing import Any
 import torch
 from joblib import cpu_count
 from torch import Tensor
-from torch.nn.functional import interpolate
 
-from crn.config import GROUPS, RECIPES, SCORES, ModelConfig, Network, Options
+from crn.config import GROUPS, RECIPES, ModelConfig, Network, Options
 from crn.errors import UserError
 from crn.evaluation.metrics import auroc
 from crn.experiments.folder import write_json
 from crn.experiments.jobs import say
 from crn.experiments.tables.summary import BASELINES
 from crn.experiments.tables.trainings import DataSet
-from crn.methods.anomaly_maps import AnomalyMapScorer
+from crn.methods.anomaly_maps import MAP_NAMES, AnomalyMapScorer
 from crn.methods.contrast import LocalContrast
 from crn.methods.encoder_decoder import IMAGES, EncoderDecoder
+from crn.methods.patch_distribution import PatchDistribution, coarse_patches
 from crn.methods.smoothing import smoothed, smoothing_matrix
 from datasets.layouts import LAYOUTS
 from datasets.reader import normalize, read_images
@@ -35,8 +35,6 @@ from datasets.samples import ANOMALOUS, TEST, TRAIN, list_samples
 _BATCH = 32
 # Channels of the first level of the untrained network.
 _WIDTH = 16
-# The least share of a covariance that is replaced by as much variance in all directions.
-_LEAST_SHRINKAGE = 0.01
 
 Maps = Callable[[Tensor], Tensor]
 
@@ -119,10 +117,10 @@ def scores_of_maps(train: Tensor, test: Tensor) -> dict[str, Tensor]:
     # The images as the balanced recipe sees them, and the scoring of its maps.
     recipe = RECIPES["balanced"] | {"imsize": size, "width": _WIDTH, "seed": 0}
     balanced = Options(**defaults).replace(**recipe).model_config()
-    highest = {
-        maps: replace(balanced, scoring=replace(balanced.scoring, maps=maps, pooling="max"))
-        for maps in ("plain", "standardised")
-    }
+    plain, standardised, centred = (
+        replace(balanced, scoring=replace(balanced.scoring, maps=maps, pooling=pooling))
+        for maps, pooling in (("plain", "max"), ("standardised", "max"), ("centred", "top"))
+    )
     mean = train.mean(0)
     local = smoothing_matrix(balanced.network.local_contrast, size)
 
@@ -133,14 +131,17 @@ def scores_of_maps(train: Tensor, test: Tensor) -> dict[str, Tensor]:
         return (x - smoothed(x, local)).abs().mean(1)
 
     features = _distance_of_features(train, balanced.network)
+    patches = _distance(coarse_patches, train)
     baselines: dict[str, tuple[ModelConfig, Maps]] = {
-        "standardised mean image": (highest["standardised"], from_mean),
-        "high-pass image": (highest["standardised"], high_pass),
+        "standardised mean image": (standardised, from_mean),
+        "high-pass image": (standardised, high_pass),
         # A Mahalanobis distance is measured against normal images already.
-        "untrained features": (highest["plain"], features),
-        "centred mean image": (balanced, from_mean),
-        "centred high-pass image": (balanced, high_pass),
-        "centred untrained features": (balanced, features),
+        "untrained features": (plain, features),
+        "coarse patches": (plain, patches),
+        "centred mean image": (centred, from_mean),
+        "centred high-pass image": (centred, high_pass),
+        "centred untrained features": (centred, features),
+        "centred coarse patches": (centred, patches),
     }
     return {name: _scores(maps, train, test, of) for name, (of, maps) in baselines.items()}
 
@@ -150,7 +151,7 @@ def _scores(maps: Maps, train: Tensor, test: Tensor, config: ModelConfig) -> Ten
     scorer = AnomalyMapScorer(config)
 
     def smooth_maps(images: Tensor) -> Iterator[dict[str, Tensor]]:
-        return (scorer.smooth(dict.fromkeys(SCORES, maps(b))) for b in images.split(_BATCH))
+        return (scorer.smooth(dict.fromkeys(MAP_NAMES, maps(b))) for b in images.split(_BATCH))
 
     if config.scoring.maps != "plain":
         scorer.measure(scorer.sums(smooth_maps(train)), step=0)
@@ -161,50 +162,19 @@ def _scores(maps: Maps, train: Tensor, test: Tensor, config: ModelConfig) -> Ten
 def _distance_of_features(train: Tensor, network: Network) -> Maps:
     """Mahalanobis distance of an untrained network's features from normal ones, at each position.
 
-    This is the idea of PaDiM (Defard et al. 2021), with the first level of a network as it is
-    before training, which sees what it would be trained on. The first two levels tell transistors
-    apart better, the first alone the other three sets of docs/results.md.
+    They are those of the first level of a network as it is before training, which sees what it
+    would be trained on. The first two levels tell transistors apart better, the first alone the
+    other three sets of docs/results.md.
     """
-    size = network.imsize
     contrast = LocalContrast(network)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         first = EncoderDecoder(network).eval().down[0]
-
-    def features(x: Tensor) -> Tensor:
-        """(P, B, F) at P = (S/2)^2 positions, float64."""
-        return first(contrast(x), IMAGES).flatten(2).permute(2, 0, 1).double()
-
-    mean, precision = gaussians(map(features, train.split(_BATCH)))
-
-    def distance(x: Tensor) -> Tensor:
-        away = features(x) - mean
-        squares = ((away @ precision) * away).sum(2).clamp(min=0)
-        half = squares.sqrt().T.reshape(len(x), 1, size // 2, size // 2).float()
-        return interpolate(half, size=size, mode="bilinear")[:, 0]
-
-    return distance
+    return _distance(lambda x: first(contrast(x), IMAGES), train)
 
 
-def gaussians(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """The Gaussian of features at each position.
-
-    Args:
-        batches: (P, B, F) of normal images, float64.
-
-    Returns:
-        The means (P, 1, F) and the inverse covariances (P, F, F). The covariance is shrunk towards
-        that of independent features, the more, the fewer images there are for F features.
-    """
-    count, first, second = 0, torch.zeros(()), torch.zeros(())
-    for batch in batches:
-        count += batch.shape[1]
-        first = first + batch.sum(1, keepdim=True)
-        second = second + batch.mT @ batch
-    mean = first / count
-    covariance = second / count - mean.mT @ mean
-    size = covariance.shape[-1]
-    share = max(_LEAST_SHRINKAGE, 1 - count / size)
-    variance = covariance.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)
-    every = variance[:, None, None] * torch.eye(size, dtype=torch.float64)
-    return mean, torch.linalg.inv((1 - share) * covariance + share * every)
+def _distance(features: Maps, train: Tensor) -> Maps:
+    """That of features (B, F, H, H)."""
+    distribution = PatchDistribution(features, train.shape[-1])
+    distribution.fit(distribution.sums(train.split(_BATCH)))
+    return distribution

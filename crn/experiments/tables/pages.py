@@ -99,8 +99,9 @@ def _page(grid: Grid, summary: Summary) -> Iterator[str]:
         "image is from its mean over the normal training images, in standard deviations; how far "
         "the image is from their mean image; and the maximum of a smoothed map: the distance to "
         "the mean image and to the image's own local mean, both standardised by normal images, and "
-        "the Mahalanobis distance of an untrained network's features from those of normal images. "
-        "*Centred*, the same maps are scored as the balanced recipe scores those of networks."
+        "the Mahalanobis distances from normal images of an untrained network's features and of "
+        "the image's coarse patches, which the balanced recipe combines with what networks tell. "
+        "*Centred*, the same maps are scored as the recipe scores those of networks alone."
     )
     if any(method.model == "control" for method in summary.methods):
         yield (

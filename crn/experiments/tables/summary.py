@@ -8,8 +8,9 @@ from crn.experiments.tables.trainings import DataSet, Grid, Method
 
 BASELINES = (
     *("brightness", "contrast", "gradient energy", "mean image"),
-    *("standardised mean image", "high-pass image", "untrained features"),
+    *("standardised mean image", "high-pass image", "untrained features", "coarse patches"),
     *("centred mean image", "centred high-pass image", "centred untrained features"),
+    "centred coarse patches",
 )
 
 
