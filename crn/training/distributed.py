@@ -69,13 +69,6 @@ def average_(tensors: Sequence[Tensor]) -> None:
         tensor.copy_(part.view_as(tensor))
 
 
-def total(sums: Tensor) -> Tensor:
-    """The sum of a tensor over all processes."""
-    if is_several():
-        distributed.all_reduce(sums)
-    return sums
-
-
 def gather(value: T) -> list[T]:
     """The values of all processes, by their rank."""
     if not is_several():

@@ -17,14 +17,7 @@ from crn.evaluation.metrics import auroc
 from crn.methods import Losses, Method, Scored, make_method
 from crn.methods.scores import Maps
 from crn.system.hardware import is_finite
-from crn.training.distributed import (
-    StopRequest,
-    average_,
-    gather,
-    is_several,
-    seed_dropout,
-    total,
-)
+from crn.training.distributed import StopRequest, average_, gather, is_several, seed_dropout
 from crn.training.optimizers import learning_rate, make_optimizer
 
 # Training steps between two rows of losses in the logs; reading a loss makes a GPU wait.
@@ -209,10 +202,14 @@ class TrainingModule(pl.LightningModule):
         with torch.autocast(self.device.type, enabled=False):
             patches = self.method.patches
             if not patches.count:  # it is the same at every validation
-                patches.fit(total(patches.sums(self.normal_images())))
+                patches.fit(self._total(patches.sums(self.normal_images())))
             maps = (self.method.smooth_maps(x, pairs)[1] for x in self.normal_images())
             sums = self.method.map_scorer.sums(maps)
-        self.method.map_scorer.measure(total(sums), self.step)
+        self.method.map_scorer.measure(self._total(sums), self.step)
+
+    def _total(self, sums: Tensor) -> Tensor:
+        """Those of all processes."""
+        return self.trainer.strategy.reduce(sums, reduce_op="sum")
 
     def on_validation_epoch_end(self) -> None:
         """Log the AUROC of all three scores.
