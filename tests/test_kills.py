@@ -404,3 +404,28 @@ def die_everywhere(case: Case) -> int:
 )
 def test_writing_is_killed_at_every_call(tmp_path, case):
     Victim(tmp_path, die_everywhere, case).succeed()
+
+
+INTERRUPTED = """
+import sys
+from pathlib import Path
+import torch
+from crn.checkpoints.writing import write_checkpoint
+
+def interrupt(frame, event, argument):
+    if frame.f_code.co_name == "__exit__" and frame.f_code.co_filename.endswith("serialization.py"):
+        sys.setprofile(None)
+        raise KeyboardInterrupt
+
+sys.setprofile(interrupt)
+try:
+    write_checkpoint({"value": torch.ones(1000)}, Path("a.ckpt"))
+except KeyboardInterrupt:
+    print("stopped")
+"""
+
+
+def test_ctrl_c_before_torch_ends_a_checkpoint(tmp_path: Path, run_python) -> None:
+    ended = run_python("-c", INTERRUPTED, cwd=tmp_path)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "stopped\n", "")
+    assert list(tmp_path.iterdir()) == []

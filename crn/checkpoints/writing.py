@@ -1,7 +1,7 @@
 """Writing checkpoints."""
 
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -19,7 +19,22 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     """
     with written_whole(path) as file:
         try:
-            torch.save({**checkpoint, "format": FORMAT}, file)
+            torch.save({**checkpoint, "format": FORMAT}, cast(IO[bytes], _UntilClosed(file)))
         except RuntimeError as error:
             # After a full disk or a signal torch fails to end its archive, and shows that instead.
             raise (error.__context__ or error) from None
+
+
+class _UntilClosed:
+    """A file that takes what is written after it was closed, too, and forgets it.
+
+    An archive that a signal has kept torch from ending is ended when it is collected: where that
+    then fails, torch aborts the program.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.flush = file.flush
+
+    def write(self, data: bytes | memoryview) -> int:
+        return len(data) if self._file.closed else self._file.write(data)
