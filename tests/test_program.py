@@ -112,6 +112,17 @@ print(os.environ.get("GOMP_SPINCOUNT"))
     assert run_python("-c", code, cwd=tmp_path, **environment).stdout == f"{expected}\n"
 
 
+def test_ctrl_c_when_all_is_done(tmp_path: Path, run_python) -> None:
+    code = """
+import atexit, os, signal
+from crn.system.startup import leave
+atexit.register(os.kill, os.getpid(), signal.SIGINT)
+leave(3)
+"""
+    ended = run_python("-c", code, cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (3, "")
+
+
 # --- names of files ---
 
 PATHS = [

@@ -129,9 +129,10 @@ def _act(folder: Path, err: Any, act: Callable[..., int | None], arguments: tupl
         signal.signal(number, signal.SIG_DFL)
     try:
         status = act(*arguments)
+        # So that signals find the program and nothing that comes after it.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     except KeyboardInterrupt:  # when the program had just returned
         status = 128 + signal.SIGINT
-    # At once, so that signals find the program and nothing that comes after it.
     sys.stdout.flush()
     os._exit(status)
 

@@ -7,6 +7,7 @@ anew. The program does the same without any of it, and none of it may stop a run
 import atexit
 import gc
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -51,6 +52,8 @@ def leave(status: int) -> NoReturn:
     run_exit_functions = getattr(atexit, "_run_exitfuncs", None)
     if not is_started_directly or run_exit_functions is None:
         sys.exit(status)
+    # All is done: Ctrl-C has nothing left to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     run_exit_functions()
     for stream in (sys.stdout, sys.stderr):
         # One that nobody reads breaks.
