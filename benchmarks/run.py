@@ -96,9 +96,9 @@ def main() -> None:
         "rest (set-up)": whole - sample - imports - decoding - fit,
         "whole": whole,
     }
-    print(f"\n{'part':<24}{'seconds':>9}{'share':>8}")
+    print(f"\n{'part':<26}{'seconds':>9}{'share':>8}")
     for part, spent in rows.items():
-        print(f"{part:<24}{spent:>9.2f}{spent / whole:>8.1%}")
+        print(f"{part:<26}{spent:>9.2f}{spent / whole:>8.1%}")
     print(f"loop, logging, data: {loop / parts['training steps']:.1%} of the training steps")
 
 

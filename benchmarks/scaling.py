@@ -1,7 +1,8 @@
-"""``python -m benchmarks.scaling``: the cost of a step against batch size, image size and units.
+"""``python -m benchmarks.scaling``: the cost of a step against the sizes of all that has one.
 
-One of the three varies in every table, around 64 pixels, 16 images and 4 units. The memory is that
-of all parameters, their gradients and the optimizers' moments, which is what units cost.
+Images, batches, the number of units or their width varies in a table, around 64 pixels, 16 images
+and 4 units of width 64. The memory is that of all parameters, their gradients and the optimizers'
+moments, which is what units cost.
 """
 
 import argparse
@@ -13,14 +14,20 @@ from benchmarks.step import make_model, time_steps
 from crn.system.hardware import set_up_cpu
 from crn.train import quiet_lightning
 
-BASE = {"imsize": 64, "batch_size": 16, "units": 4}
-VALUES = {"imsize": (32, 64, 128), "batch_size": (1, 4, 16, 32), "units": (2, 4, 8, 12)}
+BASE = {"imsize": 64, "batch_size": 16, "units": 4, "width": 64}
+VALUES = {
+    "imsize": (32, 64, 128),
+    "batch_size": (1, 4, 16, 32),
+    "units": (2, 4, 8, 12),
+    "width": (8, 16, 32, 64),
+}
 
 
 def main() -> None:
-    """Print a table for each of the three."""
+    """Print a table for each of them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=3, help="steps of each (default: 3)")
+    # Few would mostly measure units that take their first step, and so get memory for it.
+    parser.add_argument("--repeats", type=int, default=20, help="steps of each (default: 20)")
     parser.add_argument("--cpu", action="store_true")
     arguments = parser.parse_args()
     set_up_cpu()

@@ -29,12 +29,12 @@ GPU_SIZES = (*CPU_SIZES, "128:64")
 UNITS = 2
 
 
-def make_model(imsize: int, batch_size: int, units: int) -> TrainingModule:
-    """A model with the default options and seed 0."""
+def make_model(imsize: int, batch_size: int, units: int, width: int = 64) -> TrainingModule:
+    """A model with otherwise the default options, and seed 0."""
     torch.manual_seed(0)
     config = ModelConfig(
         "crn",
-        Network(imsize=imsize),
+        Network(imsize=imsize, width=width),
         Competition(num_competitive_units=units),
         Adversarial(),
         Optimization(batch_size=batch_size),

@@ -141,7 +141,7 @@ class Network(OptionGroup):
     width: int = option(
         64,
         "channels of the first level, of which every level has twice those of the one above, up to "
-        "eight times; 16 trains ten times faster on a CPU",
+        "eight times; 16 trains eight times faster on a CPU",
         low=1,
         high=1024,
     )
