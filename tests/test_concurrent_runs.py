@@ -248,3 +248,19 @@ def test_a_version_that_is_taken_in_the_same_moment(tmp_path, monkeypatch):
     (tmp_path / "version_0").mkdir()
     monkeypatch.setattr(Path, "exists", lambda _: False)
     assert files.claim_version(tmp_path) == 1
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_ctrl_c_while_a_folder_is_given_back(tmp_path, monkeypatch):
+    unlink = Path.unlink
+
+    def interrupt_and_unlink(path: Path) -> None:
+        signal.raise_signal(signal.SIGINT)
+        unlink(path)
+
+    with pytest.raises(KeyboardInterrupt), claimed(tmp_path / "a"):
+        monkeypatch.setattr(Path, "unlink", interrupt_and_unlink)
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == []
+    with claimed(tmp_path / "a"):
+        pass

@@ -20,7 +20,7 @@ from laspy.errors import LaspyException
 from laspy.point.record import ScaleAwarePointRecord
 
 from crn.errors import UserError
-from crn.system.program import ctrl_c_waits
+from crn.system.interrupts import ctrl_c_waits
 from crn.system.text import shortened
 
 log = logging.getLogger(__name__)

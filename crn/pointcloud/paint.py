@@ -13,7 +13,7 @@ from crn.pointcloud.las import Scan, read_points, reading
 from crn.pointcloud.partition import BLOCK, BlockArrays, centimetres, groups, heights, usable
 from crn.pointcloud.roadway import Roadway
 from crn.system.files import written_whole
-from crn.system.program import ctrl_c_waits
+from crn.system.interrupts import ctrl_c_waits
 
 _MOST_BYTES = 300  # that become dimensions
 _WITH_WAVEFORMS = (4, 5, 9, 10)  # point formats

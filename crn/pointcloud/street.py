@@ -15,7 +15,7 @@ from numpy.random import Generator
 
 from crn.pointcloud.layers import write_features
 from crn.system.files import written_whole
-from crn.system.program import ctrl_c_waits
+from crn.system.interrupts import ctrl_c_waits
 
 CRS = "EPSG:25832"
 NOT_ROAD, SOUND = 0, 1  # values of the dimension truth; damages follow

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from crn.errors import UserError
+from crn.system.interrupts import ctrl_c_waits
 from crn.system.text import file_name
 
 log = logging.getLogger(__name__)
@@ -141,10 +142,13 @@ def locked(path: Path, wait: bool = False) -> Iterator[list[int]]:
     try:
         yield held
     finally:
-        # While it is still locked: who has opened it meanwhile looks whether it is still there.
-        with suppress(OSError):
-            name.unlink()
-        lock.release()
+        # The finalizer of the lock would lose it.
+        with ctrl_c_waits():
+            # While it is still locked: who has opened it meanwhile looks whether it is still there.
+            with suppress(OSError):
+                name.unlink()
+            lock.release()
+            del lock
 
 
 def _remove_unfinished(path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
-from crn.system.program import ctrl_c_waits
+from crn.system.interrupts import ctrl_c_waits
 
 T = TypeVar("T")
 
