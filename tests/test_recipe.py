@@ -219,6 +219,18 @@ def test_going_on_keeps_the_recipe(use, run_main, trained, easy_set: Path, tmp_p
     refuse(finished, "--recipe published contradicts")
 
 
+def test_going_on_with_other_images_measures_these(use, trained, panorama, tmp_path: Path) -> None:
+    checkpoint, _ = trained
+    going_on = ("--model-input", checkpoint, "--training-steps", 62, "--checkpoint-path", "more")
+    use(*going_on, data=data_of("Panorama", panorama))
+    before, after = (
+        read_checkpoint(path).content["state_dict"]
+        for path in (checkpoint, tmp_path / "more/last.ckpt")
+    )
+    for name in ("patches.mean", "patches.whitening", "map_scorer.mean"):
+        assert not torch.allclose(after[f"method.{name}"], before[f"method.{name}"], rtol=0.01)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -142,7 +142,7 @@ def locked(path: Path, wait: bool = False) -> Iterator[list[int]]:
     try:
         yield held
     finally:
-        # The finalizer of the lock would lose it.
+        # Where it comes in the finalizer of the lock, it is lost.
         with ctrl_c_waits():
             # While it is still locked: who has opened it meanwhile looks whether it is still there.
             with suppress(OSError):

@@ -201,8 +201,8 @@ class TrainingModule(pl.LightningModule):
         pairs = self.method.pairs(self.config.scoring.pairs)
         with torch.autocast(self.device.type, enabled=False):
             patches = self.method.patches
-            if not patches.count:  # it is the same at every validation
-                patches.fit(self._total(patches.sums(self.normal_images())))
+            # Anew each time, for a training may go on with other images.
+            patches.fit(self._total(patches.sums(self.normal_images())))
             maps = (self.method.smooth_maps(x, pairs)[1] for x in self.normal_images())
             sums = self.method.map_scorer.sums(maps)
         self.method.map_scorer.measure(self._total(sums), self.step)
