@@ -5,7 +5,7 @@ import argparse
 import torch
 
 from benchmarks.step import make_model, median_seconds
-from crn.methods.scores import ordered_pairs
+from crn.methods.maps import ordered_pairs
 from crn.system.hardware import pick_device, set_up_cpu
 
 UNITS = 4
@@ -28,8 +28,8 @@ def main() -> None:
             for pairs in ([(0, 1)], ordered_pairs(UNITS)):
 
                 @torch.inference_mode()
-                def score(x=x, method=model.method, pairs=pairs):
-                    return method.score(x, pairs).scores["residual"].tolist()
+                def score(x=x, model=model, pairs=pairs):
+                    return model.scorer(model.method, x, None, pairs).scores["residual"].tolist()
 
                 rates.append(batch_size / median_seconds(score, arguments.repeats))
             print(f"{imsize:<8}{batch_size:>6}{rates[0]:>12.1f}{rates[1]:>14.1f}", flush=True)

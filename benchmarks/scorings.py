@@ -1,9 +1,10 @@
 """``python -m benchmarks.scorings CHECKPOINT``: AUROC of a model, scored in all ways there are.
 
-The statistics of normal images are measured anew for each, over the training images.
+For each, the statistics of normal images are measured over the training images.
 """
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -14,11 +15,12 @@ from torch import Tensor
 from crn.checkpoints.reading import Checkpoint, read_checkpoint
 from crn.config import MAPS, PAIRS, SCORES
 from crn.evaluation.metrics import auroc
-from crn.methods.anomaly_maps import MAP_NAMES, AnomalyMapScorer
+from crn.infer import patch_distances
+from crn.scoring.scorer import PATCHES, Scorer
 from crn.system.hardware import set_up_cpu
 from datasets.layouts import LAYOUTS
-from datasets.reader import normalize, read_images
-from datasets.samples import ANOMALOUS, TEST, TRAIN, list_samples
+from datasets.reader import Images, normalize, read_images
+from datasets.samples import ANOMALOUS, TEST, TRAIN, Sample, list_samples
 
 POOLINGS = ("mean", "max", "top")
 
@@ -33,15 +35,13 @@ def main() -> None:
     set_up_cpu()
     checkpoint = read_checkpoint(arguments.checkpoint)
     samples = list_samples(LAYOUTS[arguments.dataset], arguments.dataset_path)
-    pixels = read_images(samples, checkpoint.config.network.imsize, 0).pixels
-    splits = {
-        name: pixels[[place for place, sample in enumerate(samples) if sample.split == name]]
-        for name in (TRAIN, TEST)
-    }
+    images = read_images(samples, checkpoint.config.network.imsize)
+    is_train = torch.tensor([sample.split == TRAIN for sample in samples])
     labels = [int(sample.label == ANOMALOUS) for sample in samples if sample.split == TEST]
     print(f"{'score':<16}{'pairs':<8}{'maps':<14}" + "".join(f"{each:>8}" for each in POOLINGS))
     for pairs in PAIRS:
-        train, test = (smooth_maps(checkpoint, pairs, splits[name]) for name in (TRAIN, TEST))
+        every = smooth_maps(checkpoint, pairs, samples, images)
+        train, test = ({k: v[mask] for k, v in every.items()} for mask in (is_train, ~is_train))
         for score, maps in product(SCORES, MAPS):
             found = [
                 auroc(scores(checkpoint, maps, each, train, test)[score], labels)
@@ -52,14 +52,22 @@ def main() -> None:
 
 
 @torch.inference_mode()
-def smooth_maps(checkpoint: Checkpoint, pairs: str, pixels: Tensor) -> dict[str, Tensor]:
-    """Smooth maps (N, S, S), for each of `MAP_NAMES`, of images (N, 3, S, S) uint8."""
-    scoring = replace(checkpoint.config.scoring, pairs=pairs, maps="plain")
-    model = checkpoint.model(scoring, torch.device("cpu"))
-    batches = [
-        model.method.smooth_maps(normalize(batch), model.pairs)[1] for batch in pixels.split(32)
-    ]
-    return {name: torch.cat([batch[name] for batch in batches]) for name in MAP_NAMES}
+def smooth_maps(
+    checkpoint: Checkpoint, pairs: str, samples: Sequence[Sample], images: Images
+) -> dict[str, Tensor]:
+    """Smooth maps (N, S, S) of all images, for each of the scorer's `map_names`."""
+    cpu = torch.device("cpu")
+    # Of other pairs there are no statistics yet.
+    config = replace(checkpoint.config, scoring=replace(checkpoint.config.scoring, pairs=pairs))
+    model = replace(checkpoint, config=config).model(config.scoring, cpu)
+    distances = patch_distances(model, samples, images, cpu)
+    parts = []
+    for start in range(0, len(samples), 32):
+        some = slice(start, start + 32)
+        away = None if distances is None else distances[some]
+        x = normalize(images.pixels[some])
+        parts.append(model.scorer.smooth_maps(model.method, x, away, model.pairs)[1])
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 @torch.inference_mode()
@@ -72,9 +80,11 @@ def scores(
 ) -> dict[str, Tensor]:
     """Scores (N,) of smoothed test maps, for each of `SCORES`."""
     scoring = replace(checkpoint.config.scoring, maps=maps, pooling=pooling)
-    scorer = AnomalyMapScorer(replace(checkpoint.config, scoring=scoring))
+    scorer = Scorer(checkpoint.config, scoring)
     scorer.measure(scorer.sums([train]), step=0)
-    return scorer(test)[1]
+    if not scorer.uses_patches:
+        test = {name: pixels for name, pixels in test.items() if name != PATCHES}
+    return scorer.measured(test)[1]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from crn.config import GROUPS, RECIPES, Options
+from crn.config import (
+    GROUPS,
+    RECIPES,
+    UNTRAINED_MODELS,
+    Network,
+    Optimization,
+    Options,
+    Run,
+)
 from crn.errors import UserError
 from crn.option import (
     allowed,
@@ -133,7 +141,9 @@ class _ListAction(argparse.Action):
 
 def _with_defaults(given: dict[str, Any]) -> dict[str, Any]:
     """What was typed, and what the recipe and the demo profile set besides."""
-    values = RECIPES.get(given.get("recipe", ""), {}) | given
+    default = "pretrained" if given.get("model") in UNTRAINED_MODELS else Run().recipe
+    recipe = given.get("recipe", default)
+    values = {"recipe": recipe} | RECIPES.get(recipe, {}) | given
     if not given.get("demo"):
         return values
     values = DEMO_PROFILE | values
@@ -175,6 +185,13 @@ def warn_of_flags_without_effect(options: Options) -> None:
         for option_field in dataclasses.fields(group):
             if option_field.name in options.given and (need := missing_for(option_field, values)):
                 log.warning("%s has no effect without %s", flag(option_field.name), need)
+    if options.run.model in UNTRAINED_MODELS:
+        of_training = {*option_names(Network, Optimization)} - {"imsize", "batch_size"}
+        for name in sorted(of_training & options.given):
+            log.warning(
+                "%s has no effect with --model %s, which trains nothing",
+                *(flag(name), options.run.model),
+            )
 
 
 def _check_combinations(options: Options) -> None:
@@ -183,6 +200,11 @@ def _check_combinations(options: Options) -> None:
     # Otherwise the checkpoint says which model it is.
     if options.run.model_input is None:
         refuse_flags_of_others(options, "model")
+        if options.run.model in UNTRAINED_MODELS and options.pretrained.features is None:
+            raise UserError(
+                f"--model {options.run.model} needs features: leave --recipe out, or give "
+                "--features with the name of a network"
+            )
     if mode != "train" and options.run.model_input is None:
         use = "score with" if mode == "inference" else "write"
         raise UserError(f"--mode {mode} needs --model-input: give the checkpoint to {use}")

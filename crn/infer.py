@@ -1,11 +1,13 @@
 """Scoring with a trained model: a table of scores, metrics, and pictures of every image."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
+from tqdm import tqdm
 
 from crn.checkpoints.reading import TrainedModel, read_checkpoint
 from crn.config import SCORES, Options
@@ -21,7 +23,7 @@ from crn.evaluation.results import (
     write_metrics,
 )
 from crn.evaluation.thresholds import thresholds_from_file, thresholds_from_training
-from crn.methods.scores import Maps
+from crn.methods.maps import Maps
 from crn.report.gallery import FILES_FOLDER, files_folder
 from crn.report.inference_page import write_inference_report
 from crn.report.overlays import ColourScale
@@ -33,13 +35,20 @@ from crn.system.files import claimed
 from crn.system.hardware import pick_device, set_up_cpu, to_device_if_it_fits
 from crn.system.program import print_result
 from datasets.masks import Masks
-from datasets.reader import Images, normalize, read_images
+from datasets.reader import (
+    Images,
+    image_batches,
+    normalize,
+    read_images,
+    say_how_many_are_small,
+)
 from datasets.samples import TRAIN, Sample
 
 log = logging.getLogger(__name__)
 
 # What is written in --image-output-path for people to look at.
 _SHOWN = (*PICTURES, REPORT_FILE, FILES_FOLDER)
+_PATCH_BATCH = 32
 
 
 def infer(options: Options, samples: Sequence[Sample]) -> int:
@@ -95,6 +104,7 @@ def find_results(
         step=model.step,
         imsize=options.network.imsize,
         pairs=options.scoring.pairs,
+        features=options.pretrained.features if model.patch_image_size else None,
     )
     thresholds = None
     if (earlier := options.decision.threshold_from) is not None:
@@ -104,7 +114,9 @@ def find_results(
     masks = Masks(samples, images.sizes)  # one that cannot be used is found before the work
 
     log.info("scoring %d samples with %s of step %d on %s", len(samples), path, model.step, device)
-    scores, maps, reconstructions = _score(options, model, images, device)
+    workers = options.data.num_workers
+    distances = patch_distances(model, samples, images, device, workers)
+    scores, maps, reconstructions = _score(options, model, images, distances, device)
     asked = options.scoring.anomaly_score
     if thresholds is None:
         trained = np.array([sample.split == TRAIN for sample in samples])
@@ -118,14 +130,66 @@ def find_results(
 
 
 @torch.inference_mode()
+def patch_distances(
+    model: TrainedModel,
+    samples: Sequence[Sample],
+    images: Images,
+    device: torch.device,
+    workers: int = 0,
+) -> Tensor | None:
+    """How far the patches of images are from normal ones.
+
+    Args:
+        model: whose patches it is about.
+        samples: what to score; what the patches were fitted to has its `HeldOut` distances.
+        images: the same, as the networks see them.
+        device: where to compute.
+        workers: threads that read images in another size, where the patches need one.
+
+    Returns:
+        (N, G, G), or None where patches do not count.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    patches, size = model.scorer.patches, model.patch_image_size
+    if patches is None or size is None:
+        return None
+    held_out = model.held_out
+    known = [held_out.find(sample.identity()) if held_out else None for sample in samples]
+    new = [index for index, distances in enumerate(known) if distances is None]
+    batches: Iterable[Tensor] = images.pixels[new].split(_PATCH_BATCH)
+    if size != images.pixels.shape[-1]:
+        say_how_many_are_small(images.sizes, size)
+        some = [samples[index] for index in new]
+        batches = image_batches(some, size, workers, _PATCH_BATCH)
+    result = torch.empty(len(samples), patches.features.side, patches.features.side)
+    for index, distances in enumerate(known):
+        if distances is not None:
+            result[index] = distances
+    with tqdm(total=len(new), unit="image", desc="features", disable=None, leave=False) as bar:
+        start = 0
+        for batch in batches:
+            x = normalize(batch.to(device))
+            result[new[start : start + len(x)]] = patches(x).cpu()
+            start += len(x)
+            bar.update(len(x))
+    return result
+
+
+@torch.inference_mode()
 def _score(
-    options: Options, model: TrainedModel, images: Images, device: torch.device
-) -> tuple[dict[str, np.ndarray], AnomalyMaps, torch.Tensor]:
+    options: Options,
+    model: TrainedModel,
+    images: Images,
+    distances: Tensor | None,
+    device: torch.device,
+) -> tuple[dict[str, np.ndarray], AnomalyMaps, Tensor | None]:
     """Score all images.
 
     Returns:
         The anomaly scores (N,) for each of `SCORES`, the maps of the one that was asked for, and
-        the reconstructions (N, 3, S, S) uint8.
+        the reconstructions (N, 3, S, S) uint8, or None from a model without networks.
 
     Raises:
         UserError: a score is not finite.
@@ -133,16 +197,20 @@ def _score(
     size = model.config.network.imsize
     pixels = to_device_if_it_fits(images.pixels, device)
     anomaly_maps = torch.empty(len(pixels), size, size)
-    reconstructions = torch.empty(pixels.shape, dtype=torch.uint8)
+    reconstructions = None
+    if model.method.networks:
+        reconstructions = torch.empty(pixels.shape, dtype=torch.uint8)
     scores: list[Maps] = []
     batch_size = options.optimization.batch_size
     for start in range(0, len(pixels), batch_size):
         batch = slice(start, start + batch_size)
         x = normalize(pixels[batch].to(device, non_blocking=True))
-        scored = model.score(x)
+        away = None if distances is None else distances[batch].to(device)
+        scored = model.score(x, away)
         scores.append({name: values.cpu() for name, values in scored.scores.items()})
         anomaly_maps[batch] = scored.maps[options.scoring.anomaly_score]
-        reconstructions[batch] = to_bytes(scored.reconstruction)
+        if reconstructions is not None and scored.reconstruction is not None:
+            reconstructions[batch] = to_bytes(scored.reconstruction)
     by_name = {name: torch.cat([part[name] for part in scores]).numpy() for name in SCORES}
     if not all(np.isfinite(values).all() for values in by_name.values()):
         raise UserError(

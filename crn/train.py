@@ -16,7 +16,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from crn.checkpoints.reading import Checkpoint
 from crn.command_line import DEMO_LIMITS, refuse_flags_of_others, warn_of_flags_without_effect
-from crn.config import GROUPS, Network, Options
+from crn.config import GROUPS, UNTRAINED_MODELS, Network, Options, Pretrained
 from crn.errors import Diverged, UserError
 from crn.option import has_effect, option_names
 from crn.report.training_page import write_training_report
@@ -44,7 +44,7 @@ from crn.training.resuming import (
     is_same_file,
     read_training,
 )
-from datasets.reader import normalize
+from datasets.reader import image_batches, normalize
 from datasets.samples import TEST, TRAIN, Sample
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ GRIDS = "training"
 _FIXED_ON_RESUME = {
     "model",
     "recipe",
-    *option_names(Network),
+    *option_names(Network, Pretrained),
     "num_competitive_units",
     "optimizer",
     "momentum",
@@ -92,21 +92,31 @@ def _train(options: Options, samples: Sequence[Sample], place: Place) -> int:
     options, resumed = _resume(options)
     _check_processes(options, samples, place)
     warn_of_flags_without_effect(options)
-    wandb = open_wandb(options) if place.rank == 0 else []
-    data = InMemoryData(samples, options.network.imsize, options.data.num_workers, place)
-    options = _resolve_length(options, len(data.train_pixels))
+    images = sum(sample.split == TRAIN for sample in samples)
+    options = _resolve_length(options, images)
     steps = options.optimization.training_steps
-    data.interval = options.output.validation_interval or max(
-        _steps(1, options, data), steps // MOST_VALIDATIONS
-    )
     start = resumed.progress["step"] if resumed else 0
+    if resumed and options.run.model in UNTRAINED_MODELS:
+        log.info("nothing to do: %s has nothing to train", options.run.model_input)
+        return 0
     if start >= steps:
         log.info("nothing to do: %s has had %d of %d steps", options.run.model_input, start, steps)
         return 0
 
+    # What it cannot be built of is missed before images are read.
     pl.seed_everything(options.run.seed, verbose=False)
-    model = TrainingModule(options.model_config(), data.fingerprint)
-    model.normal_images = data.normal_images
+    model = TrainingModule(options.model_config())
+    if model.scorer.patches is not None and not (resumed and resumed.has_pretrained_weights):
+        model.scorer.patches.features.load_pretrained()
+    if place.count > 1 and device.type == "cuda":
+        # Not by Lightning, which would convert the frozen network of the features as well.
+        torch.nn.SyncBatchNorm.convert_sync_batchnorm(model.method)
+    wandb = open_wandb(options) if place.rank == 0 else []
+    interval = options.output.validation_interval or max(
+        steps_of_epochs(1, images, options.optimization.batch_size), steps // MOST_VALIDATIONS
+    )
+    data = InMemoryData(samples, options.network.imsize, options.data.num_workers, place, interval)
+    model.images = data
     table = MetricsLogger(options.output.log_dir) if place.rank == 0 else None
     if table:
         log_options(options, table, wandb)
@@ -115,7 +125,7 @@ def _train(options: Options, samples: Sequence[Sample], place: Place) -> int:
         model.go_on_from(resumed.content)
     checkpoints = _checkpoints(options, resumed) if place.rank == 0 else []
     stop = StopOnSignal(model.stop, *checkpoints)
-    shown = [StepProgress(steps), *_pictures(options, data)] if place.rank == 0 else []
+    shown = [StepProgress(steps), *_pictures(options, data, model)] if place.rank == 0 else []
     trainer = pl.Trainer(
         accelerator="cpu" if device.type == "cpu" else "gpu",
         **_processes(options, device, place),
@@ -135,7 +145,10 @@ def _train(options: Options, samples: Sequence[Sample], place: Place) -> int:
         _describe(options, data, trainer, table.folder, start)
     try:
         with stop, no_process_left(trainer, Stopped, Diverged):
-            trainer.fit(model, datamodule=data)
+            if model.method.networks:
+                trainer.fit(model, datamodule=data)
+            else:
+                trainer.validate(model, datamodule=data, verbose=False)
     except Stopped as stopped:
         log.warning("%s: stopped at step %d of %d", stopped, model.step, steps)
         _write_report(table, options, is_last=False)
@@ -146,8 +159,8 @@ def _train(options: Options, samples: Sequence[Sample], place: Place) -> int:
             raise
         return 0
     log.info(
-        "trained %d steps in %.1f s; AUROC (%s) %.3f at the last validation, %.3f at the best",
-        model.step - start,
+        "%s in %.1f s; AUROC (%s) %.3f at the last validation, %.3f at the best",
+        f"trained {model.step - start} steps" if model.method.networks else "fitted",
         model.training_seconds,
         options.scoring.anomaly_score,
         trainer.callback_metrics["metrics/roc_auc"],
@@ -204,10 +217,6 @@ def _keep_best_state(
     progress.update(max_roc_auc=-1.0, best_step=0)
 
 
-def _steps(epochs: int, options: Options, data: InMemoryData) -> int:
-    return steps_of_epochs(epochs, len(data.train_pixels), options.optimization.batch_size)
-
-
 def _resolve_length(options: Options, images: int) -> Options:
     epochs, steps = options.optimization.epochs, options.optimization.training_steps
     if epochs is not None:
@@ -260,7 +269,6 @@ def _processes(options: Options, device: torch.device, place: Place) -> dict[str
         "devices": options.run.devices,
         "num_nodes": options.run.num_nodes,
         "strategy": UnwrappedDDPStrategy(cluster_environment=place.environment),
-        "sync_batchnorm": device.type == "cuda" and options.network.norm == "batch",
         "use_distributed_sampler": False,
     }
 
@@ -293,15 +301,22 @@ def _checkpoints(options: Options, resumed: Checkpoint | None) -> list[Checkpoin
     return [Checkpoints(folder, mine)]
 
 
-def _pictures(options: Options, data: InMemoryData) -> list[pl.Callback]:
+def _pictures(options: Options, data: InMemoryData, model: TrainingModule) -> list[pl.Callback]:
     folder = options.output.image_output_path
     if folder is None:
         return []
     if options.run.model_input is None:
         set_aside(folder / GRIDS)
     shown = [(data.test_labels == label).nonzero()[: GRID_IMAGES // 2] for label in (0, 1)]
-    images = normalize(data.test_pixels[torch.cat(shown).flatten()])
-    return [PictureGrids(folder / GRIDS, images, options.output.image_output_interval)]
+    index = torch.cat(shown).flatten()
+    images = large = normalize(data.test_pixels[index])
+    patches = model.scorer.patches
+    if patches is not None and patches.features.image_size != images.shape[-1]:
+        samples = [data.test[each] for each in index]
+        (pixels,) = image_batches(samples, patches.features.image_size)
+        large = normalize(pixels)
+    interval = options.output.image_output_interval
+    return [PictureGrids(folder / GRIDS, images, interval, large)]
 
 
 def _describe(
@@ -321,7 +336,7 @@ def _describe(
     log.info(
         "images: %d to train on (%d steps an epoch), %d to test on (%d of them anomalous)",
         len(data.train_pixels),
-        _steps(1, options, data),
+        steps_of_epochs(1, len(data.train_pixels), options.optimization.batch_size),
         len(data.test_pixels),
         data.test_labels.sum(),
     )
@@ -341,6 +356,7 @@ def quiet_lightning() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",
+        ".*module.s. in eval mode at the start of training.*",
         ".*LeafSpec.*is deprecated.*",
         ".*recommended to use .*sync_dist=True.*",
     ):

@@ -6,7 +6,7 @@ for each kind of file: it depends neither on the image nor on the data set.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -128,6 +128,43 @@ def read_images(
     for found in ranges:
         _check_ranges(found)
     return Images(pixels, sizes, samples, kept)
+
+
+def image_batches(
+    samples: Sequence[Sample], size: int, workers: int = 0, batch: int = 32
+) -> Iterator[Tensor]:
+    """Decode and resize images batch by batch, so that memory does not grow with their number.
+
+    Args:
+        samples: what to read.
+        size: width and height of the result in pixels; smaller images are enlarged.
+        workers: threads that decode; the calling thread does it where 0.
+        batch: images in a batch.
+
+    Yields:
+        (B, 3, size, size), 0 to 255, as `read_images` has them.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+
+    def read(sample: Sample) -> Tensor:
+        return _stacked(_read_layers(sample), (size, size)).float()
+
+    with ThreadPoolExecutor(workers or 1) as pool:
+        for start in range(0, len(samples), batch):
+            some = samples[start : start + batch]
+            yield torch.stack(list(pool.map(read, some) if workers else map(read, some)))
+
+
+def say_how_many_are_small(sizes: Sequence[tuple[int, int]], size: int) -> None:
+    """Say how many images have fewer pixels than they are resized to, by (height, width)."""
+    small = sum(max(each) < size for each in sizes)
+    if small:
+        log.info(
+            "%d of %d images are smaller than the %d pixels of the features: they are enlarged",
+            *(small, len(sizes), size),
+        )
 
 
 class _Range(NamedTuple):

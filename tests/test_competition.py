@@ -238,7 +238,7 @@ def test_the_best_generator_reconstructs_and_the_best_discriminator_answers():
     x = torch.rand(2, 3, 8, 8, dtype=torch.double) * 2 - 1
     r = method.units[2](x)
     f = method.units[1](r, RECONSTRUCTIONS)
-    reconstruction, maps = method.anomaly_maps(x, method.pairs("best"))
+    ((reconstruction, maps),) = method.anomaly_maps(x, method.pairs("best"))
     torch.testing.assert_close(reconstruction, r)
     torch.testing.assert_close(maps["residual"], (x - f).abs().mean(1))
     torch.testing.assert_close(maps["discrimination"], -(r - f).abs().mean(1))

@@ -11,7 +11,7 @@ from test_runs import assert_same_states, read_table
 from crn.config import Adversarial, Network
 from crn.methods import make_method
 from crn.methods.encoder_decoder import EncoderDecoder
-from crn.methods.scores import maps_of_autoencoders
+from crn.methods.maps import maps_of_autoencoders
 
 WEIGHTS = Adversarial(2.0, 30.0, 3.0)
 SMALL = ("--model", "dagan", "--demo", "--cpu", "--max-network-depth", 2, "--seed", 3)

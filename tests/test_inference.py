@@ -18,7 +18,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 from test_runs import read_table
 
-from crn.checkpoints.reading import METHOD, load_model
+from crn.checkpoints.reading import load_model
 from crn.checkpoints.writing import write_checkpoint
 from crn.command_line import parse_options
 from crn.config import SCORES, Competition, Network
@@ -26,9 +26,9 @@ from crn.evaluation.maps import AnomalyMaps
 from crn.evaluation.results import Thresholds, read_metrics
 from crn.evaluation.thresholds import thresholds_from_training
 from crn.infer import find_results
-from crn.methods import make_method
 from crn.report import result_pictures
 from crn.report.result_pictures import map_names, picture_names
+from crn.training.module import TrainingModule
 from datasets.layouts import LAYOUTS
 from datasets.reader import Images
 from datasets.samples import list_samples
@@ -39,7 +39,7 @@ def write_model(path: Path, seed: int, units: int = 2) -> Path:
     torch.manual_seed(seed)
     network = Network(imsize=8, max_network_depth=2)
     config = model_config(network=network, competition=Competition(units))
-    state = {METHOD + name: value for name, value in make_method(config).state_dict().items()}
+    state = TrainingModule(config).state_dict()
     progress = {"step": 7, "training_seconds": 1.0, "max_roc_auc": 0.5, "best_step": 7, "data": "x"}
     content = {"state_dict": state, "hyper_parameters": asdict(config)}
     write_checkpoint({**content, "progress": progress}, path)

@@ -4,12 +4,13 @@ import numpy as np
 import torch
 from conftest import smooth_images
 
-from crn.methods.patch_distribution import PatchDistribution, coarse_patches
+from crn.scoring.patch_distribution import PatchDistribution
+from crn.scoring.patch_features import CoarsePatches, PatchFeatures
 
 
 def test_coarse_patches_by_hand() -> None:
     x = smooth_images(2, 64, seed=1)
-    patches = coarse_patches(x)
+    patches = CoarsePatches(64)(x)
     assert patches.shape == (2, 48, 8, 8)
     coarse = x.numpy().reshape(2, 3, 16, 4, 16, 4).mean((3, 5))
     around = np.pad(coarse, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
@@ -18,7 +19,26 @@ def test_coarse_patches_by_hand() -> None:
         np.testing.assert_allclose(
             patches[:, :, row, column], expected.reshape(2, -1), atol=1e-6, rtol=0
         )
-    assert coarse_patches(x[:, :, :8, :8]).shape == (2, 48, 4, 4)
+    assert CoarsePatches(8)(x[:, :, :8, :8]).shape == (2, 48, 4, 4)
+
+
+class Pixels(PatchFeatures):
+    """The channels of each pixel."""
+
+    channels = 3
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.image_size = self.side = size
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images
+
+
+def fitted(features: PatchFeatures, images: torch.Tensor) -> PatchDistribution:
+    distribution = PatchDistribution(features)
+    distribution.fit(distribution.sums(features(batch) for batch in images.split(16)))
+    return distribution
 
 
 def test_the_distance_is_that_of_mahalanobis() -> None:
@@ -28,7 +48,7 @@ def test_the_distance_is_that_of_mahalanobis() -> None:
     images[:, 1] += 0.8 * images[:, 0]
     images[:, :, 2:] *= 3
     images[:, :, :, 1] += 5
-    distribution = PatchDistribution(lambda x: x, 4)
+    distribution = PatchDistribution(Pixels(4))
     # Of two processes, and of batches that are not alike.
     sums = distribution.sums([images[:13], images[13:15]]) + distribution.sums([images[15:]])
     distribution.fit(sums)
@@ -47,10 +67,9 @@ def test_the_distance_is_that_of_mahalanobis() -> None:
 
 def test_few_and_equal_images_give_finite_maps() -> None:
     for images in (torch.zeros(1, 3, 32, 32), smooth_images(2, 32, seed=3)):
-        distribution = PatchDistribution(coarse_patches, 32)
-        distribution.fit(distribution.sums([images]))
+        distribution = fitted(CoarsePatches(32), images)
         maps = distribution(images + 0.1)
-        assert maps.shape == (len(images), 32, 32)
+        assert maps.shape == (len(images), 8, 8)
         assert maps.isfinite().all()
         assert (maps > distribution(images)).all()
 
@@ -64,11 +83,44 @@ def test_a_part_that_is_missing_is_found_whatever_the_networks_draw() -> None:
         image[:, 20:30, 20 + at : 40 + at] += 0.8
     normal, test = images[:40], images[40:]
     test[5:, :, 20:30] = 0.05 * torch.randn(5, 3, 10, 64, generator=random)
-    distribution = PatchDistribution(coarse_patches, 64)
-    distribution.fit(distribution.sums(normal.split(16)))
-    maps = distribution(test)
+    maps = fitted(CoarsePatches(64), normal)(test)
     assert maps[5:].amax((1, 2)).min() > 2 * maps[:5].amax((1, 2)).max()
     for place in maps[5:].flatten(1).argmax(1):
-        row, column = divmod(int(place), 64)
-        assert 16 <= row < 36
-        assert 16 <= column < 52
+        row, column = divmod(int(place), 8)
+        assert 2 <= row < 5
+        assert 2 <= column < 7
+
+
+def test_normal_images_are_measured_by_fits_that_have_not_seen_them() -> None:
+    """In one process, and in two that add their sums up."""
+    images = torch.randn(13, 3, 4, 4, generator=torch.Generator().manual_seed(2))
+    alone = PatchDistribution(Pixels(4))
+    held_out = alone.fit_held_out(images, slice(0, 13), 13, lambda sums: sums)
+    folds = [range(0, 3), range(3, 6), range(6, 8), range(8, 11), range(11, 13)]
+    for fold in folds:
+        others = [image for image in range(13) if image not in fold]
+        expected = fitted(Pixels(4), images[others])(images[list(fold)])
+        torch.testing.assert_close(held_out[list(fold)], expected)
+    # New images are measured by all of them.
+    torch.testing.assert_close(alone(images + 1), fitted(Pixels(4), images)(images + 1))
+    assert held_out.mean() > 1.1 * alone(images).mean()
+
+    first, second = PatchDistribution(Pixels(4)), PatchDistribution(Pixels(4))
+    kept: list[torch.Tensor] = []
+
+    def remembered(sums: torch.Tensor) -> torch.Tensor:
+        kept.append(sums)
+        return sums
+
+    first.fit_held_out(images[:6], slice(0, 6), 13, remembered)
+    mine = second.fit_held_out(images[6:], slice(6, 13), 13, lambda sums: sums + kept[0])
+    torch.testing.assert_close(mine, held_out[6:])
+    torch.testing.assert_close(second.whitening, alone.whitening)
+
+
+def test_a_single_image_has_no_others() -> None:
+    image = smooth_images(1, 32, seed=3)
+    distribution = PatchDistribution(CoarsePatches(32))
+    patches = CoarsePatches(32)(image)
+    held_out = distribution.fit_held_out(patches, slice(0, 1), 1, lambda sums: sums)
+    torch.testing.assert_close(held_out, distribution(image))

@@ -1,4 +1,4 @@
-"""The balanced recipe: the control of the game, standardised maps, local contrast, pooling."""
+"""The balanced recipe: the control of the game, local contrast, statistics of normal images."""
 
 import json
 from functools import partial
@@ -13,9 +13,8 @@ from test_runs import read_table
 
 from crn.checkpoints.reading import read_checkpoint
 from crn.command_line import parse_options
-from crn.config import RECIPES, SCORES, Competition, Network, Scoring
+from crn.config import RECIPES, SCORES, Competition, Network
 from crn.methods import make_method
-from crn.methods.anomaly_maps import MAP_NAMES, PATCHES, AnomalyMapScorer
 from crn.methods.competition import BALANCE_RATE
 from crn.methods.contrast import LocalContrast
 
@@ -60,70 +59,7 @@ def test_k_is_the_weight_of_the_discriminator():
     )
 
 
-# --- maps and scores ---
-
-
-def maps_of_normal_images(count: int = 20, size: int = 8) -> dict[str, torch.Tensor]:
-    random = torch.Generator().manual_seed(4)
-    where = torch.linspace(0.01, 2, size)  # errors are larger on the right
-    return {name: torch.rand(count, size, size, generator=random) * where for name in MAP_NAMES}
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 20.0])
-@pytest.mark.parametrize("maps", ["standardised", "centred", "combined"])
-def test_maps_against_normal_images_by_hand(maps: str, smoothing: float) -> None:
-    scoring = Scoring(maps=maps, pooling="max", map_smoothing=smoothing)
-    scorer = AnomalyMapScorer(config(scoring=scoring))
-    normal = maps_of_normal_images()
-    batches = [{k: v[part] for k, v in normal.items()} for part in (slice(0, 13), slice(13, 20))]
-    scorer.measure(scorer.sums(map(scorer.smooth, batches)), step=5)
-    assert scorer.step == 5
-
-    name, x = "residual", maps_of_normal_images(3)
-    scored, scores = scorer(scorer.smooth(x))
-    sigma = (0, *([smoothing / 100 * 8] * 2))
-
-    def measured(name: str) -> np.ndarray:
-        both = (gaussian_filter(m[name].numpy(), sigma, mode="reflect") for m in (normal, x))
-        before, mine = (p if maps == "standardised" else np.log(p + 2 / 255) for p in both)
-        deviation = before.std(0)
-        deviation = np.maximum(deviation, 0.25 * deviation.mean())
-        return (mine - before.mean(0)) / deviation
-
-    expected = measured(name)
-    if maps == "combined":
-        expected += measured(PATCHES)
-    if maps != "standardised":
-        pixels = np.sort(expected.reshape(3, -1), axis=1)
-        expected -= pixels[:, (pixels.shape[1] - 1) // 2, None, None]
-    np.testing.assert_allclose(scored[name], expected, atol=2e-4)
-    np.testing.assert_allclose(scores[name], expected.max((1, 2)), atol=2e-4)
-
-
-def test_the_logarithm_keeps_the_order_of_maps_of_both_signs() -> None:
-    """Discrimination is negative."""
-    scorer = AnomalyMapScorer(config(scoring=Scoring(maps="centred", map_smoothing=0)))
-    pixels = torch.linspace(-2, 2, 64).view(1, 8, 8)
-    scored, _ = scorer(dict.fromkeys(SCORES, pixels))
-    assert (scored["residual"].flatten().diff() > 0).all()
-
-
-def test_where_normal_images_do_not_differ_maps_stay_finite() -> None:
-    scorer = AnomalyMapScorer(config(scoring=Scoring(maps="standardised")))
-    still = {name: torch.ones(4, 8, 8) for name in MAP_NAMES}
-    scorer.measure(scorer.sums([still]), step=1)
-    scored, _ = scorer({name: torch.full((1, 8, 8), 2.0) for name in SCORES})
-    assert all(pixels.isfinite().all() for pixels in scored.values())
-
-
-def test_pooling_by_hand() -> None:
-    pixels = torch.arange(400.0).view(1, 20, 20)
-    maps = dict.fromkeys(SCORES, pixels)
-    for pooling, expected in (("mean", 199.5), ("max", 399), ("top", (399 + 398 + 397 + 396) / 4)):
-        scoring = Scoring(pooling=pooling, map_smoothing=0)
-        scorer = AnomalyMapScorer(config(scoring=scoring))
-        scorer.matrix = torch.eye(20)
-        assert scorer(maps)[1]["residual"].tolist() == pytest.approx([expected])
+# --- what the networks see ---
 
 
 def test_local_contrast_by_hand() -> None:
@@ -214,7 +150,7 @@ def test_going_on_keeps_the_recipe(use, run_main, trained, easy_set: Path, tmp_p
     use(*going_on)
     after = read_checkpoint(tmp_path / "more/last.ckpt")
     assert after.config.recipe == "balanced"
-    assert after.content["state_dict"]["method.map_scorer.step"] == 62
+    assert after.content["state_dict"]["scorer.step"] == 62
     finished = run_main(*data_of("Panorama", easy_set), *going_on, "--recipe", "published")
     refuse(finished, "--recipe published contradicts")
 
@@ -227,8 +163,8 @@ def test_going_on_with_other_images_measures_these(use, trained, panorama, tmp_p
         read_checkpoint(path).content["state_dict"]
         for path in (checkpoint, tmp_path / "more/last.ckpt")
     )
-    for name in ("patches.mean", "patches.whitening", "map_scorer.mean"):
-        assert not torch.allclose(after[f"method.{name}"], before[f"method.{name}"], rtol=0.01)
+    for name in ("patches.mean", "patches.whitening", "mean"):
+        assert not torch.allclose(after[f"scorer.{name}"], before[f"scorer.{name}"], rtol=0.01)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +194,7 @@ def test_standardised_maps_need_a_training_with_them(
         "--mode", "inference", "--cpu", "--model-input", trained_models["crn"],
         *data_of("Panorama", read_only_panorama), "--maps", "standardised",
     )  # fmt: skip
-    refuse(finished, "holds no statistics of normal images; train with --maps standardised")
+    refuse(finished, "holds no statistics for that; train with --maps standardised")
 
 
 def test_a_plain_autoencoder_from_training_to_scores(use, tmp_path: Path) -> None:

@@ -102,8 +102,7 @@ def test_scoring_reads_the_two_units_it_needs(trained):
     assert set(best.parts) == {
         *(f"units.{unit}" for unit in pair),
         "contrast",
-        "patches",
-        "map_scorer",
+        "scorer",
     }
     everything = load_model(trained / "checkpoints/last.ckpt", cpu, pairs="all")
     assert set(everything.parts) > {"units.0", "units.1", "units.2"}

@@ -6,7 +6,7 @@ import torch
 
 from crn.config import Optimization
 from crn.methods.encoder_decoder import IMAGES, RECONSTRUCTIONS
-from crn.methods.scores import maps_of, maps_of_pairs, ordered_pairs, ring_of_pairs
+from crn.methods.maps import combined, maps_of, maps_of_pairs, ordered_pairs, ring_of_pairs
 from crn.report.pictures import heat_colours, heat_map
 from crn.training.optimizers import learning_rate, make_optimizer
 
@@ -33,7 +33,7 @@ def test_pairs_combine_maps_and_reconstruct_once_per_generator():
 
     units = {0: unit(0, 0.5), 1: unit(1, 0.2), 2: unit(2, 0.0)}
     x = torch.full((2, 3, 4, 4), 0.8)
-    reconstruction, maps = maps_of_pairs(x, units, ordered_pairs(3), lambda maps: maps)
+    reconstruction, maps = combined(maps_of_pairs(x, units, ordered_pairs(3)))
     # Every generator is given images, and every discriminator what a generator made of them.
     assert [given for _, given in calls] == [IMAGES, RECONSTRUCTIONS, RECONSTRUCTIONS] * 3
     torch.testing.assert_close(reconstruction, x * 0.7 / 3)
@@ -41,17 +41,12 @@ def test_pairs_combine_maps_and_reconstruct_once_per_generator():
     torch.testing.assert_close(maps["residual"], torch.full((2, 4, 4), 0.8 * (0.9 * 2 + 4) / 6))
 
 
-def test_the_lowest_of_the_pairs_maps_is_that_of_the_smooth_ones():
-    """Each unit fails in another place: only smoothed do all fail in both."""
+def test_the_lowest_of_the_pairs_maps_by_hand():
     x = torch.zeros(1, 3, 1, 2)
-    units = [lambda x, given=IMAGES, at=at: x + torch.eye(2)[at] for at in (0, 1)]
-
-    def even(maps):
-        return {name: pixels.mean().expand_as(pixels) for name, pixels in maps.items()}
-
-    for smooth, expected in ((lambda maps: maps, 0.0), (even, 0.5)):
-        _, maps = maps_of_pairs(x, units, ordered_pairs(2), smooth, lowest=True)
-        torch.testing.assert_close(maps["reconstruction"], torch.full((1, 1, 2), expected))
+    units = [lambda x, given=IMAGES, at=at: x + torch.tensor(at) for at in ((0.2, 0.8), (0.6, 0.3))]
+    reconstruction, maps = combined(maps_of_pairs(x, units, ordered_pairs(2)), lowest=True)
+    torch.testing.assert_close(maps["reconstruction"], torch.tensor([[[0.2, 0.3]]]))
+    torch.testing.assert_close(reconstruction[0, 0], torch.tensor([[0.4, 0.55]]))
 
 
 def test_every_unit_has_both_roles_once_in_a_ring():

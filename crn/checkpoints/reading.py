@@ -16,17 +16,22 @@ import torch
 from torch import Tensor, nn
 
 from crn.checkpoints.writing import FORMAT
-from crn.config import MANY, SCORES, ModelConfig, Network, Options, Scoring
+from crn.config import MANY, SCORES, ModelConfig, Network, Options, Pretrained, Scoring
 from crn.errors import UserError
-from crn.methods import Method, Pair, Scored, make_method
+from crn.methods import Method, Pair, make_method
 from crn.option import flag, option_names
+from crn.scoring.held_out import HeldOut
+from crn.scoring.kinds import KINDS
+from crn.scoring.scorer import Scored, Scorer
 from crn.system.hardware import is_finite
 from crn.system.text import shortened
 
 log = logging.getLogger(__name__)
 
 # What names of weights start with, by the attribute of `crn.training.module.TrainingModule`.
-METHOD = "method."
+METHOD, SCORER = "method.", "scorer."
+# The part with the attributes of a `HeldOut`, where the model has patches.
+HELD_OUT = "held_out"
 
 # Parts of a checkpoint and their types.
 _PARTS: dict[str, type] = {"state_dict": dict, "hyper_parameters": dict, "progress": dict}
@@ -58,6 +63,11 @@ class Checkpoint:
         """How far the training was, and what its best validation."""
         return self.content["progress"]
 
+    @property
+    def has_pretrained_weights(self) -> bool:
+        """Whether it carries those of the features, so that they are not taken from elsewhere."""
+        return bool(below(self.content["state_dict"], f"{SCORER}patches.features."))
+
     def decide(self, options: Options) -> Options:
         """Options in which those of the trained model stand, as far as scoring needs them.
 
@@ -66,7 +76,7 @@ class Checkpoint:
         """
         self.refuse_contradictions(options, ModelConfig.option_names())
         trained = self.config.values()
-        decided = {"model", "recipe", *option_names(Network, Scoring)}
+        decided = {"model", "recipe", *option_names(Network, Scoring, Pretrained)}
         return options.replace(**{n: trained[n] for n in decided if n not in options.given})
 
     def refuse_contradictions(self, options: Options, names: Iterable[str]) -> None:
@@ -98,8 +108,8 @@ class Checkpoint:
             UserError: the weights do not fit or are not finite, or the statistics of normal images
                 that ``scoring`` needs are not in the checkpoint.
         """
-        config = replace(self.config, scoring=scoring)
-        method = empty_method(config)
+        method, scorer = empty_model(self.config, scoring)
+        self._refuse_maps_without_statistics(scoring, scorer)
         state = below(self.content["state_dict"], METHOD)
         networks = method.networks
 
@@ -110,22 +120,61 @@ class Checkpoint:
         # What the method remembers beside its networks decides which of them score.
         prefixes = tuple(f"{name}." for name in networks)
         load(method, *(_without(each, prefixes) for each in (state, method.state_dict())))
-        if scoring.maps != "plain":
-            self._check_statistics(scoring, int(method.map_scorer.step))
+        load(scorer, below(self.content["state_dict"], SCORER), scorer.state_dict())
+        if scorer.kind.is_measured:
+            self._check_statistics(scoring, int(scorer.step))
         pairs = method.pairs(scoring.pairs)
         parts = {name: networks[name] for name in method.scoring_networks(pairs)}
         for name, network in parts.items():
             load(network, below(state, f"{name}."), network.state_dict())
-        parts |= {name: getattr(method, name) for name in ("contrast", "patches", "map_scorer")}
+        parts |= {"contrast": method.contrast, "scorer": scorer}
         for part in parts.values():
             part.to(device).eval().requires_grad_(False)
-        return TrainedModel(config, self.progress["step"], method, parts, tuple(pairs))
+        return TrainedModel(
+            replace(self.config, scoring=scoring),
+            self.progress["step"],
+            method,
+            scorer,
+            parts,
+            tuple(pairs),
+            self._held_out(scorer),
+        )
+
+    def _held_out(self, scorer: Scorer) -> HeldOut | None:
+        """The distances of the images that the patches were fitted to, if the model has any."""
+        if not scorer.uses_patches or scorer.patches is None:
+            return None
+        side, held_out = scorer.patches.features.side, self.content.get(HELD_OUT)
+        if held_out is None:
+            log.warning(
+                "%s: is of an earlier version, whose statistics are of images that its patches "
+                "were fitted to, so that thresholds are too low: train again",
+                self.path,
+            )
+            return None
+        count = len(held_out["identities"]) if has(held_out, {"identities": Tensor}) else 0
+        shapes = {
+            "identities": (torch.Size((count, 16)), torch.uint8),
+            "distances": (torch.Size((count, side, side)), torch.float32),
+        }
+        if count == 0 or not all(fits(held_out.get(n), *shape) for n, shape in shapes.items()):
+            raise UserError(f"{self.path}: its distances of training images are damaged")
+        return HeldOut(**{name: held_out[name] for name in shapes})
+
+    def _refuse_maps_without_statistics(self, scoring: Scoring, scorer: Scorer) -> None:
+        trained = self.config.scoring.maps
+        missing = scorer.kind.is_measured and not KINDS[trained].is_measured
+        if missing or (scorer.uses_patches and scorer.patches is None):
+            raise UserError(
+                f"--maps {scoring.maps}: {self.path} was trained with --maps {trained} and holds "
+                f"no statistics for that; train with --maps {scoring.maps}"
+            )
 
     def _check_statistics(self, scoring: Scoring, step: int) -> None:
         if step < 0:
             raise UserError(
-                f"--maps {scoring.maps}: {self.path} holds no statistics of normal images; train "
-                f"with --maps {scoring.maps}"
+                f"{self.path}: has reached no validation, which measures normal images for --maps "
+                f"{scoring.maps}; train on, or give --maps plain"
             )
         trained, asked = self.config.scoring, scoring
         for name in ("pairs", "map_smoothing"):
@@ -151,19 +200,35 @@ class TrainedModel:
         config: what the model was trained with, and how it scores.
         step: training steps it had.
         method: in eval mode; networks that do not score are without weights.
+        scorer: what makes scores of its maps.
         parts: the networks that score, and what is before and behind them, by names.
         pairs: the (generator, discriminator) indices that score.
+        held_out: what is known of the images that its patches were fitted to.
     """
 
     config: ModelConfig
     step: int
     method: Method
+    scorer: Scorer
     parts: dict[str, nn.Module]
     pairs: tuple[Pair, ...]
+    held_out: HeldOut | None = None
 
-    def score(self, x: Tensor) -> Scored:
-        """What the networks make of images (B, 3, S, S) in [-1, 1]."""
-        return self.method.score(x, self.pairs)
+    @property
+    def patch_image_size(self) -> int | None:
+        """Width and height of the images that the patches are of; None where they do not count."""
+        patches = self.scorer.patches
+        return patches.features.image_size if self.scorer.uses_patches and patches else None
+
+    def score(self, x: Tensor, distances: Tensor | None = None) -> Scored:
+        """What the model makes of images.
+
+        Args:
+            x: (B, 3, S, S) in [-1, 1].
+            distances: (B, G, G), what ``scorer.patches`` makes of the same images in the size
+                `patch_image_size`; where None, of x, if it has this size.
+        """
+        return self.scorer(self.method, x, distances, self.pairs)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -188,7 +253,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not has(content, _PARTS):
         raise UserError(f"{path}: not a checkpoint of this program")
     version = content.get("format", 1)
-    if version != FORMAT:
+    if version not in (4, FORMAT):
         which = "an older" if version in range(FORMAT) else "a newer"
         raise UserError(
             f"{path}: is of {which} version of this program, whose networks are not those of this "
@@ -210,6 +275,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"{path}: its options are not those of this version of the program "
             f"({shortened(str(error))})"
         ) from None
+    if version == 4:
+        content["state_dict"] = _from_format_4(content["state_dict"], config)
     return Checkpoint(path, content, config)
 
 
@@ -257,10 +324,26 @@ def has(part: Any, types: dict[str, type]) -> bool:
     return all(isinstance(v, t) and not isinstance(v, bool) for v, t in values)
 
 
-def empty_method(config: ModelConfig) -> Method:
-    """The method without memory for its weights."""
+def empty_model(config: ModelConfig, scoring: Scoring | None = None) -> tuple[Method, Scorer]:
+    """A method and its scorer, without memory for their weights."""
     with torch.device("meta"):
-        return make_method(config)
+        return make_method(config), Scorer(config, scoring)
+
+
+def _from_format_4(state: dict[Any, Any], config: ModelConfig) -> dict[Any, Any]:
+    """Weights by today's names, and without the patches that every kind of maps had."""
+    has_patches = KINDS[config.scoring.maps].has_patches
+    result = {}
+    for key, value in state.items():
+        name = str(key).replace("method.map_scorer.", SCORER)
+        name = name.replace("method.patches.", f"{SCORER}patches.")
+        if not has_patches:
+            if name.startswith(f"{SCORER}patches."):
+                continue
+            if name in (f"{SCORER}mean", f"{SCORER}deviation") and isinstance(value, Tensor):
+                value = value[:, : len(SCORES)]
+        result[name] = value
+    return result
 
 
 def below(state: dict[Any, Any], prefix: str) -> dict[str, Any]:

@@ -7,8 +7,8 @@ import torch
 
 from crn.system.files import written_whole
 
-# What a checkpoint holds and means; raised where an earlier program's no longer serve.
-FORMAT = 4
+# What a checkpoint holds and means; raised where an earlier program's are read otherwise.
+FORMAT = 5
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:

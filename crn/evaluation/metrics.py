@@ -180,6 +180,7 @@ def evaluate(
         ),
         scores={name: _score_metrics(test, name) for name in SCORES} if labelled else None,
         decisions=None if thresholds.image is None else confusion(_decisions(test), labels),
+        decisions_at=_decisions_at(thresholds, test, scoring.anomaly_score),
         pixels=pixels.get(None),
         kinds=_kinds(test, scoring.anomaly_score, pixels) if labelled else None,
         bootstrap=Bootstrap(BOOTSTRAP_RESAMPLES, BOOTSTRAP_SEED),
@@ -189,6 +190,19 @@ def evaluate(
 def _decisions(images: Iterable[ScoredImage]) -> list[int]:
     """What is above the threshold; empty where there is none."""
     return [image.decision for image in images if image.decision is not None]
+
+
+def _decisions_at(
+    thresholds: Thresholds, images: Sequence[ScoredImage], score: str
+) -> dict[str, Decisions] | None:
+    """What other thresholds would give; None where there are none."""
+    if thresholds.image_at is None:
+        return None
+    labels = [image.label for image in images]
+    return {
+        quantile: confusion([int(image.scores[score] > limit) for image in images], labels)
+        for quantile, limit in thresholds.image_at.items()
+    }
 
 
 def _score_metrics(images: Iterable[ScoredImage], name: str) -> ScoreMetrics:

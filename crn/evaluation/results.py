@@ -13,6 +13,8 @@ from crn.config import Options
 from crn.system.files import set_aside, written_whole
 
 METRICS_FILE = "metrics.json"
+# Whatever the threshold is, what these quantiles of the normal training images give is told.
+QUANTILES = (0.99, 0.95)
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class ModelFacts:
         step: training steps.
         imsize: width and height of the images that it sees.
         pairs: of ``--pairs``.
+        features: of ``--features``, where they count.
     """
 
     method: str
@@ -58,6 +61,7 @@ class ModelFacts:
     step: int
     imsize: int
     pairs: str
+    features: str | None = None
 
 
 @dataclass(frozen=True)
@@ -83,12 +87,14 @@ class Thresholds:
         pixel: of the anomaly maps that scored.
         quantile: the share of the normal training images, and of their pixels, that is below.
         source: where they come from, in words.
+        image_at: those of image scores at each of `QUANTILES`, by the quantile as text.
     """
 
     image: float | None = None
     pixel: float | None = None
     quantile: float | None = None
     source: str | None = None
+    image_at: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -183,6 +189,7 @@ class Metrics:
             of defect are about it.
         scores: for each of `SCORES`; None without labels.
         decisions: None without a threshold.
+        decisions_at: what the thresholds at each of `QUANTILES` would give.
         pixels: None without masks.
         kinds: for each kind of defect; None without labels.
     """
@@ -197,6 +204,7 @@ class Metrics:
     pixels: PixelMetrics | None
     kinds: dict[str, KindMetrics] | None
     bootstrap: Bootstrap
+    decisions_at: dict[str, Decisions] | None = None
 
     def every_kind(self) -> KindMetrics:
         """All anomalous test images together, as if they were of one kind; there are labels."""

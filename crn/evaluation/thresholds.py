@@ -1,5 +1,6 @@
 """Where normal ends: thresholds from normal training images, or from an earlier inference."""
 
+import logging
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,13 @@ import numpy as np
 from crn.config import Scoring
 from crn.errors import UserError
 from crn.evaluation.maps import AnomalyMaps
-from crn.evaluation.results import Thresholds, read_metrics
+from crn.evaluation.results import QUANTILES, Thresholds, read_metrics
 from crn.system.text import shortened
+
+log = logging.getLogger(__name__)
+
+# With fewer a quantile near 1 hangs on a few images, and the user is told.
+FEW_IMAGES = 100
 
 
 def thresholds_from_training(
@@ -27,12 +33,35 @@ def thresholds_from_training(
     """
     if not trained.any():
         return Thresholds()
+    normal, count = scores[trained], int(trained.sum())
+    if count < FEW_IMAGES:
+        log.warning(
+            "a threshold from %d normal training images is rough: up to %.0f %% of new normal "
+            "images may be above it",
+            *(count, 100 * most_above(count, quantile)),
+        )
     return Thresholds(
-        float(np.quantile(scores[trained], quantile)),
+        float(np.quantile(normal, quantile)),
         float(np.quantile(maps.scored.numpy()[trained], quantile)),
         quantile,
-        f"{trained.sum()} normal training images",
+        f"{count} normal training images",
+        {f"{each:g}": float(np.quantile(normal, each)) for each in QUANTILES},
     )
+
+
+def most_above(count: int, quantile: float) -> float:
+    """The share of new normal images that is, with 95 % certainty, not exceeded above a threshold.
+
+    The share above the k-th highest of n scores of the same distribution is a Beta(k, n + 1 - k).
+
+    Args:
+        count: n, the normal images that the threshold is a quantile of.
+        quantile: that quantile.
+    """
+    from scipy.stats import beta
+
+    above = (count - 1) * (1 - quantile)
+    return float(beta.ppf(0.95, above + 1, count - above))
 
 
 def thresholds_from_file(path: Path, scoring: Scoring, weights: str) -> Thresholds:

@@ -5,14 +5,16 @@ It may use the configuration, and no other room.
 
 from crn.config import ModelConfig
 from crn.methods.autoencoder import Autoencoder
-from crn.methods.base import Losses, Method, Pair, Scored
+from crn.methods.base import Losses, Method, Pair
 from crn.methods.competition import CompetitiveReconstructionNetworks
 from crn.methods.dual_autoencoders import DualAutoEncoderGAN
+from crn.methods.features_alone import FeaturesAlone
 
 _METHODS: dict[str, type[Method]] = {
     "crn": CompetitiveReconstructionNetworks,
     "dagan": DualAutoEncoderGAN,
     "autoencoder": Autoencoder,
+    "features": FeaturesAlone,
 }
 
 
@@ -21,4 +23,4 @@ def make_method(config: ModelConfig) -> Method:
     return _METHODS[config.model](config)
 
 
-__all__ = ["Losses", "Method", "Pair", "Scored", "make_method"]
+__all__ = ["Losses", "Method", "Pair", "make_method"]

@@ -1,6 +1,6 @@
 """A plain autoencoder, the baseline without any adversary: one network, |x - r|."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
@@ -8,7 +8,7 @@ from torch.nn.functional import l1_loss
 from crn.config import SCORES, ModelConfig
 from crn.methods.base import Losses, Method, Pair
 from crn.methods.encoder_decoder import EncoderDecoder
-from crn.methods.scores import Maps
+from crn.methods.maps import Maps
 
 
 class Autoencoder(Method):
@@ -32,8 +32,7 @@ class Autoencoder(Method):
         """The network alone."""
         return [(0, 0)]
 
-    def anomaly_maps(self, x: Tensor, pairs: Sequence[Pair]) -> tuple[Tensor, Maps]:  # noqa: ARG002
+    def anomaly_maps(self, x: Tensor, pairs: Sequence[Pair]) -> Iterator[tuple[Tensor, Maps]]:  # noqa: ARG002
         """The map of all scores is |x - r|."""
         r = self.network(x)
-        error = (x - r).abs().mean(1)
-        return r, self.map_scorer.smooth(dict.fromkeys(SCORES, error))
+        yield r, dict.fromkeys(SCORES, (x - r).abs().mean(1))

@@ -1,16 +1,13 @@
-"""What all methods have in common: networks that are trained together and score images."""
+"""What all methods have in common: networks that are trained together and make anomaly maps."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
 from crn.config import ModelConfig
-from crn.methods.anomaly_maps import PATCHES, AnomalyMapScorer
 from crn.methods.contrast import LocalContrast
-from crn.methods.patch_distribution import PatchDistribution, coarse_patches
-from crn.methods.scores import Maps
+from crn.methods.maps import Maps
 
 # The losses of a training step by their names, detached; each a tensor of any shape.
 Losses = dict[str, Tensor]
@@ -20,21 +17,6 @@ Losses = dict[str, Tensor]
 Pair = tuple[int, int]
 
 
-@dataclass(frozen=True)
-class Scored:
-    """Images and what networks make of them.
-
-    Attributes:
-        reconstruction: (B, 3, S, S) in [-1, 1].
-        maps: for each of `SCORES` the anomaly maps (B, S, S) that score.
-        scores: for each of `SCORES` the anomaly scores (B,).
-    """
-
-    reconstruction: Tensor
-    maps: Maps
-    scores: Maps
-
-
 class Method(nn.Module, ABC):
     """Networks that are trained together, each with an optimizer of its own.
 
@@ -42,15 +24,11 @@ class Method(nn.Module, ABC):
 
     Attributes:
         contrast: what the networks see of images.
-        patches: how unlikely the coarse look of images is, which the networks do not judge.
-        map_scorer: what becomes of the anomaly maps.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.contrast = LocalContrast(config.network)
-        self.patches = PatchDistribution(coarse_patches, config.network.imsize)
-        self.map_scorer = AnomalyMapScorer(config)
 
     @property
     @abstractmethod
@@ -98,23 +76,13 @@ class Method(nn.Module, ABC):
         return list(self.networks)
 
     @abstractmethod
-    def anomaly_maps(self, x: Tensor, pairs: Sequence[Pair]) -> tuple[Tensor, Maps]:
-        """Reconstructions and smoothed anomaly maps.
+    def anomaly_maps(self, x: Tensor, pairs: Sequence[Pair]) -> Iterator[tuple[Tensor, Maps]]:
+        """Yield reconstructions and anomaly maps, pair by pair.
 
         Args:
             x: images as `contrast` gives them, (B, 3, S, S) in [-1, 1].
-            pairs: those whose maps are combined.
+            pairs: of which networks.
 
-        Returns:
+        Yields:
             (B, 3, S, S), and for each of `SCORES` (B, S, S), higher where more anomalous.
         """
-
-    def smooth_maps(self, x: Tensor, pairs: Sequence[Pair]) -> tuple[Tensor, Maps]:
-        """`anomaly_maps` of images (B, 3, S, S) in [-1, 1], and the map of their `PATCHES`."""
-        z, maps = self.anomaly_maps(self.contrast(x), pairs)
-        return z, maps | self.map_scorer.smooth({PATCHES: self.patches(x)})
-
-    def score(self, x: Tensor, pairs: Sequence[Pair]) -> Scored:
-        """Score images (B, 3, S, S) in [-1, 1] by pairs of networks."""
-        z, maps = self.smooth_maps(x, pairs)
-        return Scored(self.contrast.as_images(z, x), *self.map_scorer(maps))

@@ -1,7 +1,7 @@
 """Competitive reconstruction networks (Mattes et al. 2023)."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch.nn.functional import l1_loss
 from crn.config import ModelConfig
 from crn.methods.base import Losses, Method, Pair
 from crn.methods.encoder_decoder import RECONSTRUCTIONS, EncoderDecoder
-from crn.methods.scores import Maps, maps_of_pairs, ordered_pairs, ring_of_pairs
+from crn.methods.maps import Maps, maps_of_pairs, ordered_pairs, ring_of_pairs
 
 # Of the moving averages that choose the best units. A unit is trained in two of N steps; ten of
 # them average out the noise of single batches.
@@ -152,10 +152,9 @@ class CompetitiveReconstructionNetworks(Method):
         """The units in the pairs."""
         return [_name(index) for index in sorted({index for pair in pairs for index in pair})]
 
-    def anomaly_maps(self, x: Tensor, pairs: Sequence[Pair]) -> tuple[Tensor, Maps]:
-        """The means over pairs, or with ``--pairs lowest`` their minimum; see `maps_of_pairs`."""
-        lowest = self.map_scorer.scoring.pairs == "lowest"
-        return maps_of_pairs(x, list(self.units), pairs, self.map_scorer.smooth, lowest)
+    def anomaly_maps(self, x: Tensor, pairs: Sequence[Pair]) -> Iterator[tuple[Tensor, Maps]]:
+        """See `maps_of_pairs`."""
+        return maps_of_pairs(x, list(self.units), pairs)
 
 
 def _name(unit: int) -> str:

@@ -1,6 +1,6 @@
 """DAGAN, the baseline of the paper on CRN (Tang et al. 2020, Sensors 20(12), 3336)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
@@ -8,7 +8,7 @@ from torch.nn.functional import mse_loss
 from crn.config import ModelConfig
 from crn.methods.base import Losses, Method, Pair
 from crn.methods.encoder_decoder import RECONSTRUCTIONS, EncoderDecoder
-from crn.methods.scores import Maps, maps_of_autoencoders
+from crn.methods.maps import Maps, maps_of_autoencoders
 
 
 class DualAutoEncoderGAN(Method):
@@ -75,7 +75,6 @@ class DualAutoEncoderGAN(Method):
         """The only pair that there is."""
         return [(0, 1)]
 
-    def anomaly_maps(self, x: Tensor, pairs: Sequence[Pair]) -> tuple[Tensor, Maps]:  # noqa: ARG002
+    def anomaly_maps(self, x: Tensor, pairs: Sequence[Pair]) -> Iterator[tuple[Tensor, Maps]]:  # noqa: ARG002
         """See `maps_of_autoencoders`."""
-        r, maps = maps_of_autoencoders(x, self.generator, self.discriminator)
-        return r, self.map_scorer.smooth(maps)
+        yield maps_of_autoencoders(x, self.generator, self.discriminator)

@@ -88,7 +88,14 @@ class TileScorer:
         side, size = height.shape[1], self.model.config.network.imsize
         # As datasets.reader has it: 16 bits on the scale of 8, each layer resized in its own type.
         layers = torch.from_numpy(height.astype(np.float32) / 257), torch.from_numpy(intensity)
-        h, i = (resize(layer, (size, size)).float() for layer in layers)
-        x = normalize(torch.stack((h, i, i), 1).to(self.device))
-        maps = self.model.score(x).maps[self.model.config.scoring.anomaly_score]
+
+        def stacked(size: int) -> Tensor:
+            h, i = (resize(layer, (size, size)).float() for layer in layers)
+            return normalize(torch.stack((h, i, i), 1).to(self.device))
+
+        x, patch_size = stacked(size), self.model.patch_image_size
+        distances = None
+        if self.model.scorer.patches is not None and patch_size is not None:
+            distances = self.model.scorer.patches(x if patch_size == size else stacked(patch_size))
+        maps = self.model.score(x, distances).maps[self.model.config.scoring.anomaly_score]
         return interpolate(maps[:, None], (side, side), mode="bilinear")[:, 0].cpu()

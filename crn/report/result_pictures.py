@@ -38,7 +38,7 @@ class ResultPictures:
     Attributes:
         samples: what was scored.
         images: as the model saw them.
-        reconstructions: (N, 3, S, S) uint8.
+        reconstructions: (N, 3, S, S) uint8; None of a model without networks.
         maps: of the score that was asked for.
         masks: where there are some.
         scale: the colours of all overlays.
@@ -46,7 +46,7 @@ class ResultPictures:
 
     samples: Sequence[Sample]
     images: Images
-    reconstructions: Tensor
+    reconstructions: Tensor | None
     maps: AnomalyMaps
     masks: Sequence[np.ndarray | None]
     scale: ColourScale
@@ -105,20 +105,18 @@ class ResultPictures:
     def panels(self, index: int, image: Image.Image) -> dict[str, Image.Image]:
         """What the report shows of one image: RGB pictures of one size.
 
-        They are "input", "reconstruction", "overlay" (the anomaly map over the image, with
-        contours) and, where there is one, "mask".
+        They are "input", "overlay" (the anomaly map over the image, with contours) and, where there
+        are some, "reconstruction" and "mask".
 
         Args:
             index: of the image.
             image: in the size of its file; a side longer than `PANEL_SIZE` is made as long.
         """
         image.thumbnail((PANEL_SIZE, PANEL_SIZE))
-        reconstruction = to_image(self.reconstructions[index])
-        panels = {
-            "input": image,
-            "reconstruction": reconstruction.resize(image.size),
-            "overlay": self._overlay(index, image),
-        }
+        panels = {"input": image, "overlay": self._overlay(index, image)}
+        if self.reconstructions is not None:
+            reconstruction = to_image(self.reconstructions[index])
+            panels["reconstruction"] = reconstruction.resize(image.size)
         if (mask := self._mask(index, image.size)) is not None:
             panels["mask"] = mask.convert("RGB")
         return panels
@@ -128,9 +126,10 @@ class ResultPictures:
         return None if mask is None else Image.fromarray(mask).resize(size)
 
     def _row(self, index: int, low: float, high: float) -> Image.Image:
+        made = [] if self.reconstructions is None else [to_image(self.reconstructions[index])]
         return side_by_side(
             to_image(normalize(self.images.pixels[index])),
-            to_image(self.reconstructions[index]),
+            *made,
             heat_map(self.maps.scored[index], low, high),
         )
 

@@ -119,3 +119,9 @@ def _threshold(metrics: Metrics) -> Iterator[str]:
         f"{decisions.false_positives} of {metrics.dataset.normal} normal test images; "
         f"F1 {decisions.f1:.3f}"
     )
+    for quantile, row in (metrics.decisions_at or {}).items():
+        if quantile != f"{threshold.quantile:g}":
+            yield (
+                f"at the {quantile} quantile: {row.true_positives} of {metrics.dataset.anomalous} "
+                f"anomalous and {row.false_positives} of {metrics.dataset.normal} normal"
+            )

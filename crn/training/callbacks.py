@@ -127,7 +127,7 @@ class Stopped(BaseException):
 
 
 class StoppedAtOnce(Stopped):
-    """A second signal has, in this process alone and within a step."""
+    """A signal has, in this process alone: a second one within a step, or one before the first."""
 
 
 class StopOnSignal(pl.Callback):
@@ -173,11 +173,11 @@ class StopOnSignal(pl.Callback):
                 self._previous.setdefault(number, signal.signal(number, self._handle))
 
     def _handle(self, number: int, frame: Any) -> None:  # noqa: ARG002
-        is_first = self._stop.received is None
+        at_once = self._stop.received is not None or self._stop.is_at_once
         self._stop.received = number
-        when = "after this step" if is_first else "at once"
+        when = "at once" if at_once else "after this step"
         log.warning("%s: stopping %s", signal.Signals(number).name, when)
-        if not is_first:
+        if at_once:
             raise StoppedAtOnce(number)
 
 
@@ -241,17 +241,19 @@ class StepProgress(pl.Callback):
 class PictureGrids(pl.Callback):
     """Write what the best networks make of some test images, every ``interval`` steps."""
 
-    def __init__(self, folder: Path, images: Tensor, interval: int) -> None:
+    def __init__(self, folder: Path, images: Tensor, interval: int, large: Tensor) -> None:
         """Keep what is to be shown.
 
         Args:
             folder: where step_000500.png is written.
             images: (B, 3, S, S) in [-1, 1].
             interval: training steps between two grids.
+            large: the same images (B, 3, L, L) in [-1, 1], for the patches' features.
         """
         self.folder = folder
         self.images = images
         self.interval = interval
+        self.large = large
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Write a grid where the interval is over."""
@@ -261,9 +263,12 @@ class PictureGrids(pl.Callback):
         model.eval()
         with torch.no_grad():
             images = self.images.to(model.device)
-            scored = model.score(images)
+            patches = model.scorer.patches
+            distances = None if patches is None else patches(self.large.to(model.device))
+            scored = model.score(images, distances)
         model.train()
         anomaly_maps = scored.maps[model.config.scoring.anomaly_score]
+        assert scored.reconstruction is not None  # since networks are trained
         grid = picture_grid(images, scored.reconstruction, anomaly_maps)
         path = self.folder / f"step_{model.step:06d}.png"
         # A run that was killed after its last checkpoint has written the same.

@@ -1,7 +1,7 @@
 """The images of a training as a LightningDataModule."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 import pytorch_lightning as pl
@@ -12,7 +12,7 @@ from crn.system.hardware import to_device_if_it_fits
 from crn.training.batches import EvaluationBatches, TrainingBatches
 from crn.training.module import module_of
 from crn.training.processes import Place
-from datasets.reader import normalize, read_images
+from datasets.reader import image_batches, normalize, read_images
 from datasets.samples import TEST, TRAIN, Sample
 
 VALIDATION_BATCH = 64
@@ -21,21 +21,29 @@ VALIDATION_BATCH = 64
 class InMemoryData(pl.LightningDataModule):
     """Both splits, decoded once, as tensors on the training device."""
 
-    def __init__(self, samples: Sequence[Sample], size: int, workers: int, place: Place) -> None:
+    def __init__(
+        self, samples: Sequence[Sample], size: int, workers: int, place: Place, interval: int = 1
+    ) -> None:
         """Decode all images.
 
-        Attributes:
+        Args:
+            samples: of both splits.
+            size: width and height of the images in pixels.
+            workers: threads that decode; the calling thread does it where 0.
+            place: of this process among those that train together.
             interval: training steps between two validations, which Lightning calls an epoch.
 
         Raises:
             UserError: a file cannot be read.
         """
         super().__init__()
-        train, test = ([s for s in samples if s.split == split] for split in (TRAIN, TEST))
-        pixels = read_images([*train, *test], size, workers).pixels
-        self.train_pixels, self.test_pixels = pixels.split((len(train), len(test)))
-        self.test_labels = torch.tensor([sample.label for sample in test])
-        self.interval = 1
+        self.train, self.test = ([s for s in samples if s.split == x] for x in (TRAIN, TEST))
+        images = read_images([*self.train, *self.test], size, workers)
+        self.sizes = images.sizes
+        self.train_pixels, self.test_pixels = images.pixels.split((len(self.train), len(self.test)))
+        self.test_labels = torch.tensor([sample.label for sample in self.test])
+        self.interval = interval
+        self._workers = workers
         self._place = place
 
     @cached_property
@@ -67,12 +75,28 @@ class InMemoryData(pl.LightningDataModule):
             share=self._place.share(min(optimization.batch_size, len(self.train_pixels))),
         )
 
-    def normal_images(self) -> Iterator[Tensor]:
-        """The part of the training images that this process measures, (B, 3, S, S) in [-1, 1]."""
-        device = self._device
-        pixels = self.train_pixels[self._place.share(len(self.train_pixels))]
-        for batch in pixels.split(VALIDATION_BATCH):
-            yield normalize(batch.to(device, non_blocking=True))
+    def share(self, split: str) -> slice:
+        """The part of a split that this process measures or scores."""
+        return self._place.share(len(self.train if split == TRAIN else self.test))
+
+    def images(self, split: str, size: int | None = None) -> Iterator[Tensor]:
+        """Yield its `share` of a split, batches (B, 3, size, size) in [-1, 1].
+
+        Args:
+            split: `TRAIN` or `TEST`.
+            size: width and height; images of another size than those in memory are read again.
+
+        Raises:
+            UserError: a file cannot be read.
+        """
+        is_train, share = split == TRAIN, self.share(split)
+        pixels = (self.train_pixels if is_train else self.test_pixels)[share]
+        batches: Iterable[Tensor] = pixels.split(VALIDATION_BATCH)
+        if size not in (None, pixels.shape[-1]):
+            samples = (self.train if is_train else self.test)[share]
+            batches = image_batches(samples, size, self._workers)
+        for batch in batches:
+            yield normalize(batch.to(self._device, non_blocking=True))
 
     def val_dataloader(self) -> EvaluationBatches:
         """The part of the test split that this process scores."""

@@ -96,7 +96,17 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.is_at_once = False
         self._flags: Tensor | None = None
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Work that the first signal ends, since it is no step of which anything is kept."""
+        self.is_at_once = True
+        try:
+            yield
+        finally:
+            self.is_at_once = False
 
     def flags(self, device: torch.device) -> Tensor:
         """Which of `STOP_SIGNALS` this process has received, to be averaged in place."""

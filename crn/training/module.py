@@ -3,22 +3,29 @@
 import copy
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from crn.checkpoints.reading import HELD_OUT
 from crn.config import SCORES, ModelConfig
 from crn.errors import Diverged
 from crn.evaluation.metrics import auroc
-from crn.methods import Losses, Method, Scored, make_method
-from crn.methods.scores import Maps
+from crn.methods import Losses, Method, make_method
+from crn.methods.maps import Maps
+from crn.scoring.scorer import Scored, Scorer
 from crn.system.hardware import is_finite
 from crn.training.distributed import StopRequest, average_, gather, is_several, seed_dropout
 from crn.training.optimizers import learning_rate, make_optimizer
+from crn.training.patches import FittedPatches, fit_patches
+from datasets.samples import TRAIN
+
+if TYPE_CHECKING:
+    from crn.training.data import InMemoryData
 
 # Training steps between two rows of losses in the logs; reading a loss makes a GPU wait.
 LOG_INTERVAL = 10
@@ -31,26 +38,37 @@ class TrainingModule(pl.LightningModule):
 
     Attributes:
         method: what is trained.
+        scorer: what makes scores of its maps.
+        fitted: what is known of images once the scorer's patches are fitted to the normal ones.
         step: training steps done; a step is one batch.
         max_roc_auc: the best validation AUROC so far, of the score that was asked for; -1 before
             the first.
         best_step: after how many steps that was.
-        data: identifies the images that the validations are about.
+        images: what it is trained on.
         stop: the signal to stop, if any process has received one.
     """
 
-    def __init__(self, config: ModelConfig, data: str = "") -> None:
+    def __init__(self, config: ModelConfig, images: "InMemoryData | None" = None) -> None:
+        """Make a model with new weights.
+
+        Args:
+            config: of the model.
+            images: what it is trained on; a model can be built without.
+
+        Raises:
+            UserError: the network of the pretrained features cannot be had.
+        """
         super().__init__()
         self.automatic_optimization = False
         self.config = config
         self.method: Method = make_method(config)
+        self.scorer = Scorer(config)
+        self.fitted: FittedPatches | None = None
         self.step = 0
         self.max_roc_auc = -1.0
         self.best_step = 0
-        self.data = data
+        self.images = images
         self.stop = StopRequest()
-        # Gives the training images that this process measures; the data of the training set it.
-        self.normal_images: Callable[[], Iterable[Tensor]] = tuple
         self._networks = list(self.method.networks.values())
         self._optimizer_states: list[dict[str, Any]] = []
         self._seconds_before = 0.0
@@ -100,6 +118,10 @@ class TrainingModule(pl.LightningModule):
         self.step += 1
         if self.step % LOG_INTERVAL == 0:
             self._report(self.method.logged(losses), lr=lr)
+
+    def on_train_start(self) -> None:
+        """Fit the patches."""
+        self._fit_patches()
 
     def on_train_epoch_end(self) -> None:
         """End the training by its own count of steps; Lightning would count optimizer steps."""
@@ -187,25 +209,48 @@ class TrainingModule(pl.LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:  # noqa: ARG002
         """Score a batch."""
         images, labels = batch
-        self._scored.append((self.score(images).scores, labels))
+        distances = None
+        if self.fitted is not None:
+            start = sum(len(labels) for _, labels in self._scored)
+            distances = self.fitted.test[start : start + len(labels)].to(images.device)
+        self._scored.append((self.score(images, distances).scores, labels))
 
-    def score(self, images: Tensor) -> Scored:
-        """Score images (B, 3, S, S) in [-1, 1] as inference does, in float32."""
+    def score(self, images: Tensor, distances: Tensor | None = None) -> Scored:
+        """Score images (B, 3, S, S) in [-1, 1] as inference does, in float32.
+
+        Args:
+            images: what to score.
+            distances: as of `Scorer.smooth_maps`.
+        """
         with torch.autocast(images.device.type, enabled=False):
-            return self.method.score(images, self.method.pairs(self.config.scoring.pairs))
+            return self.scorer(self.method, images, distances)
 
     def on_validation_start(self) -> None:
         """Measure the anomaly maps of normal images, where scores are measured against them."""
-        if self.config.scoring.maps == "plain":
+        self._fit_patches()
+        if not self.scorer.kind.is_measured:
             return
-        pairs = self.method.pairs(self.config.scoring.pairs)
         with torch.autocast(self.device.type, enabled=False):
-            patches = self.method.patches
-            # Anew each time, for a training may go on with other images.
-            patches.fit(self._total(patches.sums(self.normal_images())))
-            maps = (self.method.smooth_maps(x, pairs)[1] for x in self.normal_images())
-            sums = self.method.map_scorer.sums(maps)
-        self.method.map_scorer.measure(self._total(sums), self.step)
+            maps = (self.scorer.smooth_maps(self.method, x, d)[1] for x, d in self._normal_images())
+            sums = self.scorer.sums(maps)
+        self.scorer.measure(self._total(sums), self.step)
+
+    def _normal_images(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Yield the training images of this process, and their distances where they have any."""
+        assert self.images is not None
+        start = 0
+        for x in self.images.images(TRAIN):
+            some = slice(start, start + len(x))
+            yield x, None if self.fitted is None else self.fitted.normal[some].to(x.device)
+            start += len(x)
+
+    def _fit_patches(self) -> None:
+        """Fit the scorer's patches, once in a run, in which images do not change."""
+        if self.fitted is None and self.scorer.uses_patches:
+            assert self.scorer.patches is not None
+            assert self.images is not None
+            with torch.autocast(self.device.type, enabled=False), self.stop.at_once():
+                self.fitted = fit_patches(self.scorer.patches, self.images, self._total)
 
     def _total(self, sums: Tensor) -> Tensor:
         """Those of all processes."""
@@ -259,8 +304,9 @@ class TrainingModule(pl.LightningModule):
                 "training_seconds": self.training_seconds,
                 "max_roc_auc": self.max_roc_auc,
                 "best_step": self.best_step,
-                "data": self.data,
+                "data": "" if self.images is None else self.images.fingerprint,
             },
+            **({} if self.fitted is None else {HELD_OUT: vars(self.fitted.held_out)}),
             "random_state": {
                 "cpu": torch.get_rng_state(),
                 "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -269,7 +315,11 @@ class TrainingModule(pl.LightningModule):
 
     def go_on_from(self, checkpoint: dict[str, Any]) -> None:
         """Take up the training where the checkpoint left it; before Lightning has set it up."""
-        self.load_state_dict(checkpoint["state_dict"])
+        state = checkpoint["state_dict"]
+        # Statistics of another kind of maps than now are wanted are measured at the validation.
+        expected = {name: value.shape for name, value in self.state_dict().items()}
+        fit = {name: value for name, value in state.items() if expected.get(name) == value.shape}
+        self.load_state_dict(fit, strict=fit.keys() == expected.keys())
         # Optimizers would go on in the memory of the file.
         self._optimizer_states = copy.deepcopy(checkpoint["optimizer_states"])
         progress = checkpoint["progress"]

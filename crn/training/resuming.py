@@ -10,9 +10,10 @@ from torch.nn import Parameter
 
 from crn.checkpoints.reading import (
     METHOD,
+    SCORER,
     Checkpoint,
     check_state,
-    empty_method,
+    empty_model,
     fits,
     has,
     read_checkpoint,
@@ -43,8 +44,9 @@ def read_training(path: Path) -> Checkpoint:
     content, config = checkpoint.content, checkpoint.config
     if not has(content, _TRAINING_PARTS):
         raise UserError(f"{path}: holds no training state, so training cannot go on from it")
-    method = empty_method(config)
+    method, scorer = empty_model(config)
     expected = {METHOD + name: value for name, value in method.state_dict().items()}
+    expected |= {SCORER + name: value for name, value in scorer.state_dict().items()}
     check_state(path, content["state_dict"], expected)
     _check_random_state(path, content["random_state"])
     kept = {name: content[name] for name in ("progress", "random_state", "state_dict")}

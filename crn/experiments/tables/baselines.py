@@ -7,7 +7,6 @@ once more scored as the balanced recipe scores the maps of trained networks, pat
 """
 
 import json
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,21 @@ from typing import Any
 import torch
 from joblib import cpu_count
 from torch import Tensor
+from torch.nn.functional import interpolate
 
-from crn.config import GROUPS, RECIPES, ModelConfig, Network, Options
+from crn.config import GROUPS, RECIPES, SCORES, ModelConfig, Network, Options
 from crn.errors import UserError
 from crn.evaluation.metrics import auroc
 from crn.experiments.folder import write_json
 from crn.experiments.jobs import say
 from crn.experiments.tables.summary import BASELINES
 from crn.experiments.tables.trainings import DataSet
-from crn.methods.anomaly_maps import MAP_NAMES, AnomalyMapScorer
 from crn.methods.contrast import LocalContrast
 from crn.methods.encoder_decoder import IMAGES, EncoderDecoder
-from crn.methods.patch_distribution import PatchDistribution, coarse_patches
 from crn.methods.smoothing import smoothed, smoothing_matrix
+from crn.scoring.patch_distribution import PatchDistribution
+from crn.scoring.patch_features import CoarsePatches, PatchFeatures
+from crn.scoring.scorer import Scorer
 from datasets.layouts import LAYOUTS
 from datasets.reader import normalize, read_images
 from datasets.samples import ANOMALOUS, TEST, TRAIN, list_samples
@@ -35,8 +36,6 @@ from datasets.samples import ANOMALOUS, TEST, TRAIN, list_samples
 _BATCH = 32
 # Channels of the first level of the untrained network.
 _WIDTH = 16
-
-Maps = Callable[[Tensor], Tensor]
 
 
 def baseline_aurocs(data: DataSet, size: int, folder: Path) -> dict[str, float] | str:
@@ -130,51 +129,64 @@ def scores_of_maps(train: Tensor, test: Tensor) -> dict[str, Tensor]:
     def high_pass(x: Tensor) -> Tensor:
         return (x - smoothed(x, local)).abs().mean(1)
 
-    features = _distance_of_features(train, balanced.network)
-    patches = _distance(coarse_patches, train)
-    baselines: dict[str, tuple[ModelConfig, Maps]] = {
-        "standardised mean image": (standardised, from_mean),
-        "high-pass image": (standardised, high_pass),
-        # A Mahalanobis distance is measured against normal images already.
-        "untrained features": (plain, features),
-        "coarse patches": (plain, patches),
-        "centred mean image": (centred, from_mean),
-        "centred high-pass image": (centred, high_pass),
-        "centred untrained features": (centred, features),
-        "centred coarse patches": (centred, patches),
+    maps = {
+        "mean image": (from_mean(train), from_mean(test)),
+        "high-pass image": (high_pass(train), high_pass(test)),
+        "untrained features": _distances(UntrainedFeatures(balanced.network), train, test),
+        "coarse patches": _distances(CoarsePatches(size), train, test),
     }
-    return {name: _scores(maps, train, test, of) for name, (of, maps) in baselines.items()}
+    baselines = {
+        "standardised mean image": (standardised, "mean image"),
+        "high-pass image": (standardised, "high-pass image"),
+        # A Mahalanobis distance is measured against normal images already.
+        "untrained features": (plain, "untrained features"),
+        "coarse patches": (plain, "coarse patches"),
+        **{f"centred {name}": (centred, name) for name in maps},
+    }
+    return {name: _scores(*maps[which], of) for name, (of, which) in baselines.items()}
 
 
-def _scores(maps: Maps, train: Tensor, test: Tensor, config: ModelConfig) -> Tensor:
-    """Scores (M,) by the maps that are made of batches of images."""
-    scorer = AnomalyMapScorer(config)
-
-    def smooth_maps(images: Tensor) -> Iterator[dict[str, Tensor]]:
-        return (scorer.smooth(dict.fromkeys(MAP_NAMES, maps(b))) for b in images.split(_BATCH))
-
-    if config.scoring.maps != "plain":
-        scorer.measure(scorer.sums(smooth_maps(train)), step=0)
-    asked = config.scoring.anomaly_score
-    return torch.cat([scorer(each)[1][asked] for each in smooth_maps(test)])
+def _scores(train: Tensor, test: Tensor, config: ModelConfig) -> Tensor:
+    """Scores (M,) by the maps of the test images, (M, S, S), beside those of the normal ones."""
+    scorer = Scorer(config)
+    normal, maps = (scorer.smooth(dict.fromkeys(SCORES, each)) for each in (train, test))
+    if scorer.kind.is_measured:
+        scorer.measure(scorer.sums([normal]), step=0)
+    return scorer.measured(maps)[1][config.scoring.anomaly_score]
 
 
-def _distance_of_features(train: Tensor, network: Network) -> Maps:
-    """Mahalanobis distance of an untrained network's features from normal ones, at each position.
+class UntrainedFeatures(PatchFeatures):
+    """Those of the first level of a network as it is before training.
 
-    They are those of the first level of a network as it is before training, which sees what it
-    would be trained on. The first two levels tell transistors apart better, the first alone the
-    other three sets of docs/results.md.
+    It sees what it would be trained on. The first two levels tell transistors apart better, the
+    first alone the other three sets of docs/results.md.
     """
-    contrast = LocalContrast(network)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        first = EncoderDecoder(network).eval().down[0]
-    return _distance(lambda x: first(contrast(x), IMAGES), train)
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.contrast = LocalContrast(network)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.first = EncoderDecoder(network).eval().down[0]
+        self.image_size, self.channels = network.imsize, network.width
+        self.side = network.imsize // 2
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See `PatchFeatures`."""
+        return self.first(self.contrast(images), IMAGES)
 
 
-def _distance(features: Maps, train: Tensor) -> Maps:
-    """That of features (B, F, H, H)."""
-    distribution = PatchDistribution(features, train.shape[-1])
-    distribution.fit(distribution.sums(train.split(_BATCH)))
-    return distribution
+def _distances(features: PatchFeatures, train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
+    """Mahalanobis distances of both splits, (N, S, S); of normal images by fits to others."""
+    distribution = PatchDistribution(features)
+    normal, tested = (
+        torch.cat([features(batch) for batch in images.split(_BATCH)]) for images in (train, test)
+    )
+    count = len(train)
+    held_out = distribution.fit_held_out(normal, slice(0, count), count, lambda sums: sums)
+    size = train.shape[-1]
+    of_train, of_test = (
+        interpolate(each[:, None], size=size, mode="bilinear")[:, 0]
+        for each in (held_out, distribution.distances(tested))
+    )
+    return of_train, of_test

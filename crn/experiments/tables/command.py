@@ -21,6 +21,9 @@ _TABLES = ("mvtec", "panorama", "roadimages", "units")
 _SEEDS = (1, 2, 3)
 _UNITS_OF_PLOT = (2, 4, 8, 12, 16)
 _RECIPE_OF_PLOT = "published"
+_MODELS = ["crn", "dagan", "autoencoder", "control"]
+_RECIPES = ["published", "balanced"]
+_WITH_UNITS = ("crn", "control", "untrained")
 # Set for every run by the grid.
 _OF_THE_GRID = (
     *("--mode", "--model", "--recipe", "--model-input", "--dataset", "--dataset-path"),
@@ -102,14 +105,15 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--models",
         nargs="+",
         choices=MODELS,
-        help="what to train; control is the units of crn without their game, and it and "
-        f"autoencoder have the balanced recipe only (default: {' '.join(MODELS)}; for units crn)",
+        help="what to train: control is the units of crn without their game, untrained the units "
+        "without training; published is a recipe of crn and dagan only, and pretrained the only "
+        f"one of features (default: {' '.join(_MODELS)}; for units crn)",
     )
     parser.add_argument(
         "--recipes",
         nargs="+",
         choices=tuple(RECIPES),
-        help=f"of each model (default: {' '.join(RECIPES)}; for units {_RECIPE_OF_PLOT})",
+        help=f"of each model (default: {' '.join(_RECIPES)}; for units {_RECIPE_OF_PLOT})",
     )
     parser.add_argument(
         "--seeds",
@@ -125,7 +129,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         nargs="+",
         type=whole_number(1),
         metavar="N",
-        help=f"numbers of units of crn and control (default: {default_units}; for units "
+        help=f"numbers of units, of models that have some (default: {default_units}; for units "
         f"{' '.join(map(str, _UNITS_OF_PLOT))})",
     )
     add_arguments(
@@ -141,10 +145,11 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
             "the plot of --table units needs the package matplotlib: "
             "pip install -r requirements-benchmark.txt"
         )
-    options.models = options.models or (["crn"] if is_units else list(MODELS))
-    options.recipes = options.recipes or ([_RECIPE_OF_PLOT] if is_units else list(RECIPES))
+    options.models = options.models or (["crn"] if is_units else _MODELS)
+    options.recipes = options.recipes or ([_RECIPE_OF_PLOT] if is_units else _RECIPES)
     if not any(set(MODELS[model]) & set(options.recipes) for model in options.models):
-        raise UserError(f"--recipes: {options.models[0]} has the recipe balanced only; add it")
+        first = options.models[0]
+        raise UserError(f"--recipes: {first} has {' and '.join(MODELS[first])}; add one of them")
     options.units = options.units or (_UNITS_OF_PLOT if is_units else (default_units,))
     for word in flags:
         if word.partition("=")[0] in _OF_THE_GRID:
@@ -183,7 +188,7 @@ def _runs(options: argparse.Namespace, data: Sequence[DataSet]) -> list[Run]:
         for model in dict.fromkeys(options.models)
         for recipe in MODELS[model]
         if recipe in options.recipes
-        for units in (dict.fromkeys(options.units) if model in ("crn", "control") else (None,))
+        for units in (dict.fromkeys(options.units) if model in _WITH_UNITS else (None,))
     ]
     return [
         Run(method, each, seed)

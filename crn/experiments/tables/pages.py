@@ -90,7 +90,8 @@ def _page(grid: Grid, summary: Summary) -> Iterator[str]:
         "*Best* is the highest validation of each training; the test labels choose it, so it is "
         "no result. *Swing* is the highest less the lowest AUROC over the last third of a "
         "training's validations. *False alarms* and *found* are the normal and the anomalous test "
-        "images above the threshold, which 99 % of the normal training images are below. Pixel "
+        "images above the threshold, which 99 % of the normal training images are below, and "
+        "*0.95* those above the threshold that 95 % of these are below. Pixel "
         "AUROC and AUPRO are of the last state, too. What is called *above* another is so by more "
         "than its standard deviation over the seeds; that of the control is added to the control's."
     )
@@ -105,8 +106,13 @@ def _page(grid: Grid, summary: Summary) -> Iterator[str]:
     )
     if any(method.model == "control" for method in summary.methods):
         yield (
-            "*Autoencoders, balanced* in the plural are the control: the units of CRN without "
-            "their game, which only learn to reproduce images, by the same steps and scores."
+            "*Autoencoders* in the plural are the control: the units of CRN without their game, "
+            "which only learn to reproduce images, by the same steps and scores."
+        )
+    if any(method.model == "untrained" for method in summary.methods):
+        yield (
+            "*Untrained units* are those of CRN with the weights that training starts from, scored "
+            "in the same way: what a row has above theirs is what training adds."
         )
     ended = len(grid.results())
     if ended < len(grid.runs):
@@ -151,6 +157,8 @@ def _details(summary: Summary) -> Iterator[list[str]]:
         "AUPRO": ("aupro", _spread),
         "false alarms": ("false_alarms", _percent),
         "found": ("found", _percent),
+        "false alarms, 0.95": ("false_alarms_95", _percent),
+        "found, 0.95": ("found_95", _percent),
         "training": ("training_seconds", _time),
     }
     yield ["data set", "method", *columns, "seeds"]

@@ -22,11 +22,18 @@ _DEFINITION, _RESULT, _CHECKPOINTS = "grid.json", "result.json", "checkpoints"
 # with the balanced recipe that only learn to reproduce images.
 MODELS = {
     "crn": tuple(RECIPES),
-    "dagan": tuple(RECIPES),
-    "autoencoder": ("balanced",),
-    "control": ("balanced",),
+    "dagan": ("published", "balanced"),
+    "autoencoder": ("balanced", "pretrained"),
+    "control": ("balanced", "pretrained"),
+    "untrained": ("balanced", "pretrained"),
+    "features": ("pretrained",),
 }
-_NO_GAME = ("--feedback-weight", "0", "--balance", "0", "--discrimination-weight", "0")
+# Flags of models that are CRN but for these: units without their game, and units that learn nothing
+# while their norms get to know images.
+_CHANGES = {
+    "control": ("--feedback-weight", "0", "--balance", "0", "--discrimination-weight", "0"),
+    "untrained": ("--lr", "1e-12", "--training-steps", "60"),
+}
 _LAST, _BEST, _SECONDS = "metrics/roc_auc", "metrics/max_roc_auc", "metrics/training_time"
 
 
@@ -67,14 +74,16 @@ class Method:
             "dagan": "DAGAN",
             "autoencoder": "autoencoder",
             "control": f"{self.units} autoencoders",
+            "untrained": f"{self.units} untrained units",
+            "features": "features alone",
         }
         return f"{names[self.model]}, {self.recipe}"
 
     @property
     def control(self) -> "Method | None":
         """The same without competition, where it has such."""
-        has_one = (self.model, self.recipe) == ("crn", "balanced")
-        return Method("control", "balanced", self.units) if has_one else None
+        has_one = self.model == "crn" and self.recipe in MODELS["control"]
+        return Method("control", self.recipe, self.units) if has_one else None
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,8 @@ class Result:
             fewer than two.
         pixel_auroc, aupro: of the maps that scored; None without masks.
         false_alarms, found: the shares of the normal and of the anomalous test images above the
-            threshold, the 0.99 quantile of the normal training images.
+            0.99 quantile of the normal training images.
+        false_alarms_95, found_95: those above the 0.95 quantile.
         error: why it failed; empty where it did not.
     """
 
@@ -118,6 +128,8 @@ class Result:
     aupro: float | None = None
     false_alarms: float | None = None
     found: float | None = None
+    false_alarms_95: float | None = None
+    found_95: float | None = None
     error: str = ""
 
 
@@ -169,16 +181,16 @@ class Grid:
 
     def flags(self, run: Run) -> list[str]:
         """The flags of train.py for a training, but for those about its folder."""
-        method, is_control = run.method, run.method.model == "control"
-        model = "crn" if is_control else method.model
+        method, changes = run.method, _CHANGES.get(run.method.model, ())
+        model = "crn" if changes else method.model
         units = ["--num-competitive-units", str(method.units)] if method.units else []
         return [
             *("--mode", "train", "--model", model, "--recipe", method.recipe),
             *("--seed", str(run.seed), *units),
             *("--dataset", run.data.layout, "--dataset-path", str(run.data.path)),
             *self.extra,
-            # Whatever the game of the others is, this one has none.
-            *(_NO_GAME if is_control else ()),
+            # They count whatever is typed for all.
+            *changes,
         ]
 
     def result(self, run: Run) -> Result | None:
@@ -249,6 +261,9 @@ def _result(folder: Path) -> Result:
     assert decisions is not None  # there are training images
     assert decisions.false_positives is not None  # and labels
     assert decisions.true_positives is not None
+    low = (metrics.decisions_at or {})["0.95"]
+    assert low.false_positives is not None
+    assert low.true_positives is not None
     return Result(
         last_auroc=float(last[_LAST]),
         best_auroc=float(last[_BEST]),
@@ -259,6 +274,8 @@ def _result(folder: Path) -> Result:
         aupro=None if pixels is None else pixels.aupro,
         false_alarms=decisions.false_positives / metrics.dataset.normal,
         found=decisions.true_positives / metrics.dataset.anomalous,
+        false_alarms_95=low.false_positives / metrics.dataset.normal,
+        found_95=low.true_positives / metrics.dataset.anomalous,
     )
 
 

