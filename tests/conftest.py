@@ -204,6 +204,7 @@ def trained_models(
         "crn": ("--num-competitive-units", 2),
         "dagan": (),
         "autoencoder": (),
+        "features": ("--features-size", 32),
     }.items():
         folder = tmp_path_factory.mktemp(model)
         words = (

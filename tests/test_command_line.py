@@ -37,7 +37,8 @@ def typed(option_field: dataclasses.Field) -> tuple[str, Any]:
     if is_list(option_field):
         return "[20, 50]", (20, 50)
     if kind in (int, float):
-        value = kind(1) if option_field.default != 1 else kind(limits["high"] or 2)
+        least = max(1, limits["low"] or 1)
+        value = kind(least if option_field.default != least else limits["high"] or 2)
         return str(value), value
     return "some_name", kind("some_name")
 

@@ -163,7 +163,8 @@ def test_options_can_be_typed_as_the_checkpoint_has_them(
     values = read_checkpoint(tmp_path / "kept/last.ckpt").config.values()
     words: list[Any] = ["--mode", mode, "--cpu", "--model-input", "kept/last.ckpt"]
     for option in decided_options():
-        value = values[option]
+        if (value := values[option]) is None:
+            continue
         text = list(value) if isinstance(value, tuple) else [value]
         words += [flag(option), *map(str, text)]
     words += {
