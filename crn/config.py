@@ -86,13 +86,6 @@ class Run(OptionGroup):
         "without --dataset-path on a road sample that the program makes itself",
     )
     cpu: bool = option(False, "use the CPU even where there is a GPU")
-    precision: str = option(
-        "auto",
-        "arithmetic of the training: float32, bfloat16 with float32 parameters, or bfloat16 where "
-        "the hardware has it; scores are always computed in float32",
-        choices=("auto", "32", "bf16"),
-        mode="train",
-    )
     devices: int = option(
         1,
         "processes that train together on this machine: GPUs, or with --cpu processes on the CPU; "
@@ -269,6 +262,13 @@ class Optimization(OptionGroup):
     )
     momentum: float = option(
         0.9, "momentum of sgd and rmsprop", low=0, high=1, needs=("optimizer", ("sgd", "rmsprop"))
+    )
+    precision: str = option(
+        "auto",
+        "arithmetic of the training: float32, bfloat16 with float32 parameters, or bfloat16 where "
+        "the hardware has it; scores are always computed in float32",
+        choices=("auto", "32", "bf16"),
+        mode="train",
     )
 
 

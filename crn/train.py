@@ -129,7 +129,7 @@ def _train(options: Options, samples: Sequence[Sample], place: Place) -> int:
     trainer = pl.Trainer(
         accelerator="cpu" if device.type == "cpu" else "gpu",
         **_processes(options, device, place),
-        precision=lightning_precision(options.run.precision, device),
+        precision=lightning_precision(options.optimization.precision, device),
         # The module counts its steps itself and says when the last is done.
         max_epochs=-1,
         # No folder, where Lightning would look for a checkpoint to go on from, unasked.

@@ -146,7 +146,7 @@ def test_the_best_so_far_is_about_one_score_and_one_data_set(
 def decided_options() -> list[str]:
     fields = [each for group in GROUPS.values() for each in group.__dataclass_fields__.values()]
     own = {"anomaly_score", "seed", "batch_size"}
-    names = {*ModelConfig.option_names(), *own} - {"epochs", "training_steps"}
+    names = {*ModelConfig.option_names(), *own} - {"epochs", "training_steps", "precision"}
     return sorted(
         each.name for each in fields if each.name in names and "dagan" not in each.metadata["model"]
     )
@@ -176,6 +176,24 @@ def test_options_can_be_typed_as_the_checkpoint_has_them(
         words += data
     finished = run_main(*words)
     assert finished.status == 0, finished.err
+
+
+@pytest.mark.parametrize(("first", "second"), [("bf16", "32"), ("32", "bf16")])
+def test_the_precision_stays_unless_another_is_typed(
+    train, tmp_path: Path, first: str, second: str
+) -> None:
+    said = {"32": "precision: 32-true", "bf16": "precision: bf16-mixed"}
+    assert said[first] in train(
+        "--training-steps", 2, "--checkpoint-path", "kept", "--precision", first
+    )
+    going_on = ("--model-input", "kept/last.ckpt", "--training-steps", 4)
+    assert said[first] in train(*going_on)
+    assert said[second] in train(*going_on, "--precision", second)
+    # Earlier checkpoints do not tell it.
+    content = torch.load(tmp_path / "kept/last.ckpt", weights_only=True)
+    assert content["hyper_parameters"]["optimization"].pop("precision") == first
+    torch.save(content, tmp_path / "kept/last.ckpt")
+    assert "precision: " in train(*going_on)
 
 
 def test_inference_and_export_use_the_score_of_the_training(
