@@ -47,16 +47,19 @@ def test_k_follows_the_game_and_stays_in_range():
 
 def test_k_is_the_weight_of_the_discriminator():
     torch.manual_seed(0)
-    weights = Competition(2, reconstruction_weight=0, feedback_weight=0, balance=1.0)
+    weights = Competition(3, reconstruction_weight=0, feedback_weight=0, balance=1.0)
     method = make_method(config(competition=weights))
     x = torch.rand(2, 3, 8, 8) * 2 - 1
     assert method.training_losses(x, (0, 1))[0] == 0
-    method.k.copy_(torch.tensor([0.5, 0.25]))
+    method.k.copy_(torch.tensor([0.5, 0.25, 0.9]))
     total, losses = method.training_losses(x, (0, 1))
     # Unit 1 has distorted what unit 0 made, and the other way round.
-    assert total.item() == pytest.approx(
-        -0.25 * losses["feedback"][0].item() - 0.5 * losses["feedback"][1].item()
-    )
+    minimised = -0.25 * losses["feedback"][0].item() - 0.5 * losses["feedback"][1].item()
+    assert total.item() == pytest.approx(minimised)
+    # What is logged of a step is what it minimised, though k has moved on since.
+    method.remember((0, 1), losses)
+    assert method.k[0] != 0.5
+    assert method.logged(losses)["losses/discriminator"].item() == pytest.approx(minimised / 2)
 
 
 # --- what the networks see ---

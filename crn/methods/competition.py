@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,36 +70,41 @@ class CompetitiveReconstructionNetworks(Method):
 
         Returns:
             As `Method.training_losses`; the losses "reconstruction" |x - r| and "feedback"
-            |r - f| are (P,), of each of the P units as generator.
+            |r - f| are (P,), of each of the P units as generator; "discriminator" is (P,), the
+            L_disc of the unit that answered each of them.
         """
         w = self.weights
         r = {unit: self.units[unit](x) for unit in trained}
         total = x.new_zeros(())
-        losses: dict[str, list[Tensor]] = {"reconstruction": [], "feedback": []}
+        losses: dict[str, list[Tensor]] = {
+            "reconstruction": [],
+            "feedback": [],
+            "discriminator": [],
+        }
         for g, d in zip(trained, reversed(trained), strict=True):
             f = self.units[d](r[g].detach(), RECONSTRUCTIONS)
             reconstruction = l1_loss(r[g], x)
             feedback = l1_loss(r[g], f.detach())
-            discrimination = l1_loss(f, r[g].detach())
+            weight = self.k[d] if w.balance else w.discrimination_weight
+            discriminator = -weight * l1_loss(f, r[g].detach())
             total = total + w.reconstruction_weight * reconstruction
             total = total + w.feedback_weight * feedback
-            total = total - (self.k[d] if w.balance else w.discrimination_weight) * discrimination
+            total = total + discriminator
             losses["reconstruction"].append(reconstruction.detach())
             losses["feedback"].append(feedback.detach())
+            losses["discriminator"].append(discriminator.detach())
         return total, {name: torch.stack(values) for name, values in losses.items()}
 
     def logged(self, losses: Losses) -> Losses:
         """The means over the units of each loss, and of what the two roles minimise."""
         w, logged = self.weights, super().logged(losses)
-        reconstruction, feedback = logged["losses/reconstruction"], logged["losses/feedback"]
-        discrimination_weight: Any = w.discrimination_weight
+        logged["losses/generator"] = (
+            w.reconstruction_weight * logged["losses/reconstruction"]
+            + w.feedback_weight * logged["losses/feedback"]
+        )
         if w.balance:
-            logged["balance/k"] = discrimination_weight = self.k.mean()
-        return logged | {
-            "losses/generator": w.reconstruction_weight * reconstruction
-            + w.feedback_weight * feedback,
-            "losses/discriminator": -discrimination_weight * feedback,
-        }
+            logged["balance/k"] = self.k.mean()
+        return logged
 
     @torch.no_grad()
     def remember(self, trained: Sequence[int], losses: Losses) -> None:
