@@ -6,7 +6,12 @@ import re
 import torch
 from conftest import REPOSITORY
 
-from crn.system.hardware import has_fast_bfloat16, lightning_precision, set_up_cpu
+from crn.system.hardware import (
+    has_fast_bfloat16,
+    lightning_precision,
+    pick_device,
+    set_up_cpu,
+)
 
 CPU = torch.device("cpu")
 
@@ -29,6 +34,16 @@ def test_bfloat16_training_keeps_float32_parameters(run_main, read_only_road_ima
     checkpoint = torch.load(tmp_path / "kept/last.ckpt", weights_only=True)
     floats = {t.dtype for t in checkpoint["state_dict"].values() if t.is_floating_point()}
     assert floats == {torch.float32}
+
+
+def test_a_gpu_computes_in_float32_without_tf32(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert pick_device(cpu=True) == CPU
+    assert torch.backends.cudnn.allow_tf32
+    assert pick_device(cpu=False) == torch.device("cuda")
+    assert not torch.backends.cudnn.allow_tf32
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_threads_are_those_of_the_affinity(run_python):
