@@ -1,6 +1,5 @@
 """tables.py: what it trains, that it goes on where it was, and what its tables say."""
 
-import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import Finished, write_mvtec_category
+from conftest import Finished, texture, write_image, write_mvtec_category
 from experiments import in_process, processes, rows_of, wait_for
 from PIL import Image
 
@@ -17,6 +16,7 @@ from crn.evaluation.metrics import auroc
 from crn.evaluation.results import read_metrics
 from crn.experiments.tables.baselines import (
     baseline_aurocs,
+    scores_of_features,
     scores_of_figures,
     scores_of_maps,
 )
@@ -28,7 +28,9 @@ from tables import main
 # For train.py, so that a training takes no time.
 HPARAMS = "logged_metrics/version_0/hparams.yaml"
 TINY = ("--", "--demo", "--cpu", "--imsize", 8, "--max-network-depth", 1)
-BASELINE_AUROCS = dict.fromkeys(BASELINES, 0.3) | {"brightness": 0.5, "contrast": 0.6}
+BASELINE_AUROCS = {name: [0.3] for name in BASELINES} | {
+    "brightness": [0.5], "contrast": [0.6], "untrained features": [0.3, 0.5],
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -62,7 +64,7 @@ def test_a_table_with_a_category_that_is_missing(make_tables, tmp_path: Path) ->
     folder = tmp_path / "table_results/mvtec"
     rows = table(folder)
     methods = [("crn", "published"), ("crn", "balanced"), ("control", "balanced")]
-    trained = {(r["dataset"], (r["method"], r["recipe"])): r for r in rows if r["seed"]}
+    trained = {(r["dataset"], (r["method"], r["recipe"])): r for r in rows if r["units"]}
     assert set(trained) == {(c, m) for c in ("widget", "nothing") for m in methods}
     for (category, (_, recipe)), row in trained.items():
         assert row["units"] == "2"
@@ -98,9 +100,11 @@ def test_a_table_with_a_category_that_is_missing(make_tables, tmp_path: Path) ->
         *("feedback_weight", "balance", "discrimination_weight"),
         *("checkpoint_path", "log_dir"),
     }
-    baselines = [row for row in rows if not row["seed"] and row["dataset"] == "widget"]
-    assert [row["method"] for row in baselines] == list(BASELINES)
+    baselines = [row for row in rows if not row["units"] and row["dataset"] == "widget"]
+    assert list(dict.fromkeys(row["method"] for row in baselines)) == list(BASELINES)
     assert all(0 <= float(row["last_auroc"]) <= 1 for row in baselines)
+    drawn = [row["seed"] for row in baselines if row["method"] == "untrained features"]
+    assert drawn == ["0", "1", "2", "3", "4"]
     text = (folder / "results.md").read_text()
     assert finished.out.strip() == text.strip()
     assert "| nothing | 2 autoencoders, balanced |" in text
@@ -213,13 +217,13 @@ def test_means_deviations_and_averages(tmp_path: Path) -> None:
     grid = make_grid(tmp_path, "mvtec", results)
     baselines = {
         cable: BASELINE_AUROCS,
-        screw: BASELINE_AUROCS | {"contrast": 1.0},
+        screw: BASELINE_AUROCS | {"contrast": [1.0], "untrained features": [0.5, 0.7]},
         wood: "unreadable",
     }
     summary = Summary(grid, baselines)
     assert summary.averages(crn) == pytest.approx([0.7, 0.75])  # without wood
     assert summary.averages(dagan) == [0.65]
-    assert summary.best_baseline(screw) == ("contrast", 1.0)
+    assert summary.best_baseline(screw) == ("contrast", [1.0])
 
     lines = write_results(grid, baselines).splitlines()
     assert "**8 of 13 trainings have ended.**" in lines
@@ -229,6 +233,8 @@ def test_means_deviations_and_averages(tmp_path: Path) -> None:
         f"| {label} | 0.600 ± 0.141 | 0.850 ± 0.071 | – | 0.725 ± 0.035 |",
         "| DAGAN, published | 0.650 | – | – | 0.650 |",
         "| contrast | 0.600 | 1.000 | – | 0.800 |",
+        "| untrained features | 0.400 ± 0.141 | 0.600 ± 0.141 | – | 0.500 ± 0.141 |",
+        "| cable | untrained features | 0.400 ± 0.141 |  |  |  |  |  |  |  |  |",
         f"| cable | {label} | 0.600 ± 0.141 | 0.800 ± 0.141 | 0.200 | 0.850 ± 0.071 | "
         "0.700 ± 0.000 | 50 % | 50 % | 60 % | 80 % | 1:30 | 2 |",
         "| cable | DAGAN, published | 0.650 | 0.650 | – | – | – | – | – | – | – | 1:06:40 | 1 |",
@@ -244,9 +250,20 @@ def test_means_deviations_and_averages(tmp_path: Path) -> None:
     ):
         assert line in lines, line
     rows = table(tmp_path)
-    assert len(rows) == 13 + 3 * len(BASELINES)
+    assert len(rows) == 13 + 3 * len(BASELINES) + 2
     assert {row["dataset"] for row in rows} == {"cable", "'=screw|x", "wood"}
     assert [row["state"] for row in rows].count("missing") == 5
+
+
+@pytest.mark.parametrize(("auroc", "verb"), [(0.84, "is **not** above"), (0.85, "is above")])
+def test_what_several_networks_reach_without_training_has_its_spread_added(
+    tmp_path: Path, auroc: float, verb: str
+) -> None:
+    roads, crn = DataSet("roads", "RoadImages", Path("roads")), Method("crn", "balanced", 4)
+    grid = make_grid(tmp_path, "roadimages", {Run(crn, roads, 1): Result(auroc, auroc, 1.0, 300)})
+    text = write_results(grid, {roads: BASELINE_AUROCS | {"untrained features": [0.6, 0.8]}})
+    # 0.7, and a deviation of 0.141.
+    assert f"{verb} the best baseline on roads (untrained features: 0.841)." in text
 
 
 def test_a_table_of_units_has_a_plot_even_before_the_first_result(tmp_path: Path) -> None:
@@ -304,8 +321,12 @@ def test_baselines_with_maps_find_what_is_small() -> None:
     labels = [0] * 10 + [1] * 10
     state = torch.get_rng_state()
     scores = scores_of_maps(train, test)
+    features = [scores_of_features(train, test, seed) for seed in (0, 1)]
     assert torch.equal(torch.get_rng_state(), state)
-    assert list(scores) == list(BASELINES[4:])
+    scores |= features[0]
+    assert scores.keys() == set(BASELINES[4:])
+    for name, mine in features[1].items():
+        assert not torch.equal(mine, scores[name])
     # Covariances lean on those of all positions, which here are ten times apart.
     leaning = {"untrained features", "coarse patches"}
     assert all(auroc(scores[name], labels) > 0.95 for name in scores.keys() - leaning)
@@ -321,13 +342,33 @@ def test_baselines_on_real_images(shared_data: Path, tmp_path: Path) -> None:
     """What they are known to reach on MVTec's transistors at 64 pixels."""
     data = DataSet("transistor", "MVTec", shared_data / "mvtec/transistor")
     aurocs = baseline_aurocs(data, 64, tmp_path)
-    assert aurocs["mean image"] == pytest.approx(0.73, abs=0.01)
-    assert aurocs["standardised mean image"] == pytest.approx(0.84, abs=0.02)
-    assert aurocs["untrained features"] == pytest.approx(0.89, abs=0.02)
-    assert aurocs["coarse patches"] == pytest.approx(0.94, abs=0.02)
+    assert aurocs["mean image"] == [pytest.approx(0.73, abs=0.01)]
+    assert aurocs["standardised mean image"] == [pytest.approx(0.84, abs=0.02)]
+    for name in ("untrained features", "centred untrained features"):
+        assert aurocs[name] == [pytest.approx(0.88, abs=0.025)] * 5
+        assert len(set(aurocs[name])) > 1
+    assert aurocs["coarse patches"] == [pytest.approx(0.94, abs=0.02)]
+
+
+@pytest.mark.parametrize("change", ["pixels", "labels"])
+def test_baselines_are_kept_for_the_same_images_only(tmp_path: Path, change: str) -> None:
+    root = write_mvtec_category(tmp_path / "widget")
+    data = DataSet("widget", "MVTec", root)
+    aurocs = baseline_aurocs(data, 8, tmp_path)
     (kept,) = (tmp_path / "baselines").iterdir()
-    kept.write_text(json.dumps(dict.fromkeys(BASELINES, 0.25)))
-    assert baseline_aurocs(data, 64, tmp_path)["mean image"] == 0.25
+    kept.write_text(kept.read_text().replace(str(aurocs["contrast"][0]), "0.125"))
+    assert baseline_aurocs(data, 8, tmp_path)["contrast"] == [0.125]
+    if change == "pixels":
+        write_image(root / "test/crack/000.png", texture(99, 32, 24, 3))
+    else:
+        # No file is another one; two change places.
+        one, other = root / "test/crack/000.png", root / "test/good/000.png"
+        content = one.read_bytes()
+        one.write_bytes(other.read_bytes())
+        other.write_bytes(content)
+    assert baseline_aurocs(data, 8, tmp_path)["contrast"] != [0.125]
+    (tmp_path / "elsewhere").mkdir()
+    assert baseline_aurocs(data, 8, tmp_path) == baseline_aurocs(data, 8, tmp_path / "elsewhere")
 
 
 # --- bad input ---

@@ -3,10 +3,13 @@
 None of them looks at a test label. Three are how far a figure of an image is from its mean over the
 normal training images, in standard deviations; the fourth is the distance from their mean image.
 The others make anomaly maps, of which the highest value counts, measured against normal images; and
-once more scored as the balanced recipe scores the maps of trained networks, patches aside.
+once more scored as the balanced recipe scores the maps of trained networks, patches aside. Two of
+them take an untrained network, and have a figure for each of `UNTRAINED_SEEDS`.
 """
 
+import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,7 @@ from crn.errors import UserError
 from crn.evaluation.metrics import auroc
 from crn.experiments.folder import write_json
 from crn.experiments.jobs import say
-from crn.experiments.tables.summary import BASELINES
+from crn.experiments.tables.summary import BASELINES, UNTRAINED_SEEDS
 from crn.experiments.tables.trainings import DataSet
 from crn.methods.contrast import LocalContrast
 from crn.methods.encoder_decoder import IMAGES, EncoderDecoder
@@ -31,28 +34,32 @@ from crn.scoring.patch_features import CoarsePatches, PatchFeatures
 from crn.scoring.scorer import Scorer
 from datasets.layouts import LAYOUTS
 from datasets.reader import normalize, read_images
-from datasets.samples import ANOMALOUS, TEST, TRAIN, list_samples
+from datasets.samples import ANOMALOUS, TEST, TRAIN, Sample, list_samples
 
 _BATCH = 32
 # Channels of the first level of the untrained network.
 _WIDTH = 16
 
 
-def baseline_aurocs(data: DataSet, size: int, folder: Path) -> dict[str, float] | str:
+def baseline_aurocs(data: DataSet, size: int, folder: Path) -> dict[str, list[float]] | str:
     """AUROC of each of `BASELINES` on the test images of a data set; the error where that fails.
 
     Args:
         data: the data set.
         size: width and height of the images.
-        folder: in which the figures are kept, since decoding takes its time.
+        folder: in which the figures are kept, since decoding takes its time. They are used again
+            for the same files only.
+
+    Returns:
+        For each baseline its figures: one, or one for each of `UNTRAINED_SEEDS`.
     """
     path = folder / "baselines" / f"{data.name}-{size}.json"
     try:
-        return {name: float(json.loads(path.read_text())[name]) for name in BASELINES}
-    except (OSError, ValueError, KeyError, TypeError):
-        say(f"{data.name}: baselines")
-    try:
         samples = list_samples(LAYOUTS[data.layout], data.path)
+        fingerprint = _fingerprint(samples)
+        if (kept := _kept(path, fingerprint)) is not None:
+            return kept
+        say(f"{data.name}: baselines")
         pixels = read_images(samples, size, cpu_count()).pixels
     except UserError as error:
         say(f"{data.name}: {error}")
@@ -62,11 +69,42 @@ def baseline_aurocs(data: DataSet, size: int, folder: Path) -> dict[str, float] 
         for split in (TRAIN, TEST)
     )
     labels = [int(sample.label == ANOMALOUS) for sample in samples if sample.split == TEST]
-    scores = scores_of_figures(train, test) | scores_of_maps(train, test)
-    aurocs = {name: auroc(scores[name], labels) for name in BASELINES}
+    scores = {**scores_of_figures(train, test), **scores_of_maps(train, test)}
+    aurocs = {name: [auroc(values, labels)] for name, values in scores.items()}
+    for seed in UNTRAINED_SEEDS:
+        for name, values in scores_of_features(train, test, seed).items():
+            aurocs.setdefault(name, []).append(auroc(values, labels))
+    aurocs = {name: aurocs[name] for name in BASELINES}
     path.parent.mkdir(exist_ok=True)
-    write_json(path, aurocs)
+    write_json(path, {"files": fingerprint, "aurocs": aurocs})
     return aurocs
+
+
+def _fingerprint(samples: Sequence[Sample]) -> str:
+    """16 characters that differ between any two sets of samples whose figures do not compare.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for sample in samples:
+        try:
+            digest.update(repr((sample.key, sample.split, sample.label)).encode())
+            digest.update(sample.identity())
+        except OSError as error:
+            raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from None
+    return digest.hexdigest()
+
+
+def _kept(path: Path, fingerprint: str) -> dict[str, list[float]] | None:
+    """The figures that are kept of the same files; None where there are none."""
+    try:
+        kept = json.loads(path.read_text())
+        if kept["files"] != fingerprint:
+            return None
+        return {name: [float(value) for value in kept["aurocs"][name]] for name in BASELINES}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def scores_of_figures(train: Tensor, test: Tensor) -> dict[str, Tensor]:
@@ -102,26 +140,18 @@ def _figures(images: Tensor) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def scores_of_maps(train: Tensor, test: Tensor) -> dict[str, Tensor]:
-    """Anomaly scores by maps that need no training.
+    """Anomaly scores by maps that need no training and no network.
 
     Args:
         train: normal images, (N, 3, S, S) in [-1, 1].
         test: images, (M, 3, S, S), in the same range.
 
     Returns:
-        For each but the first four of `BASELINES` the scores (M,).
+        For each of the other `BASELINES`, but for the features, the scores (M,).
     """
-    size = train.shape[-1]
-    defaults: dict[str, Any] = {name: group() for name, group in GROUPS.items()}
-    # The images as the balanced recipe sees them, and the scoring of its maps.
-    recipe = RECIPES["balanced"] | {"imsize": size, "width": _WIDTH, "seed": 0}
-    balanced = Options(**defaults).replace(**recipe).model_config()
-    plain, standardised, centred = (
-        replace(balanced, scoring=replace(balanced.scoring, maps=maps, pooling=pooling))
-        for maps, pooling in (("plain", "max"), ("standardised", "max"), ("centred", "top"))
-    )
+    balanced, plain, standardised, centred = _configurations(train.shape[-1])
     mean = train.mean(0)
-    local = smoothing_matrix(balanced.network.local_contrast, size)
+    local = smoothing_matrix(balanced.network.local_contrast, train.shape[-1])
 
     def from_mean(x: Tensor) -> Tensor:
         return (x - mean).abs().mean(1)
@@ -132,18 +162,48 @@ def scores_of_maps(train: Tensor, test: Tensor) -> dict[str, Tensor]:
     maps = {
         "mean image": (from_mean(train), from_mean(test)),
         "high-pass image": (high_pass(train), high_pass(test)),
-        "untrained features": _distances(UntrainedFeatures(balanced.network), train, test),
-        "coarse patches": _distances(CoarsePatches(size), train, test),
+        "coarse patches": _distances(CoarsePatches(train.shape[-1]), train, test),
     }
     baselines = {
         "standardised mean image": (standardised, "mean image"),
         "high-pass image": (standardised, "high-pass image"),
         # A Mahalanobis distance is measured against normal images already.
-        "untrained features": (plain, "untrained features"),
         "coarse patches": (plain, "coarse patches"),
         **{f"centred {name}": (centred, name) for name in maps},
     }
     return {name: _scores(*maps[which], of) for name, (of, which) in baselines.items()}
+
+
+@torch.no_grad()
+def scores_of_features(train: Tensor, test: Tensor, seed: int) -> dict[str, Tensor]:
+    """Anomaly scores by the features of an untrained network.
+
+    Args:
+        train, test: as for `scores_of_maps`.
+        seed: of the network's weights.
+
+    Returns:
+        For the two of `BASELINES` the scores (M,).
+    """
+    balanced, plain, _, centred = _configurations(train.shape[-1])
+    maps = _distances(UntrainedFeatures(balanced.network, seed), train, test)
+    return {
+        "untrained features": _scores(*maps, plain),
+        "centred untrained features": _scores(*maps, centred),
+    }
+
+
+def _configurations(size: int) -> tuple[ModelConfig, ModelConfig, ModelConfig, ModelConfig]:
+    """The balanced recipe with a narrow network, and with plain, standardised and centred maps."""
+    defaults: dict[str, Any] = {name: group() for name, group in GROUPS.items()}
+    # The images as the balanced recipe sees them, and the scoring of its maps.
+    recipe = RECIPES["balanced"] | {"imsize": size, "width": _WIDTH, "seed": 0}
+    balanced = Options(**defaults).replace(**recipe).model_config()
+    plain, standardised, centred = (
+        replace(balanced, scoring=replace(balanced.scoring, maps=maps, pooling=pooling))
+        for maps, pooling in (("plain", "max"), ("standardised", "max"), ("centred", "top"))
+    )
+    return balanced, plain, standardised, centred
 
 
 def _scores(train: Tensor, test: Tensor, config: ModelConfig) -> Tensor:
@@ -162,11 +222,11 @@ class UntrainedFeatures(PatchFeatures):
     first alone the other three sets of docs/results.md.
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, seed: int) -> None:
         super().__init__()
         self.contrast = LocalContrast(network)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.manual_seed(seed)
             self.first = EncoderDecoder(network).eval().down[0]
         self.image_size, self.channels = network.imsize, network.width
         self.side = network.imsize // 2

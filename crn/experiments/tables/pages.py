@@ -7,7 +7,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from crn.command_line import parse_options
-from crn.experiments.tables.summary import BASELINES, Summary, spread
+from crn.experiments.tables.summary import BASELINES, UNTRAINED_SEEDS, Summary, spread
 from crn.experiments.tables.trainings import DataSet, Grid, Result
 from crn.system.files import written_whole
 from crn.system.text import printable, spreadsheet_cell
@@ -21,7 +21,7 @@ _COLUMNS = (
 )
 
 
-def write_results(grid: Grid, baselines: dict[DataSet, dict[str, float] | str]) -> str:
+def write_results(grid: Grid, baselines: dict[DataSet, dict[str, list[float]] | str]) -> str:
     """Write results.csv, results.md and, for a table of units, units.png.
 
     Args:
@@ -65,14 +65,16 @@ def _trainings(grid: Grid) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _baselines(baselines: dict[DataSet, dict[str, float] | str]) -> Iterator[dict[str, Any]]:
+def _baselines(baselines: dict[DataSet, dict[str, list[float]] | str]) -> Iterator[dict[str, Any]]:
     for data, aurocs in baselines.items():
         for name in BASELINES:
             row = {"dataset": spreadsheet_cell(data.name), "method": name}
             if isinstance(aurocs, str):
                 yield row | {"state": "failed", "error": spreadsheet_cell(aurocs)}
-            else:
-                yield row | {"state": "complete", "last_auroc": aurocs[name]}
+                continue
+            for seed, value in enumerate(values := aurocs[name]):
+                drawn = {"seed": seed} if len(values) > 1 else {}
+                yield row | drawn | {"state": "complete", "last_auroc": value}
 
 
 def _page(grid: Grid, summary: Summary) -> Iterator[str]:
@@ -93,7 +95,7 @@ def _page(grid: Grid, summary: Summary) -> Iterator[str]:
         "images above the threshold, which 99 % of the normal training images are below, and "
         "*0.95* those above the threshold that 95 % of these are below. Pixel "
         "AUROC and AUPRO are of the last state, too. What is called *above* another is so by more "
-        "than its standard deviation over the seeds; that of the control is added to the control's."
+        "than its standard deviation over the seeds; what it is compared to has its own one added."
     )
     yield (
         "Baselines need no training: how far the brightness, contrast or gradient energy of an "
@@ -102,7 +104,9 @@ def _page(grid: Grid, summary: Summary) -> Iterator[str]:
         "the mean image and to the image's own local mean, both standardised by normal images, and "
         "the Mahalanobis distances from normal images of an untrained network's features and of "
         "the image's coarse patches, which the balanced recipe combines with what networks tell. "
-        "*Centred*, the same maps are scored as the recipe scores those of networks alone."
+        "*Centred*, the same maps are scored as the recipe scores those of networks alone. The "
+        f"untrained features are those of {len(UNTRAINED_SEEDS)} networks: mean ± standard "
+        "deviation."
     )
     if any(method.model == "control" for method in summary.methods):
         yield (
@@ -144,7 +148,8 @@ def _overview(summary: Summary) -> Iterator[list[str]]:
         yield [method.label, *cells, _spread(summary.averages(method))]
     for name in BASELINES:
         aurocs = [summary.baseline(data, name) for data in summary.data]
-        yield [name, *map(_auroc, aurocs), _mean([each for each in aurocs if each is not None])]
+        averages = [mean(each) for each in zip(*filter(None, aurocs), strict=True)]
+        yield [name, *map(_spread, aurocs), _spread(averages)]
 
 
 def _details(summary: Summary) -> Iterator[list[str]]:
@@ -173,7 +178,7 @@ def _details(summary: Summary) -> Iterator[list[str]]:
             cells = [show(summary.values(data, method, name)) for name, show in columns.values()]
             yield [place, method.label, *cells, seeds]
         for name in BASELINES:
-            yield [place, name, _auroc(summary.baseline(data, name)), *nothing]
+            yield [place, name, _spread(summary.baseline(data, name)), *nothing]
 
 
 def _verdicts(summary: Summary) -> Iterator[str]:
@@ -186,8 +191,10 @@ def _verdicts(summary: Summary) -> Iterator[str]:
             for data, figure in figures.items():
                 aurocs = summary.values(data, method)
                 if aurocs and figure is not None:
-                    words = f"{printable(data.name)} ({figure[0]}: {figure[1]:.3f})"
-                    places[mean(aurocs) - spread(aurocs) > figure[1]].append(words)
+                    name, theirs = figure
+                    reached = mean(theirs) + spread(theirs)
+                    words = f"{printable(data.name)} ({name}: {reached:.3f})"
+                    places[mean(aurocs) - spread(aurocs) > reached].append(words)
             for is_above, names in places.items():
                 if names:
                     verb = "is above" if is_above else "is **not** above"

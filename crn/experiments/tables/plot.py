@@ -41,7 +41,7 @@ def write_plot(path: Path, summary: Summary) -> None:
         if not m.units and (v := summary.values(data, m))
     ]
     if (best := summary.best_baseline(data)) is not None:
-        lines.append((f"{best[0]}: the best without training", best[1], "C3", ":"))
+        lines.append((f"{best[0]}: the best without training", mean(best[1]), "C3", ":"))
     for label, height, colour, dashes in lines:
         axes.axhline(height, color=colour, linestyle=dashes, label=label)
     axes.set_xlabel("competitive units")

@@ -1,7 +1,6 @@
 """Trainings of a table put together: each method on each data set, over its seeds."""
 
 from collections.abc import Sequence
-from operator import itemgetter
 from statistics import mean, stdev
 
 from crn.experiments.tables.trainings import DataSet, Grid, Method
@@ -12,6 +11,8 @@ BASELINES = (
     *("centred mean image", "centred high-pass image", "centred untrained features"),
     "centred coarse patches",
 )
+# Of the networks whose features are untrained: one alone may be lucky.
+UNTRAINED_SEEDS = range(5)
 
 
 class Summary:
@@ -21,10 +22,10 @@ class Summary:
         data: rows.
         methods: what was trained.
         seeds: of the trainings.
-        baselines: data set to baseline to AUROC; the error where there is none.
+        baselines: data set to baseline to AUROC, one or several; the error where there is none.
     """
 
-    def __init__(self, grid: Grid, baselines: dict[DataSet, dict[str, float] | str]) -> None:
+    def __init__(self, grid: Grid, baselines: dict[DataSet, dict[str, list[float]] | str]) -> None:
         self.data = list(dict.fromkeys(run.data for run in grid.runs))
         self.methods = list(dict.fromkeys(run.method for run in grid.runs))
         self.seeds = list(dict.fromkeys(run.seed for run in grid.runs))
@@ -62,21 +63,23 @@ class Summary:
             if data and all((each, seed) in aurocs for each in data)
         ]
 
-    def baseline(self, data: DataSet, name: str) -> float | None:
-        """AUROC of a baseline; None where it failed."""
+    def baseline(self, data: DataSet, name: str) -> list[float]:
+        """AUROC of a baseline, one or several; none where it failed."""
         aurocs = self.baselines[data]
-        return aurocs[name] if isinstance(aurocs, dict) else None
+        return aurocs[name] if isinstance(aurocs, dict) else []
 
-    def best_baseline(self, data: DataSet) -> tuple[str, float] | None:
-        """The baseline of the highest AUROC, and that; None where they failed."""
+    def best_baseline(self, data: DataSet) -> tuple[str, list[float]] | None:
+        """The baseline of the highest mean AUROC, and its figures; None where they failed."""
         aurocs = self.baselines[data]
-        return max(aurocs.items(), key=itemgetter(1)) if isinstance(aurocs, dict) else None
+        if isinstance(aurocs, str):
+            return None
+        return max(aurocs.items(), key=lambda item: mean(item[1]))
 
-    def reached_by(self, method: Method | None, data: DataSet) -> tuple[str, float] | None:
-        """Name and last AUROC of a method, its spread added; None where there is none."""
+    def reached_by(self, method: Method | None, data: DataSet) -> tuple[str, list[float]] | None:
+        """Name and last AUROC of a method, of every seed; None where there is none."""
         if method is None or not (values := self.values(data, method)):
             return None
-        return method.label, mean(values) + spread(values)
+        return method.label, values
 
 
 def spread(values: Sequence[float]) -> float:
