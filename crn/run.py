@@ -11,7 +11,13 @@ from crn.errors import UserError
 from crn.system.files import require_writable_folder, writing
 from crn.system.startup import without_garbage_collection
 from crn.system.text import printable
-from crn.training.processes import Place, choose_seed, end_with_parent, find_place
+from crn.training.processes import (
+    Place,
+    choose_seed,
+    end_with_parent,
+    find_place,
+    forget_launcher,
+)
 from datasets.layouts import LAYOUTS
 from datasets.samples import list_samples
 
@@ -28,6 +34,8 @@ def run(options: Options) -> int:
         UserError: an input or output cannot be used.
     """
     place = find_place(options.run)
+    if place.count == 1:
+        forget_launcher()
     end_with_parent()
     _set_up_logging(options, place)
     if options.run.seed is None:

@@ -86,6 +86,9 @@ def train(options: Options, samples: Sequence[Sample], place: Place) -> int:
 
 
 def _train(options: Options, samples: Sequence[Sample], place: Place) -> int:
+    # Lightning guesses it from the environment that it is imported in, and its loggers ask for it
+    # as soon as they are made.
+    rank_zero_only.rank = place.rank  # type: ignore[attr-defined]
     quiet_lightning()
     set_up_cpu(options.run.devices)
     device = pick_device(options.run.cpu)
@@ -261,9 +264,8 @@ def _check_processes(options: Options, samples: Sequence[Sample], place: Place) 
 
 def _processes(options: Options, device: torch.device, place: Place) -> dict[str, Any]:
     """Lightning's arguments about the processes that train together."""
-    # Lightning would guess both from what a cluster or a launcher has left in the environment.
-    rank_zero_only.rank = place.rank  # type: ignore[attr-defined]
     if place.count == 1:
+        # Lightning would guess this from what a cluster or a launcher has left in the environment.
         return {"devices": 1, "plugins": [environments.LightningEnvironment()]}
     return {
         "devices": options.run.devices,

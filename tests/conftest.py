@@ -241,6 +241,14 @@ def wandb_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def offline_wandb(wandb_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """As `wandb_folder`, without an agent: a user types --wandb."""
+    for name in ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH"):
+        monkeypatch.delenv(name)
+    return wandb_folder
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real images, where they lie beside the repository."""

@@ -228,15 +228,17 @@ SLURM = {
         {**SLURM, "SLURM_NTASKS": "1"},
         {**SLURM, "SLURM_NTASKS": "4", "SLURM_PROCID": "2", "SLURM_LOCALID": "2"},
         {"RANK": "3", "LOCAL_RANK": "3", "WORLD_SIZE": "4", "MASTER_PORT": "1"},
+        {"LOCAL_RANK": "1", "NODE_RANK": "1", "GROUP_RANK": "1"},
+        {"RANK": "", "LOCAL_RANK": "first", "NODE_RANK": "", "WORLD_SIZE": ""},
         {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "PMI_RANK": "1"},
         {"LSB_JOBID": "5", "LSB_DJOB_RANKFILE": "/nowhere", "JSM_NAMESPACE_RANK": "1"},
     ],
-    ids=["one task", "one of four tasks", "launcher", "mpi", "lsf"],
+    ids=["one task", "one of four tasks", "launcher", "local rank", "nothing", "mpi", "lsf"],
 )
 def test_a_run_without_devices_is_one_process(
-    run_train, trained: Path, data, tmp_path: Path, environment: dict
+    run_train, trained: Path, data, tmp_path: Path, offline_wandb: Path, environment: dict
 ) -> None:
-    words = (*SMALL, *data, "--validation-interval", 2, "--training-steps", 10)
+    words = (*SMALL, *data, "--validation-interval", 2, "--training-steps", 10, "--wandb")
     # Lightning would go on from it, unasked.
     (tmp_path / "hpc_ckpt_1.ckpt").write_bytes((trained / "last.ckpt").read_bytes())
     words = (*words, "--checkpoint-path", "alone")
@@ -244,6 +246,23 @@ def test_a_run_without_devices_is_one_process(
     assert finished.returncode == 0, finished.stderr
     assert "trained 10 steps" in finished.stderr
     assert_same_states(tmp_path / "alone/last.ckpt", trained / "last.ckpt")
+    rows = read_table(tmp_path / "logged_metrics/version_1/metrics.csv")
+    assert [row["step"] for row in rows if row["metrics/roc_auc"]] == ["2", "4", "6", "8", "10"]
+    (offline,) = (offline_wandb / "logged_metrics/wandb").glob("offline-run-*/*.wandb")
+    assert b"metrics/roc_auc_residual" in offline.read_bytes()
+
+
+def test_a_rank_that_lightning_was_imported_with_does_not_count(
+    train, offline_wandb: Path, monkeypatch
+) -> None:
+    """As in a notebook that a launcher has started."""
+    import wandb
+    from pytorch_lightning.utilities import rank_zero_only
+
+    monkeypatch.setattr(rank_zero_only, "rank", 3)
+    assert "trained 2 steps" in train("--training-steps", 2, "--wandb")
+    wandb.finish()  # for the tests that follow in this process
+    assert len([*offline_wandb.glob("logged_metrics/wandb/offline-run-*/*.wandb")]) == 1
 
 
 # --- processes that are told to stop ---

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # In the environment of the processes that process 0 of a machine has started: its number.
 STARTED_BY = "CRN_STARTED_BY"
+# What Lightning takes for the rank of a process, as early as it is imported.
+_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,15 @@ def find_place(run: Run) -> Place:
     if rank >= count or local_rank >= run.devices:
         raise UserError(f"{asked}, of which this one cannot be number {rank}, from 0")
     return Place(rank, count, environment)
+
+
+def forget_launcher() -> None:
+    """Take the ranks out of the environment of a process that is alone; before Lightning's import.
+
+    They are those of another program, and may not even be numbers.
+    """
+    for name in _RANKS:
+        os.environ.pop(name, None)
 
 
 def _environment(run: Run) -> "environments.ClusterEnvironment":
