@@ -60,9 +60,11 @@ def spoil_losses(monkeypatch) -> None:
 
 
 def test_losses(train, monkeypatch, tmp_path):
-    assert train("whole").status == 0
+    # At 64 pixels a network is deep enough for levels that have dropout.
+    shape = ("--imsize", 64, "--max-network-depth", 8, "--width", 2, "--use-dropout", 1)
+    assert train("whole", *shape).status == 0
     spoil_losses(monkeypatch)
-    assert_diverged(train("kept"), SPOILT + 1, "the losses of units 0 and 1")
+    assert_diverged(train("kept", *shape), SPOILT + 1, "the losses of units 0 and 1")
     assert {path.name for path in (tmp_path / "kept").iterdir()} == {
         "best.ckpt", "last.ckpt", "last-v1.ckpt",
     }  # fmt: skip
@@ -72,11 +74,11 @@ def test_losses(train, monkeypatch, tmp_path):
     # Where what spoilt them is gone, the training goes on from there as if it had never been.
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    assert train("kept", "--model-input", "kept/last.ckpt").status == 0
+    going_on = (*shape, "--model-input", "kept/last.ckpt")
+    assert train("kept", *going_on).status == 0
     for name in ("last.ckpt", "best.ckpt"):
         assert_same_states(tmp_path / "kept" / name, tmp_path / "whole" / name)
-    smaller = ("--model-input", "kept/last.ckpt", "--lr", 1e-6, "--training-steps", 12)
-    assert train("kept", *smaller).status == 0
+    assert train("kept", *going_on, "--lr", 1e-6, "--training-steps", 12).status == 0
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

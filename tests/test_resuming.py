@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,10 @@ from victims import Victim, run_program
 from crn.checkpoints.reading import read_checkpoint
 from crn.config import GROUPS, ModelConfig
 from crn.option import flag
+from crn.training.data import InMemoryData
+from crn.training.processes import Place
+from datasets.layouts import LAYOUTS
+from datasets.samples import ANOMALOUS, NORMAL, Sample, list_samples
 
 SMALL = (
     "--cpu", "--imsize", 8, "--max-network-depth", 2, "--num-competitive-units", 2,
@@ -138,6 +144,31 @@ def test_the_best_so_far_is_about_one_score_and_one_data_set(
     progress = read_checkpoint(kept / "best.ckpt").progress
     assert (progress["step"], progress["best_step"]) == (12, 12)
     assert step_of(kept / "best-v1.ckpt") < 10
+
+
+def test_the_best_so_far_is_about_the_labels_too(read_only_mvtec_category: Path) -> None:
+    samples = list_samples(LAYOUTS["MVTec"], read_only_mvtec_category)
+    *rest, last = samples
+
+    def fingerprint(*samples: Sample) -> str:
+        return InMemoryData(samples, 8, 0, Place()).fingerprint
+
+    assert last.label == ANOMALOUS
+    assert fingerprint(*samples) == fingerprint(*rest, replace(last, key="another"))
+    assert fingerprint(*samples) != fingerprint(*rest, replace(last, label=NORMAL))
+    assert fingerprint(*samples) != fingerprint(*rest, replace(last, files=rest[-1].files))
+
+
+def test_training_time_is_that_of_all_parts(train, trained: Path, tmp_path: Path) -> None:
+    path = trained / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    content["progress"]["training_seconds"] = 5000.0
+    torch.save(content, path)
+    said = train("--model-input", path, "--training-steps", 12, "--checkpoint-path", "new")
+    assert re.search(r"trained 2 steps in 50\d\d\.\d s", said)
+    *_, last = read_table(tmp_path / "logged_metrics" / newest(tmp_path) / "metrics.csv")
+    assert 5000 < float(last["metrics/training_time"]) < 5100
+    assert 5000 < read_checkpoint(tmp_path / "new/last.ckpt").progress["training_seconds"] < 5100
 
 
 # --- what a checkpoint decides ---
