@@ -13,7 +13,7 @@ pytest.importorskip("rasterio")
 
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from scans import POTHOLE, small_street, write_las  # noqa: E402
+from scans import POTHOLE, TILES, small_street, write_las  # noqa: E402
 
 from crn.pointcloud.command import run_pointcloud  # noqa: E402
 from crn.pointcloud.las import Scan, check_scans  # noqa: E402
@@ -26,8 +26,9 @@ from crn.pointcloud.partition import (  # noqa: E402
 )
 from crn.pointcloud.raster import choose_cell, rasterise, typical_density  # noqa: E402
 from crn.pointcloud.roadway import find_road  # noqa: E402
+from crn.pointcloud.score import score_block  # noqa: E402
 from crn.pointcloud.street import NOT_ROAD, SOUND, Street, make_street, write_truth  # noqa: E402
-from crn.pointcloud.tiles import levelled, read_tile_set  # noqa: E402
+from crn.pointcloud.tiles import Tiles, images_of, levelled, read_tile_set  # noqa: E402
 from datasets.layouts import LAYOUTS  # noqa: E402
 from datasets.samples import list_samples  # noqa: E402
 
@@ -106,7 +107,10 @@ def test_a_model_scores_a_tile_as_inference_scores_its_file(roads, run_main, tmp
     )  # fmt: skip
     assert result.status == 0, result.err
     scorer = TileScorer.from_checkpoint(model, "best", None, cpu=True)
-    assert scorer.threshold_from(tmp_path / "out/metrics.json") > 0
+    thresholds = json.loads((tmp_path / "out/metrics.json").read_text())["threshold"]
+    assert thresholds["pixel"] != thresholds["image"]
+    # Cells are decided on, not tiles.
+    assert scorer.threshold_from(tmp_path / "out/metrics.json") == thresholds["pixel"]
     for path in sorted((roads / "tiles/bad_ones/height_files").iterdir())[:5]:
         height, intensity = (
             np.array(Image.open(path.parents[1] / f"{kind}_files" / path.name))[None]
@@ -220,6 +224,67 @@ def test_gaps_are_filled_between_cells_and_not_beside_them(made):
     assert known.tolist() == [True] * 5 + [False] * 3 + [True] + [False] * 3
     assert raster.height[2, 10] in (pytest.approx(0.2), pytest.approx(0.4))
     assert not raster.known[:, 80:].any()
+
+
+class Given:
+    """Scores all cells of a tile alike, by the number of the tile: from south to north by rows."""
+
+    name = "given"
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+
+    def __call__(self, height: np.ndarray, intensity: np.ndarray) -> np.ndarray:
+        each = self.values.astype(np.float32)[:, None, None]
+        return np.broadcast_to(each, height.shape)
+
+
+@pytest.fixture
+def scored_strip(made):
+    """Score a level strip of 64 by 128 cells with a hole in its north, by rows of three tiles.
+
+    Of the last row, the tiles at the corners are too empty to be scored.
+    """
+    known = np.zeros((640, 640), bool)
+    known[128:256, 128:192] = True
+    known[230:250, 150:170] = False
+    row, column = np.nonzero(known)
+    xyz = np.stack((column * 0.04 + 0.02, row * 0.04 + 0.02, np.ones(len(row))), 1)
+    _, roadway = made(xyz)
+
+    def score(values: np.ndarray) -> np.ndarray:
+        mosaic = score_block(roadway, (0, 0), TILES, (0.0, 60_000.0), Given(values))
+        np.testing.assert_array_equal(np.isnan(mosaic.score), ~known)
+        return mosaic.score
+
+    return score
+
+
+def test_a_tile_counts_most_in_its_middle(scored_strip):
+    """Its weight falls to nothing at its edges, as the square of a sine."""
+    score = scored_strip(np.arange(13) // 3 == 2)  # the row of tiles on the cells 160 to 223
+    expected = {160: 0.0006, 168: 0.164, 176: 0.525, 184: 0.870, 140: 0}
+    for row, value in expected.items():
+        assert score[row, 160] == pytest.approx(value, abs=1e-3)
+
+
+def test_a_tile_that_is_half_empty_hardly_counts(scored_strip):
+    """For a 256th of what it would if it were full."""
+    score = scored_strip(np.arange(13) % 3 == 1)  # the column of tiles that is full
+    # By a sine's square the full tile has 0.5245 and 0.1642 here, the other one the rest.
+    assert score[180, 144] == pytest.approx(0.5245 / (0.5245 + 0.4755 / 256), abs=1e-4)
+    assert score[180, 136] == pytest.approx(0.1642 / (0.1642 + 0.8358 / 256), abs=1e-4)
+
+
+def test_what_is_unknown_looks_like_the_rest_of_its_tile():
+    height, intensity = np.full((2, 1, 10, 10), 30.0, np.float32)
+    intensity *= 3
+    height[:, 0] = intensity[:, 0] = np.nan  # the southernmost cells
+    part = Tiles(np.zeros((1, 2)), height, intensity, np.array([0.9]))
+    heights, intensities = images_of(part, TILES, (0.0, 255.0))
+    assert np.unique(heights[:, -1]) == 32768  # level, in the middle of -60 to 60 mm
+    assert np.unique(heights[:, :-1]) == 49151
+    assert np.unique(intensities) == 90
 
 
 @settings(max_examples=60, deadline=None)
