@@ -6,7 +6,7 @@ from conftest import model_config
 from torch.nn.functional import conv2d, conv_transpose2d, interpolate
 
 from crn.config import Competition, Network
-from crn.methods.competition import DECAY, CompetitiveReconstructionNetworks
+from crn.methods.competition import CompetitiveReconstructionNetworks
 from crn.methods.convolution import (
     HalvingConv,
     NearestConv,
@@ -143,12 +143,18 @@ def test_kernels_are_stored_as_a_matrix_product_reads_them():
 
 def test_convolutions_start_with_kaiming_normal_weights_of_fan_out():
     torch.manual_seed(0)
+    transposed = EncoderDecoder(Network(imsize=8, width=32, improved=False)).up[1].convolution
     for layer, fan_out in (
         (HalvingConv(128, 64, bias=False), 64 * 16),
         (NearestConv(64, 128, bias=False), 128 * 9),
+        (transposed, 128 * 16),
     ):
-        assert layer.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.02)
+        deviation = (2 / fan_out) ** 0.5
+        assert layer.weight.std().item() == pytest.approx(deviation, rel=0.02)
         assert layer.weight.mean().abs() < 0.001
+        # Of a normal distribution 4.6 % are beyond two deviations.
+        beyond = (layer.weight.abs() > 2 * deviation).float().mean().item()
+        assert beyond == pytest.approx(0.0455, abs=0.005)
 
 
 @pytest.mark.parametrize(
@@ -188,6 +194,15 @@ def test_dropout_only_on_wide_inner_levels():
     assert has == [False, False, False, False, True, True, False]
 
 
+def test_dropout_leaves_out_a_half():
+    unit = EncoderDecoder(Network(imsize=64, width=1, use_dropout=True))
+    dropped = unit.up[4].dropout(torch.ones(10_000))
+    # What stays is doubled, so that the mean stays.
+    assert dropped.unique().tolist() == [0, 2]
+    assert dropped.mean().item() == pytest.approx(1, abs=0.06)
+    assert (unit.eval().up[4].dropout(torch.ones(9)) == 1).all()
+
+
 def method_that_remembers(units: int, *steps: tuple) -> CompetitiveReconstructionNetworks:
     """A method after steps of (trained, |x - r| of each, |r - f| of each)."""
     method = make_model(units, imsize=8).method
@@ -199,11 +214,11 @@ def method_that_remembers(units: int, *steps: tuple) -> CompetitiveReconstructio
 
 def test_a_discriminator_is_credited_with_what_it_made_of_the_other_unit():
     method = method_that_remembers(3, ((2, 0), (0.5, 0.3), (1.2, 0.4)))
-    average = 1 - DECAY
-    expected = torch.tensor([0.3 * average, 0, 0.5 * average], dtype=torch.double)
+    # A step counts for a tenth.
+    expected = torch.tensor([0.03, 0, 0.05], dtype=torch.double)
     torch.testing.assert_close(method.reconstruction_loss, expected)
     # Unit 0 has distorted the reconstruction of unit 2 by 1.2, unit 2 that of unit 0 by 0.4.
-    expected = torch.tensor([(1.2 - 0.3) * average, 0, (0.4 - 0.5) * average], dtype=torch.double)
+    expected = torch.tensor([0.09, 0, -0.01], dtype=torch.double)
     torch.testing.assert_close(method.discrimination_margin, expected)
 
 

@@ -13,10 +13,10 @@ from torch.nn.functional import l1_loss
 from benchmarks.naive import NaiveStep
 from benchmarks.step import make_model, train_steps
 from crn.checkpoints.reading import read_checkpoint
-from crn.config import Competition, Network
+from crn.config import Competition, Network, Optimization
 from crn.methods import make_method
 from crn.methods.encoder_decoder import IMAGES, RECONSTRUCTIONS
-from crn.training.optimizers import learning_rate
+from crn.training.optimizers import learning_rate, make_optimizer
 
 STEPS = 10
 
@@ -75,6 +75,33 @@ def test_optimizers_use_the_learning_rate_of_the_scheduler(
     assert last != 0.01
     for state in checkpoint.content["optimizer_states"]:
         assert [group["lr"] for group in state["param_groups"]] == [pytest.approx(last)]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "first", "second"),
+    [
+        # The means of gradients and of their squares are 0.5 and 0.25: both steps are lr long.
+        ("adam", 0.9, 0.8),
+        # Before each, 1 % of lr decays: 0.999 - 0.1, and 0.999 * 0.899 - 0.1.
+        ("adamw", 0.899, 0.798101),
+        # Nesterov's steps: lr (1 + 0.0565), and lr (0.6896 + 0.0941); see Dozat 2016.
+        ("nadam", 0.894355, 0.815987),
+        # For so few gradients the variance does not count: lr times their mean.
+        ("radam", 0.95, 0.9),
+        # lr / 0.1, then 0.9 of it and lr / sqrt(0.0199).
+        ("rmsprop", 0.0, -1.60888),
+        # lr times 0.5, then times 0.9 * 0.5 + 0.5.
+        ("sgd", 0.95, 0.855),
+    ],
+)
+def test_two_steps_of_each_optimizer_by_hand(optimizer: str, first: float, second: float) -> None:
+    """From 1 with gradients of 0.5, a learning rate of 0.1 and, where there is one, a momentum."""
+    weight = torch.nn.Parameter(torch.tensor([1.0]))
+    made = make_optimizer(Optimization(optimizer=optimizer, lr=0.1), [weight])
+    for expected in (first, second):
+        weight.grad = torch.tensor([0.5])
+        made.step()
+        assert weight.item() == pytest.approx(expected, abs=2e-6)
 
 
 @pytest.mark.timeout(60)  # or it would go on for ever

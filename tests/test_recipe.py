@@ -15,7 +15,6 @@ from crn.checkpoints.reading import read_checkpoint
 from crn.command_line import parse_options
 from crn.config import RECIPES, SCORES, Competition, Network
 from crn.methods import make_method
-from crn.methods.competition import BALANCE_RATE
 from crn.methods.contrast import LocalContrast
 
 SMALL = (
@@ -32,11 +31,11 @@ config = partial(model_config, network=Network(imsize=8, max_network_depth=2))
 
 def test_k_follows_the_game_and_stays_in_range():
     method = make_method(config(competition=Competition(3, balance=0.5)))
-    losses = {"reconstruction": torch.tensor([0.8, 0.6]), "feedback": torch.tensor([0.1, 0.2])}
+    losses = {"reconstruction": torch.tensor([0.8, 0.6]), "feedback": torch.tensor([0.1, 0.3])}
     method.remember((2, 0), losses)
-    # Unit 2 has distorted the reconstruction of unit 0 by 0.2, unit 0 that of unit 2 by 0.1.
-    expected = [BALANCE_RATE * (0.5 * 0.6 - 0.1), 0, BALANCE_RATE * (0.5 * 0.8 - 0.2)]
-    assert method.k.tolist() == pytest.approx(expected)
+    # Unit 2 has distorted the reconstruction of unit 0 by 0.3, unit 0 that of unit 2 by 0.1; half
+    # of what they err themselves is 0.4 and 0.3, and k takes a hundredth of what is missing.
+    assert method.k.tolist() == pytest.approx([0.002, 0, 0.001])
     method.remember((2, 0), {**losses, "feedback": torch.tensor([1.9, 1.9])})
     assert method.k.tolist() == [0, 0, 0]
     method.k.fill_(0.9999)
@@ -92,6 +91,16 @@ def test_a_recipe_is_a_set_of_defaults_and_what_is_typed_wins() -> None:
     typed = parse_options([*data, "--pooling", "mean", "--recipe", "balanced", "--demo"]).values()
     assert typed["pooling"] == "mean"
     assert (typed["maps"], typed["imsize"]) == ("combined", 32)
+
+
+def test_a_balanced_game_begins_without_discrimination_and_with_little_feedback() -> None:
+    words = ("--recipe", "balanced", "--imsize", "8", "--width", "2", "--seed", "1")
+    method = make_method(parse_options([*data_of("MVTec", "somewhere"), *words]).model_config())
+    torch.manual_seed(0)
+    total, losses = method.training_losses(torch.rand(2, 3, 8, 8) * 2 - 1, (3, 5))
+    reconstruction, feedback = (losses[n].sum().item() for n in ("reconstruction", "feedback"))
+    assert feedback > 0.1
+    assert total.item() == pytest.approx(reconstruction + 0.3 * feedback)
 
 
 @pytest.fixture
