@@ -131,7 +131,7 @@ def _train(options: Options, samples: Sequence[Sample], place: Place) -> int:
     shown = [StepProgress(steps), *_pictures(options, data, model)] if place.rank == 0 else []
     trainer = pl.Trainer(
         accelerator="cpu" if device.type == "cpu" else "gpu",
-        **_processes(options, device, place),
+        **_processes(options, place),
         precision=lightning_precision(options.optimization.precision, device),
         # The module counts its steps itself and says when the last is done.
         max_epochs=-1,
@@ -262,7 +262,7 @@ def _check_processes(options: Options, samples: Sequence[Sample], place: Place) 
         )
 
 
-def _processes(options: Options, device: torch.device, place: Place) -> dict[str, Any]:
+def _processes(options: Options, place: Place) -> dict[str, Any]:
     """Lightning's arguments about the processes that train together."""
     if place.count == 1:
         # Lightning would guess this from what a cluster or a launcher has left in the environment.
