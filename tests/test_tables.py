@@ -234,7 +234,7 @@ def test_means_deviations_and_averages(tmp_path: Path) -> None:
         "| DAGAN, published | 0.650 | – | – | 0.650 |",
         "| contrast | 0.600 | 1.000 | – | 0.800 |",
         "| untrained features | 0.400 ± 0.141 | 0.600 ± 0.141 | – | 0.500 ± 0.141 |",
-        "| cable | untrained features | 0.400 ± 0.141 |  |  |  |  |  |  |  |  |",
+        "| cable | untrained features | 0.400 ± 0.141 |  |  |  |  |  |  |  |  |  |  |",
         f"| cable | {label} | 0.600 ± 0.141 | 0.800 ± 0.141 | 0.200 | 0.850 ± 0.071 | "
         "0.700 ± 0.000 | 50 % | 50 % | 60 % | 80 % | 1:30 | 2 |",
         "| cable | DAGAN, published | 0.650 | 0.650 | – | – | – | – | – | – | – | 1:06:40 | 1 |",
