@@ -6,6 +6,7 @@ for each kind of file: it depends neither on the image nor on the data set.
 """
 
 import logging
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,11 +17,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from crn.errors import UserError
+from crn.system.text import counted
 from datasets.folders import FORMATS
 from datasets.samples import Sample
 
@@ -42,11 +44,40 @@ _LARGEST_KEPT = _KEPT_BYTES // 8
 _LITTLE_RANGE = 0.25
 # Tags of TIFF files, and their values that matter here.
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
-_COMPRESSION = 259
-_BITS, _SAMPLE_FORMAT, _SIGNED_16 = 258, 339, ((16,), (2,))
-# What follows "ftyp" in a HEIC file, which may be called .jpg.
-_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1")
+_COMPRESSION, _UNCOMPRESSED = 259, 1
+_BITS, _BANDS, _SAMPLE_FORMAT, _SIGNED, _FLOAT = 258, 277, 339, 2, 3
+_PLANES, _SEPARATE = 284, 2
+# How files begin that may be called .jpg all the same.
+_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1")  # after "ftyp"
+_JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
 _ONE_SCALE = "scale all images of the data set alike and save them with 16 bits (docs/datasets.md)"
+
+
+class _PngStream(PngImagePlugin.PngStream):
+    """Leaves out text and profiles that are damaged or too large: the pixels are whole."""
+
+    def call(self, cid: bytes, pos: int, length: int) -> bytes:
+        if not _is_ancillary(cid):
+            return super().call(cid, pos, length)
+        assert self.fp is not None
+        data = ImageFile._safe_read(self.fp, length)
+        is_sound = self.fp.read(4) == zlib.crc32(cid + data).to_bytes(4, "big")
+        self.fp.seek(pos)
+        if is_sound and self.text_memory <= PngImagePlugin.MAX_TEXT_MEMORY:
+            with suppress(ValueError, SyntaxError, IndexError):
+                return super().call(cid, pos, length)
+        self.fp.seek(pos + length)
+        return data
+
+    def crc(self, cid: bytes, data: bytes) -> None:
+        (self.crc_skip if _is_ancillary(cid) else super().crc)(cid, data)
+
+
+def _is_ancillary(cid: bytes) -> bool:
+    return cid[:1].islower()
+
+
+PngImagePlugin.PngStream = _PngStream  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
@@ -269,9 +300,10 @@ def decoded(path: Path, take: Callable[[Image.Image], np.ndarray]) -> np.ndarray
                     f"{path}: {image.width}x{image.height} pixels are too many (at most "
                     f"{MAX_PIXELS:,} are read, and {MAX_SIDE:,} on a side); make the image smaller"
                 )
+            _refuse_what_is_misread(path, image)
             image.load()
             # EXIF data that cannot be read say nothing about the pixels, which are whole; what
-            # cannot be written anew is only found after they have been turned in place.
+            # cannot be written again is only found after they have been turned in place.
             with suppress(Exception):
                 ImageOps.exif_transpose(image, in_place=True)
             return take(image)
@@ -292,13 +324,57 @@ def _known_formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
+def _refuse_what_is_misread(path: Path, image: Image.Image) -> None:
+    """Refuse TIFF files whose numbers Pillow 13 gets wrong without a word."""
+    tags: Any = getattr(image, "tag_v2", {})
+    if tags.get(_COMPRESSION, _UNCOMPRESSED) != _UNCOMPRESSED:
+        if image.mode == "I" and tags.prefix == b"MM":
+            raise UserError(
+                f"{path}: has numbers with a sign or of 32 bits, compressed and big-endian; "
+                "save it uncompressed"
+            )
+    elif tags.get(_PLANES) == _SEPARATE and (
+        16 in tags.get(_BITS, ()) or tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+    ):
+        raise UserError(
+            f"{path}: has its channels in separate planes, uncompressed; save it compressed, or "
+            "with interleaved channels"
+        )
+
+
 def _what_it_is(path: Path) -> str:
-    """What to say of a file that no decoder knows."""
+    """What to say of a file that no decoder takes."""
     with path.open("rb") as file:
-        start = file.read(12)
-    if start[4:8] == b"ftyp" and start[8:] in _HEIC_BRANDS:
-        return "HEIC images cannot be read; convert it to PNG or JPEG, or move it out"
+        start = file.read(16)
+    kind = "JPEG XL" if start.startswith(_JPEG_XL) else ""
+    if start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS:
+        kind = "HEIC"
+    if kind:
+        return f"{kind} images cannot be read; convert it to PNG or JPEG, or move it out"
+    for name in _known_formats():
+        accepts = Image.OPEN[name][1]
+        if accepts and accepts(start):
+            kind = _tiff_kind(path) if name == "TIFF" else ""
+            return (
+                f"damaged, or {name} of a kind that cannot be read{kind}; replace it, or save it "
+                "as gray or RGB with 8 or 16 bits"
+            )
     return f"not an image that can be read ({', '.join(FORMATS)}); move it out of the data set"
+
+
+def _tiff_kind(path: Path) -> str:
+    """What numbers a TIFF file has, in brackets; nothing where that cannot be told."""
+    with suppress(Exception), path.open("rb") as file:
+        header = file.read(8)
+        tags = TiffImagePlugin.ImageFileDirectory_v2(header + file.read(8 * (header[2] == 43)))
+        file.seek(tags.next)
+        tags.load(file)
+        bands, bits = tags.get(_BANDS, 1), max(tags.get(_BITS, (1,)))
+        number = {_SIGNED: " with a sign", _FLOAT: ", floating point"}
+        more = number.get(max(tags.get(_SAMPLE_FORMAT, (1,))), "")
+        more += ", in separate planes" if tags.get(_PLANES) == _SEPARATE and bands > 1 else ""
+        return f" ({counted(bands, 'band')} of {counted(bits, 'bit')}{more})"
+    return ""
 
 
 def _pixels(path: Path, mode: str, image: Image.Image) -> np.ndarray:
@@ -316,12 +392,7 @@ def _of_16_bits(path: Path, image: Image.Image) -> np.ndarray:
     """Gray as uint16, or int16 where a TIFF file says that its 16 bits have a sign."""
     array = np.array(image)
     tags: Any = getattr(image, "tag_v2", {})
-    if (tags.get(_BITS), tags.get(_SAMPLE_FORMAT)) == _SIGNED_16:
-        if tags.prefix == b"MM" and tags.get(_COMPRESSION, 1) != 1:
-            # Pillow 13 swaps the two bytes of each number.
-            raise UserError(
-                f"{path}: has signed numbers, compressed and big-endian; save it uncompressed"
-            )
+    if (tags.get(_BITS), tags.get(_SAMPLE_FORMAT)) == ((16,), (_SIGNED,)):
         return array.astype(np.int16)
     if array.min() < 0 or array.max() > 65_535:
         raise UserError(f"{path}: has more than 16 bits; {_ONE_SCALE}")

@@ -128,6 +128,14 @@ def with_pages_in_a_circle(path: Path) -> None:
     path.write_bytes(content)
 
 
+def with_comments_of_1_gb(path: Path) -> None:
+    COLOUR.save(path)
+    content = path.read_bytes()
+    comment = zlib.compress(bytes(1_000_000))
+    comments = [(b"zTXt", f"{index}\0\0".encode() + comment) for index in range(1000)]
+    path.write_bytes(content[:33] + png(*comments)[8:-12] + content[33:])  # behind its header
+
+
 COLOUR = Image.fromarray(texture(1, 20, 30, 3))
 GRAY = COLOUR.convert("L")
 MORE_FRAMES = {"save_all": True, "append_images": [Image.fromarray(texture(2, 20, 30, 3))] * 2}
@@ -163,6 +171,7 @@ ODD: list[tuple[str, tuple[int, int], Callable[[Path], None]]] = [
     ("bitmap.bmp", (30, 20), saved(COLOUR)),
     ("portable.pgm", (30, 20), saved(GRAY)),
     ("something behind.png", (30, 20), with_bytes_behind),
+    ("comments of 1 GB.png", (30, 20), with_comments_of_1_gb),
     ("png.jpg", (30, 20), saved(COLOUR, format="PNG")),
     ("jpeg.png", (30, 20), saved(COLOUR, format="JPEG")),
     ("tiff.bmp", (30, 20), saved(COLOUR, format="TIFF")),

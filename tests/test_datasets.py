@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import texture, write_image, write_mvtec_category, write_panorama, write_road_images
 from PIL import Image
-from test_corpus import png
+from test_corpus import COLOUR, at, encoded, png
 
 from crn.errors import UserError
 from crn.training.batches import EvaluationBatches, TrainingBatches, steps_of_epochs
@@ -373,29 +373,47 @@ def test_images_are_turned_upright(
     assert image[0].tolist() == UPRIGHT[orientation]
 
 
-def write_tiff(path: Path, array: np.ndarray, **tags: int) -> None:
-    """A gray TIFF file of one strip; Pillow writes no signed, and no inverted, 16 bits."""
+def write_tiff(
+    path: Path,
+    array: np.ndarray,
+    photometric: int = 1,
+    compression: int = 1,
+    separate: bool = False,
+    **tags: int,
+) -> None:
+    """A TIFF file (H, W) or (H, W, bands) with a strip for each plane; Pillow writes few kinds."""
     order = ">" if array.dtype.byteorder == ">" else "<"
-    data = array.tobytes()
-    if tags.get("compression") == DEFLATE:
-        data = zlib.compress(data)
-    height, width = array.shape
+    bands = array.shape[2] if array.ndim == 3 else 1
+    planes = np.split(array, bands, axis=2) if separate and bands > 1 else [array]
+    strips = [plane.tobytes() for plane in planes]
+    if compression == DEFLATE:
+        strips = [zlib.compress(strip) for strip in strips]
+    # The numbers that all entries of more than one point to are at the beginning.
+    starts = np.cumsum([8 + 8 * len(strips), *map(len, strips)]).tolist()
+    lengths = [len(strip) for strip in strips]
     kinds = {"u": 1, "i": 2, "f": 3}
     entries = {
-        256: width, 257: height, 258: array.dtype.itemsize * 8, 259: 1, 262: 1, 273: 8, 277: 1,
-        278: height, 279: len(data), 339: kinds[array.dtype.kind],
-        **{{"photometric": 262, "compression": 259}[name]: value for name, value in tags.items()},
+        256: array.shape[1], 257: array.shape[0], 258: array.dtype.itemsize * 8, 259: compression,
+        262: photometric, 273: 8, 277: bands, 278: array.shape[0], 279: 8 + 4 * len(strips),
+        284: 2 if separate else 1, 339: kinds[array.dtype.kind],
+        **{{"extra": 338}[name]: value for name, value in tags.items()},
     }  # fmt: skip
+    if len(strips) == 1:
+        entries |= {273: starts[0], 279: lengths[0]}
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         file.write(b"MM\0*" if order == ">" else b"II*\0")
-        file.write(struct.pack(f"{order}I", 8 + len(data)) + data)
+        file.write(struct.pack(f"{order}I", starts[-1]))
+        file.write(struct.pack(f"{order}{2 * len(strips)}I", *starts[:-1], *lengths))
+        file.write(b"".join(strips))
         file.write(struct.pack(f"{order}H", len(entries)))
         for tag, value in sorted(entries.items()):
-            file.write(struct.pack(f"{order}HHII", tag, 4, 1, value))
+            count = len(strips) if tag in (273, 279) else 1
+            file.write(struct.pack(f"{order}HHII", tag, 4, count, value))
         file.write(struct.pack(f"{order}I", 0))
 
 
+UPSIDE_DOWN = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x03\0\0\0\0\0\0\0"
 SIGNED = [[-32768, -257, 0, 257 * 5, 32767]]
 
 
@@ -418,6 +436,129 @@ def test_white_is_zero_at_any_depth(
     assert read_file(tmp_path / "a.tif", channels=1).flatten().tolist() == [255, 204, 0]
 
 
+RGB = 2  # in a TIFF file's photometric interpretation
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize(
+    ("dtype", "separate", "compression"),
+    [
+        *(("u1", False, 1), ("u1", True, 1), ("u1", True, DEFLATE)),
+        *(("u2", False, 1), ("u2", False, DEFLATE), ("u2", True, DEFLATE)),
+    ],
+)
+def test_colour_of_tiff_files(
+    tmp_path: Path, order: str, dtype: str, separate: bool, compression: int
+) -> None:
+    pixels = texture(1, 5, 7, 3)
+    array = (pixels * np.uint16(257 if dtype == "u2" else 1)).astype(order + dtype)
+    write_tiff(tmp_path / "a.tif", array, RGB, compression, separate)
+    read = read_file(tmp_path / "a.tif", channels=3)
+    np.testing.assert_array_equal(read.permute(1, 2, 0), pixels)
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize(
+    ("shape", "dtype", "tags"),
+    [
+        ((5, 7, 3), "u2", {"photometric": RGB}),
+        ((5, 7, 4), "u2", {"photometric": RGB, "extra": 2}),
+        ((5, 7), "u2", {}),
+        ((5, 7), "u1", {"photometric": 0}),
+    ],
+)
+def test_planes_that_would_be_misread_are_refused(
+    tmp_path: Path, order: str, shape: tuple, dtype: str, tags: dict
+) -> None:
+    array = texture(1, *shape, dtype=np.dtype(dtype)).astype(order + dtype)
+    write_tiff(tmp_path / "a.tif", array, separate=True, **tags)
+    with pytest.raises(UserError, match=r"a\.tif: has its channels in .*; save it compressed, or"):
+        read_file(tmp_path / "a.tif", channels=3)
+
+
+@pytest.mark.parametrize(("dtype", "compression"), [("<i4", 1), ("<i4", DEFLATE), (">i4", 1)])
+def test_whole_numbers_of_32_bits_that_fit_into_16(
+    tmp_path: Path, dtype: str, compression: int
+) -> None:
+    write_tiff(tmp_path / "a.tif", np.array([[0, 257, 65_535]], dtype), compression=compression)
+    assert read_file(tmp_path / "a.tif", channels=1).flatten().tolist() == [0, 1, 255]
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "kind"),
+    [
+        ((3, 4, 5), "u1", "5 bands of 8 bits"),
+        ((3, 4, 7), "u2", "7 bands of 16 bits"),
+        ((3, 4, 3), "f4", "3 bands of 32 bits, floating point"),
+        ((3, 4), "f2", "1 band of 16 bits, floating point"),
+        ((3, 4), "f8", "1 band of 64 bits, floating point"),
+        ((3, 4), "i8", "1 band of 64 bits with a sign"),
+    ],
+)
+@pytest.mark.parametrize("order", "<>")
+def test_tiff_files_that_cannot_be_read_say_what_they_have(
+    tmp_path: Path, shape: tuple, dtype: str, kind: str, order: str
+) -> None:
+    write_tiff(tmp_path / "a.tif", np.zeros(shape, order + dtype))
+    words = rf"a\.tif: damaged, or TIFF of a kind that cannot be read \({kind}\); replace it, or"
+    with pytest.raises(UserError, match=words):
+        read_file(tmp_path / "a.tif", channels=3)
+
+
+def chunk(kind: bytes, data: bytes, is_damaged: bool = False) -> bytes:
+    """A chunk of a PNG file."""
+    checksum = zlib.crc32(kind + data) ^ is_damaged
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
+
+
+def with_chunk(new: bytes, place: str) -> tuple[bytes, np.ndarray]:
+    """A PNG file with a chunk in front of the pixels or behind them, and the pixels."""
+    content = encoded("PNG")
+    # The header is the first chunk, the end the last one.
+    start = 8 + 12 + 13 if place == "in front" else len(content) - 12
+    return content[:start] + new + content[start:], np.array(COLOUR)
+
+
+LONG = zlib.compress(bytes(2_000_000))
+
+
+@pytest.mark.parametrize("place", ["in front", "behind"])
+@pytest.mark.parametrize(
+    "new",
+    [
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + LONG),
+        chunk(b"zTXt", b"Comment\0\0" + LONG),
+        chunk(b"iCCP", b"profile\0\0" + LONG),
+        chunk(b"tEXt", b"Comment\0hello", is_damaged=True),
+        chunk(b"zTXt", b"Comment\0\7hello"),
+        chunk(b"pHYs", b"short"),
+        chunk(b"eXIf", UPSIDE_DOWN, is_damaged=True),
+    ],
+)
+def test_what_is_beside_the_pixels_of_png_files_does_not_matter(
+    tmp_path: Path, place: str, new: bytes
+) -> None:
+    content, pixels = with_chunk(new, place)
+    (tmp_path / "a.png").write_bytes(content)
+    read = read_file(tmp_path / "a.png", channels=3)
+    np.testing.assert_array_equal(read.permute(1, 2, 0), pixels)
+
+
+@pytest.mark.parametrize("place", ["in front", "behind"])
+@pytest.mark.parametrize(
+    "new",
+    [
+        chunk(b"eXIf", UPSIDE_DOWN),
+        chunk(b"iTXt", b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="3"/>'),
+    ],
+)
+def test_png_files_are_turned_wherever_that_stands(tmp_path: Path, place: str, new: bytes) -> None:
+    content, pixels = with_chunk(new, place)
+    (tmp_path / "a.png").write_bytes(content)
+    read = read_file(tmp_path / "a.png", channels=3)
+    np.testing.assert_array_equal(read.permute(1, 2, 0), pixels[::-1, ::-1])
+
+
 @pytest.mark.parametrize(
     ("write", "words"),
     [
@@ -426,12 +567,27 @@ def test_white_is_zero_at_any_depth(
         (lambda file: row(0, -1, dtype=np.int32).save(file), "has more than 16 bits"),
         (
             lambda file: write_tiff(file, np.array(SIGNED, ">i2"), compression=DEFLATE),
-            "has signed numbers, .* save it uncompressed",
+            "has numbers with a sign .* save it uncompressed",
+        ),
+        (
+            lambda file: write_tiff(file, np.array([[0, 9]], ">i4"), compression=DEFLATE),
+            "has numbers .* of 32 bits, compressed and big-endian; save it uncompressed",
         ),
         (
             lambda file: file.write_bytes(b"\0\0\0\x18ftypheic" + bytes(100)),
             "HEIC images cannot be read; convert it",
         ),
+        (
+            lambda file: file.write_bytes(b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(100)),
+            "JPEG XL images cannot be read; convert it",
+        ),
+        (lambda file: file.write_bytes(b"\xff\x0a" + bytes(100)), "JPEG XL images cannot"),
+        (
+            lambda file: file.write_bytes(at(encoded("PNG"), 29, b"\0\0\0\0")),
+            "damaged, or PNG of a kind that cannot be read; replace it",
+        ),
+        (lambda file: file.write_bytes(b"GIF89a"), "damaged, or GIF of a kind"),
+        (lambda file: file.write_bytes(b"some text"), r"not an image .* \(PNG, JPEG, "),
     ],
 )
 def test_images_that_are_refused(tmp_path: Path, write, words: str) -> None:
