@@ -34,7 +34,7 @@ from crn.report.tables import SCORES_FILE, metrics_table, write_score_table
 from crn.system.files import claimed
 from crn.system.hardware import pick_device, set_up_cpu, to_device_if_it_fits
 from crn.system.program import print_result
-from datasets.masks import Masks
+from datasets.masks import read_masks
 from datasets.reader import (
     Images,
     image_batches,
@@ -111,7 +111,8 @@ def find_results(
         thresholds = thresholds_from_file(earlier, options.scoring, facts.weights)
     shown = options.output.image_output_path is not None
     images = read_images(samples, options.network.imsize, options.data.num_workers, keep=shown)
-    masks = Masks(samples, images.sizes)  # one that cannot be used is found before the work
+    # One that cannot be used is found before the work.
+    masks, ignored = read_masks(samples, images.sizes, images.orientations)
 
     log.info("scoring %d samples with %s of step %d on %s", len(samples), path, model.step, device)
     workers = options.data.num_workers
@@ -123,7 +124,7 @@ def find_results(
         quantile = options.decision.threshold_quantile
         thresholds = thresholds_from_training(scores[asked], maps, trained, quantile)
     scored = _scored_images(samples, images.sizes, scores, asked, thresholds)
-    metrics = evaluate(options, facts, thresholds, scored, maps, masks)
+    metrics = evaluate(options, facts, thresholds, scored, maps, masks, ignored)
     scale = ColourScale(*maps.range, thresholds.pixel)
     pictures = ResultPictures(samples, images, reconstructions, maps, masks, scale)
     return InferenceResults(options, scored, metrics), pictures

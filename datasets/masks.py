@@ -2,7 +2,7 @@
 
 import logging
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,135 +15,204 @@ from datasets.samples import Sample
 
 log = logging.getLogger(__name__)
 
-# Between black and white, of 255, are gray pixels. If they are more than so many for each white
-# one, or than so many of those that are not within some pixels of a white one, it is no mask.
-_BLACK, _WHITE = 64, 191
-_GRAY, _GRAY_ELSEWHERE, _EDGE = 1.5, 0.05, 4
+# What the pixels of a mask are.
+_NORMAL, _ANOMALOUS, _IGNORED = 0, 1, 2
+# The highest number, where all others are below the second of these, is an edge to ignore.
+_EDGE, _SMALL = (255, 65_535), 64
+# Of 255. Numbers of classes may be anything up to here; shades of gray go on to white.
 _MIDDLE = 127
-# Where no value is higher, they are numbers of classes, not shades of gray.
-_MOST_CLASSES = 31
 # An inverted mask covers most of the image, and almost all along the border.
 _COVERS, _BORDERS = 0.5, 0.8
+# By EXIF orientation, how a mask with width and height exchanged is turned upright.
+_UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    5: np.transpose,
+    6: lambda mask: np.rot90(mask, -1),
+    7: lambda mask: np.rot90(mask, 2).T,
+    8: np.rot90,
+}
 
-# What is said of masks that are not black and white.
+# What is said of masks.
 _BRIGHTER = "the brighter of two values is taken for anomalous"
-_SHADES = f"they have shades of gray; values above {_MIDDLE} are taken for anomalous"
-_CLASSES = "they seem to have numbers of classes; values above 0 are taken for anomalous"
+_SHADES = "they have shades of gray; above half of the brightest is taken for anomalous"
+_NUMBERS = "they have several values; all but 0 are taken for anomalous"
+_HAS_EDGE = (
+    "their highest value, beside small ones, is taken for an edge to ignore, which pixel metrics "
+    "leave out"
+)
 _ALPHA = "their opaque pixels are taken for anomalous"
+_EITHER_WAY = (
+    "EXIF data turn their photographs but not them, and they fit both ways; they are taken to be "
+    "upright (docs/datasets.md)"
+)
+_EMPTY, _FULL = "no pixel is anomalous", "all pixels are anomalous"
 
 
 class Masks(Sequence[np.ndarray | None]):
-    """The masks of some samples, each read once.
+    """Arrays (H, W) bool, kept small; None for a sample that has none."""
 
-    ``masks[index]`` is that of a sample, (H, W) bool, true where its image is anomalous; None for a
-    sample without a mask.
-    """
+    def __init__(self) -> None:
+        self._packed: list[tuple[bytes, tuple[int, ...]] | None] = []
 
-    def __init__(self, samples: Sequence[Sample], sizes: Sequence[tuple[int, int]]) -> None:
-        """Read all masks, and say where they had to be interpreted.
-
-        Args:
-            samples, sizes: and the (height, width) of their images.
-
-        Raises:
-            UserError: a file cannot be read, is no mask, or has another size than its image; or
-                half of the masks or more are inverted.
-        """
-        self._packed: list[bytes | None] = []
-        self._sizes = sizes
-        notes: dict[str, list[Path]] = {}
-        inverted = []
-        for sample, size in zip(samples, sizes, strict=True):
-            if sample.mask is None:
-                self._packed.append(None)
-                continue
-            mask, note = _interpreted(sample.mask)
-            if mask.shape != size:
-                raise UserError(
-                    f"{sample.mask}: has {mask.shape[1]}x{mask.shape[0]} pixels, but "
-                    f"{sample.files[0]} has {size[1]}x{size[0]}; give both one size"
-                )
-            if note:
-                notes.setdefault(note, []).append(sample.mask)
-            if _seems_inverted(mask):
-                inverted.append(sample.mask)
-            self._packed.append(zlib.compress(np.packbits(mask).tobytes(), 1))
-        count = sum(packed is not None for packed in self._packed)
-        for note, paths in notes.items():
-            log.warning("%s such as %s: %s", counted(len(paths), "mask"), paths[0], note)
-        if inverted:
-            message = (
-                f"{inverted[0]}: white for the most part and along the border, as "
-                f"{len(inverted)} of {counted(count, 'mask')}; white has to mark what is "
-                "anomalous"
-            )
-            if 2 * len(inverted) >= count:
-                raise UserError(f"{message}: invert them")
-            log.warning("%s", message)
+    def append(self, mask: np.ndarray | None) -> None:
+        """Keep one more (H, W) bool."""
+        packed = None
+        if mask is not None:
+            packed = zlib.compress(np.packbits(mask).tobytes(), 1), mask.shape
+        self._packed.append(packed)
 
     def __len__(self) -> int:
         return len(self._packed)
 
     def __getitem__(self, index: int) -> np.ndarray | None:  # type: ignore[override]  # no slices
-        packed = self._packed[index]
-        if packed is None:
+        if (packed := self._packed[index]) is None:
             return None
-        height, width = self._sizes[index]
-        bits = np.frombuffer(zlib.decompress(packed), np.uint8)
-        return np.unpackbits(bits, count=height * width).view(bool).reshape(height, width)
+        content, shape = packed
+        bits = np.frombuffer(zlib.decompress(content), np.uint8)
+        return np.unpackbits(bits, count=int(np.prod(shape))).view(bool).reshape(shape)
 
 
-def _interpreted(path: Path) -> tuple[np.ndarray, str]:
-    """A mask (H, W) bool, and what to say of it if it is not black and white."""
-    array = decoded(path, _gray_and_alpha)
+def read_masks(
+    samples: Sequence[Sample], sizes: Sequence[tuple[int, int]], orientations: Mapping[Path, int]
+) -> tuple[Masks, Masks]:
+    """Read the masks of some samples, and say where they had to be interpreted.
+
+    Args:
+        samples, sizes: and the (height, width) of their images, upright.
+        orientations: of the files of the images, as EXIF numbers them, where they have one.
+
+    Returns:
+        Where images are anomalous, None for a sample without a mask; and where masks have pixels
+        to ignore, None for a sample whose mask has no such pixels.
+
+    Raises:
+        UserError: a file cannot be read, or has another size than its image; or half of the masks
+            or more are inverted.
+    """
+    anomalous, ignored = Masks(), Masks()
+    notes: dict[str, list[Path]] = {}
+    inverted = []
+    count = 0
+    for sample, size in zip(samples, sizes, strict=True):
+        if sample.mask is None:
+            anomalous.append(None)
+            ignored.append(None)
+            continue
+        count += 1
+        pixels, found = _upright(sample, size, orientations)
+        mask, left_out = pixels == _ANOMALOUS, pixels == _IGNORED
+        if not mask.any():
+            found.append(_EMPTY)
+        elif (mask | left_out).all():
+            found.append(_FULL)
+        elif _seems_inverted(mask):
+            inverted.append(sample.mask)
+        for note in found:
+            notes.setdefault(note, []).append(sample.mask)
+        anomalous.append(mask)
+        ignored.append(left_out if left_out.any() else None)
+    for note, paths in notes.items():
+        if note == _EMPTY and len(paths) == count:
+            note = f"{note}, nor in any other mask, so there are no pixel metrics"
+        log.warning("%s such as %s: %s", counted(len(paths), "mask"), paths[0], note)
+    if inverted:
+        message = (
+            f"{inverted[0]}: white for the most part and along the border, as "
+            f"{len(inverted)} of {counted(count, 'mask')}; white has to mark what is "
+            "anomalous"
+        )
+        if 2 * len(inverted) >= count:
+            raise UserError(f"{message}: invert them")
+        log.warning("%s", message)
+    return anomalous, ignored
+
+
+def _upright(
+    sample: Sample, size: tuple[int, int], orientations: Mapping[Path, int]
+) -> tuple[np.ndarray, list[str]]:
+    """What the pixels of a mask (H, W) are, turned as its photograph, and what to say of them.
+
+    Raises:
+        UserError: see `read_masks`.
+    """
+    assert sample.mask is not None
+    own: dict[Path, int] = {}
+    pixels, note = _interpreted(sample.mask, own)
+    notes = [note] if note else []
+    orientation = orientations.get(sample.files[0], 1)
+    stored = size[::-1] if orientation in _UPRIGHT else size
+    if pixels.shape == stored != size:
+        pixels = _UPRIGHT[orientation](pixels)
+    elif pixels.shape == stored and orientation != 1 and not own:
+        notes.append(_EITHER_WAY)
+    if pixels.shape != size:
+        raise UserError(
+            f"{sample.mask}: has {pixels.shape[1]}x{pixels.shape[0]} pixels, but "
+            f"{sample.files[0]} has {size[1]}x{size[0]}; give both one size"
+        )
+    return pixels, notes
+
+
+def _interpreted(path: Path, own: dict[Path, int]) -> tuple[np.ndarray, str]:
+    """What the pixels of a mask (H, W) are, and what to say of it if it is not black and white."""
+    array = decoded(path, _gray_and_alpha, own)
     if array.ndim == 2:
-        return _split(array, path)
+        return _marked(array)
     gray, alpha = array[..., 0], array[..., 1]
     if alpha.min() == alpha.max():
-        return _split(gray, path)
+        return _marked(gray)
     opaque = alpha > _MIDDLE
     if len(np.unique(gray[opaque])) <= 1:
-        return _split(alpha, path)[0], _ALPHA
+        return opaque.astype(np.uint8), _ALPHA
     # Several colours on transparent ground, which is normal.
-    return _split(np.where(opaque, gray, 0), path)
+    return _marked(np.where(opaque, gray, 0))
 
 
 def _gray_and_alpha(image: Image.Image) -> np.ndarray:
-    """The brightest channel and the alpha channel (H, W, 2), or gray (H, W) of any depth."""
+    """The brightest channel and the alpha channel (H, W, 2), or numbers (H, W) of any depth."""
     if image.mode in ("1", "L") and "transparency" not in image.info:
         return np.array(image.convert("L"))
-    if image.mode == "F" or image.mode.startswith("I"):
+    if image.mode[0] in "IF" or (image.mode == "P" and _has_edge(np.unique(np.array(image)))):
         return np.array(image)
     array = np.array(image.convert("RGBA"))
     return np.stack([array[..., :3].max(2), array[..., 3]], 2)
 
 
-def _split(values: np.ndarray, path: Path) -> tuple[np.ndarray, str]:
-    """The anomalous pixels of gray values that should be two."""
-    if values.dtype == np.uint8:  # as np.unique, but faster
-        levels = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
-    else:
-        levels = np.unique(values)
-    if len(levels) <= 2:
-        two = len(levels) == 2
-        return values > (levels[0] if two else 0), _BRIGHTER if two and levels[0] > 0 else ""
-    if levels[0] >= 0 and levels[-1] <= _MOST_CLASSES:
-        return values > 0, _CLASSES
-    if values.dtype != np.uint8:
-        values = values / 257
-    from scipy.ndimage import binary_dilation
+def _has_edge(levels: np.ndarray) -> bool:
+    """Whether the highest of some values is that of an edge to ignore, as in Pascal VOC."""
+    return len(levels) > 2 and levels[-1] in _EDGE and levels[-2] < _SMALL
 
-    white = values > _WHITE
-    # What smoothing and JPEG make gray lies along an edge of white.
-    gray = (values > _BLACK) & ~white
-    elsewhere = gray & ~binary_dilation(white, iterations=_EDGE)
-    if gray.sum() > white.sum() * _GRAY or elsewhere.sum() > white.sum() * _GRAY_ELSEWHERE:
-        raise UserError(
-            f"{path}: is gray, not a mask; save it with anomalous pixels white and all others black"
-        )
-    return values > _MIDDLE, _SHADES
+
+def _marked(values: np.ndarray) -> tuple[np.ndarray, str]:
+    """What pixels are by their values (H, W): two, or numbers, or shades of gray."""
+    levels, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    if len(levels) == 2 and levels[0] > 0:
+        return (values == levels[1]).astype(np.uint8), _BRIGHTER
+    marked = (values != 0).astype(np.uint8)
+    if len(levels) <= 2:
+        return marked, ""
+    # A number fills areas, but a shade, or the noise of JPEG, only lines along edges.
+    areas = np.bincount(place.reshape(values.shape)[_in_areas(values)], minlength=len(levels))
+    filling = (2 * areas > counts)[1:-1]
+    if levels[-1] > _MIDDLE and 2 * filling.sum() < len(filling):
+        return (values > levels[-1] / 2).astype(np.uint8), _SHADES
+    if _has_edge(levels):
+        marked[values == levels[-1]] = _IGNORED
+        return marked, _HAS_EDGE
+    return marked, _NUMBERS
+
+
+def _in_areas(values: np.ndarray) -> np.ndarray:
+    """Pixels that equal a neighbour in their row and one in their column, (H, W) bool."""
+    in_row, in_column = np.zeros((2, *values.shape), bool)
+    same = values[:, 1:] == values[:, :-1]
+    in_row[:, 1:] |= same
+    in_row[:, :-1] |= same
+    same = values[1:] == values[:-1]
+    in_column[1:] |= same
+    in_column[:-1] |= same
+    return in_row & in_column
 
 
 def _seems_inverted(mask: np.ndarray) -> bool:
     border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
-    return mask.mean() > _COVERS and border.mean() > _BORDERS and not mask.all()
+    return bool(mask.mean() > _COVERS and border.mean() > _BORDERS)

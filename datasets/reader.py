@@ -47,6 +47,7 @@ _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 _COMPRESSION, _UNCOMPRESSED = 259, 1
 _BITS, _BANDS, _SAMPLE_FORMAT, _SIGNED, _FLOAT = 258, 277, 339, 2, 3
 _PLANES, _SEPARATE = 284, 2
+_ORIENTATION = 274  # of EXIF data, too
 # How files begin that may be called .jpg all the same.
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1")  # after "ftyp"
 _JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
@@ -89,12 +90,14 @@ class Images:
         sizes: (height, width) of every sample's own file.
         samples: whose images they are.
         kept: those that were kept in their own size, by their index.
+        orientations: of the files that have one, 1 to 8 as EXIF numbers them.
     """
 
     pixels: Tensor
     sizes: list[tuple[int, int]]
     samples: Sequence[Sample] = ()
     kept: dict[int, Tensor] = field(default_factory=dict)
+    orientations: dict[Path, int] = field(default_factory=dict)
 
     def own(self, index: int) -> Tensor:
         """The image in the size of its file, (3, H, W) uint8; decoded again if it was not kept."""
@@ -135,9 +138,10 @@ def read_images(
     kept: dict[int, Tensor] = {}
     room = _KEPT_BYTES if keep else 0
     ranges: tuple[list[_Range], list[_Range]] = ([], [])
+    orientations: dict[Path, int] = {}
 
     def read(sample: Sample) -> tuple[Tensor, tuple[int, int], Tensor | None]:
-        layers = _read_layers(sample, ranges)
+        layers = _read_layers(sample, ranges, orientations)
         _, height, width = layers[0].shape
         is_kept = 3 * height * width <= min(room, _LARGEST_KEPT)
         own = _at_own_size(layers) if is_kept else None
@@ -158,7 +162,7 @@ def read_images(
         pool.shutdown(cancel_futures=True)  # the first error ends all
     for found in ranges:
         _check_ranges(found)
-    return Images(pixels, sizes, samples, kept)
+    return Images(pixels, sizes, samples, kept, orientations)
 
 
 def image_batches(
@@ -232,12 +236,15 @@ def _check_ranges(ranges: Sequence[_Range]) -> None:
 
 
 def _read_layers(
-    sample: Sample, ranges: Sequence[list[_Range] | None] = (None, None)
+    sample: Sample,
+    ranges: Sequence[list[_Range] | None] = (None, None),
+    orientations: dict[Path, int] | None = None,
 ) -> list[Tensor]:
     """A colour image (3, H, W), or the height and the intensity (1, H, W) of a road tile."""
     channels = 3 if len(sample.files) == 1 else 1
     return [
-        read_file(file, channels, found) for file, found in zip(sample.files, ranges, strict=False)
+        read_file(file, channels, found, orientations)
+        for file, found in zip(sample.files, ranges, strict=False)
     ]
 
 
@@ -258,7 +265,12 @@ def _stacked(layers: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     return torch.cat([height, intensity, intensity])
 
 
-def read_file(path: Path, channels: int, ranges: list[_Range] | None = None) -> Tensor:
+def read_file(
+    path: Path,
+    channels: int,
+    ranges: list[_Range] | None = None,
+    orientations: dict[Path, int] | None = None,
+) -> Tensor:
     """Decode one file, the first of its frames, turned upright as its EXIF orientation says.
 
     Args:
@@ -266,6 +278,7 @@ def read_file(path: Path, channels: int, ranges: list[_Range] | None = None) -> 
             (gray): unsigned ones 0 to 65,535, and signed ones -32,768 to 32,767, become 0 to 255.
         channels: 3 for colour, 1 for luminance.
         ranges: gets that of a file of 16 bits.
+        orientations: as in `decoded`.
 
     Returns:
         (channels, H, W): uint8 for 8-bit files, float32 for 16-bit files; 0 to 255.
@@ -273,7 +286,7 @@ def read_file(path: Path, channels: int, ranges: list[_Range] | None = None) -> 
     Raises:
         UserError: the file is no image, damaged, too large, or of a kind that cannot be read.
     """
-    array = decoded(path, partial(_pixels, path, "RGB" if channels == 3 else "L"))
+    array = decoded(path, partial(_pixels, path, "RGB" if channels == 3 else "L"), orientations)
     if array.dtype == np.uint8:
         return torch.from_numpy(array).view(*array.shape[:2], channels).permute(2, 0, 1)
     is_signed = array.dtype == np.int16
@@ -285,8 +298,17 @@ def read_file(path: Path, channels: int, ranges: list[_Range] | None = None) -> 
     return torch.from_numpy(values / 257)[None].expand(channels, -1, -1)
 
 
-def decoded(path: Path, take: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+def decoded(
+    path: Path,
+    take: Callable[[Image.Image], np.ndarray],
+    orientations: dict[Path, int] | None = None,
+) -> np.ndarray:
     """What is taken of an image once it is decoded and turned upright.
+
+    Args:
+        path: of the image.
+        take: gets the image.
+        orientations: gets that of the file, 1 to 8 as in EXIF, where it has one.
 
     Raises:
         UserError: see `read_file`.
@@ -301,11 +323,16 @@ def decoded(path: Path, take: Callable[[Image.Image], np.ndarray]) -> np.ndarray
                     f"{MAX_PIXELS:,} are read, and {MAX_SIDE:,} on a side); make the image smaller"
                 )
             _refuse_what_is_misread(path, image)
+            tags: Any = getattr(image, "tag_v2", {})
+            orientation = tags.get(_ORIENTATION)  # Pillow turns TIFF files when it loads them
             image.load()
             # EXIF data that cannot be read say nothing about the pixels, which are whole; what
             # cannot be written again is only found after they have been turned in place.
             with suppress(Exception):
+                orientation = image.getexif().get(_ORIENTATION, orientation)
                 ImageOps.exif_transpose(image, in_place=True)
+            if orientations is not None and orientation in range(1, 9):
+                orientations[path] = orientation
             return take(image)
     except UserError:
         raise

@@ -80,8 +80,8 @@ def results_of(
         thresholds = Thresholds(threshold, threshold, 0.99, "6 normal training images")
     model = ModelFacts("crn", str(chosen.run.model_input), "0123456789abcdef", 20000, 128, "best")
     values = torch.linspace(0, 1, len(images)).view(-1, 1, 1)  # the range of the colours
-    maps, masks = AnomalyMaps(values), [None] * len(images)
-    metrics = evaluate(chosen, model, thresholds, images, maps, masks)
+    maps, none = AnomalyMaps(values), [None] * len(images)
+    metrics = evaluate(chosen, model, thresholds, images, maps, none, none)
     return InferenceResults(chosen, images, metrics)
 
 

@@ -129,20 +129,28 @@ def test_decisions_and_the_threshold(score, read_only_mvtec_category: Path) -> N
     assert decisions["true_negatives"] == 3 - (sum(above) - found)
 
 
-def test_pixel_metrics_are_those_of_the_stored_maps(score, read_only_mvtec_category: Path) -> None:
-    table, metrics = score("MVTec", read_only_mvtec_category, "--save-maps")
+@pytest.mark.parametrize("edge", [0, 255])
+def test_pixel_metrics_are_those_of_the_stored_maps(score, mvtec_category: Path, edge: int) -> None:
+    """Without the edges that are to be ignored, around some of the defects."""
+    for path in (mvtec_category / "ground_truth/hole").iterdir():
+        mask = np.zeros((32, 24), np.uint8)
+        mask[6:18, 6:18] = edge
+        mask[8:16, 8:16] = 1
+        write_image(path, mask)
+    table, metrics = score("MVTec", mvtec_category, "--save-maps")
     values, labels, kinds = [], [], []
     for row in table:
         if row["split"] == "test":
             anomaly_map = read_map(Path("out/maps", row["file"]).with_suffix(".tiff"))
-            mask = np.zeros(anomaly_map.shape, bool)
+            kinds.append(row["file"].partition("/")[0])
+            mask = np.zeros(anomaly_map.shape, np.uint8)
             if row["label"] == "1":
                 name = Path(row["file"]).with_suffix("")
-                path = read_only_mvtec_category / "ground_truth" / f"{name}_mask.png"
-                mask = np.asarray(Image.open(path)) > 0
-            values.append(anomaly_map.ravel())
-            labels.append(mask.ravel())
-            kinds.append(row["file"].partition("/")[0])
+                path = mvtec_category / "ground_truth" / f"{name}_mask.png"
+                mask = np.asarray(Image.open(path))
+            counts = (mask != 255) if kinds[-1] == "hole" else np.ones(mask.shape, bool)
+            values.append(anomaly_map[counts])
+            labels.append(mask[counts] > 0)
     for kind, pixels in [
         (None, metrics["pixels"]),
         *((kind, row["pixels"]) for kind, row in metrics["kinds"].items()),
@@ -152,6 +160,54 @@ def test_pixel_metrics_are_those_of_the_stored_maps(score, read_only_mvtec_categ
         assert pixels["auroc"] == pytest.approx(roc_auc_score(y, v), abs=1e-5)
         assert pixels["average_precision"] == pytest.approx(average_precision_score(y, v), abs=1e-4)
         assert 0 <= pixels["aupro"] <= 1
+
+
+def test_masks_that_show_nothing_leave_no_pixel_metrics_and_are_named(
+    run_main, model: Path, mvtec_category: Path
+) -> None:
+    for path in mvtec_category.glob("ground_truth/*/*"):
+        write_image(path, np.zeros((32, 24), np.uint8))
+    finished = run_main(*arguments(model, "MVTec", mvtec_category, "--image-output-path", "out"))
+    assert finished.status == 0
+    assert json.loads(Path("out/metrics.json").read_text())["pixels"] is None
+    (line,) = [line for line in finished.err.splitlines() if "no pixel" in line]
+    assert "6 masks such as" in line
+    assert "crack/000_mask.png: no pixel is anomalous" in line
+    assert line.endswith("so there are no pixel metrics")
+
+
+def test_masks_of_photographs_that_are_turned(run_main, model: Path, mvtec_category: Path) -> None:
+    """Their pixel metrics are those of the same photographs and masks, saved upright."""
+
+    def pixels(folder: str) -> tuple[dict[str, float], str]:
+        words = arguments(model, "MVTec", mvtec_category, "--image-output-path", folder)
+        finished = run_main(*words)
+        assert finished.status == 0
+        return json.loads(Path(folder, "metrics.json").read_text())["pixels"], finished.err
+
+    upright, err = pixels("upright")
+    assert "EXIF" not in err
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    places = [mvtec_category / name for name in ("test/hole", "ground_truth/hole")]
+    for path in [path for place in places for path in place.iterdir()]:
+        with Image.open(path) as image:
+            stored = image.transpose(Image.Transpose.ROTATE_90)
+        stored.save(path, exif=turned if path.parent == places[0] else None)
+    found, err = pixels("turned")
+    assert found == upright
+    assert "EXIF" not in err
+
+    turned[0x0112] = 3
+    for path in places[0].iterdir():
+        with Image.open(path) as image:
+            image.transpose(Image.Transpose.ROTATE_270).save(path, exif=turned)
+    for path in places[1].iterdir():
+        with Image.open(path) as image:
+            image.transpose(Image.Transpose.ROTATE_270).save(path)
+    _, err = pixels("upside down")
+    assert "3 masks such as" in err
+    assert "hole/000_mask.png: EXIF data turn their photographs but not them" in err
 
 
 def test_thresholds_are_quantiles_of_the_training_images_and_their_pixels() -> None:

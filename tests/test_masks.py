@@ -1,14 +1,17 @@
-"""Masks as people save them: what is taken for anomalous, and what is said or refused."""
+"""Masks as people save them: what is taken for anomalous, what is left out, said or refused."""
 
+import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import texture
-from PIL import Image, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter
 
 from crn.errors import UserError
-from datasets.masks import Masks
+from datasets.masks import read_masks
+from datasets.reader import read_images
 from datasets.samples import ANOMALOUS, TEST, Sample
 
 SHAPE = (40, 60)
@@ -24,13 +27,14 @@ def colour(normal: tuple, anomalous: tuple) -> Image.Image:
     return Image.fromarray(np.where(DEFECT[..., None], anomalous, normal).astype(np.uint8))
 
 
-def read(folder: Path, *images: Image.Image, **how) -> Masks:
+def read(folder: Path, *images: Image.Image, **how) -> tuple:
+    """Where the masks are anomalous, and what they ignore."""
     samples = []
     for index, image in enumerate(images):
         path = folder / f"{index}_mask.png"
         image.save(path, **how)
         samples.append(Sample(str(index), (folder / f"{index}.png",), TEST, ANOMALOUS, path))
-    return Masks(samples, [SHAPE] * len(images))
+    return read_masks(samples, [SHAPE] * len(images), {})
 
 
 PALETTE = gray(0, 1).convert("P")
@@ -40,22 +44,32 @@ PALETTE.putpalette([0, 0, 0, 255, 0, 0])
 @pytest.mark.parametrize(
     "image",
     [
-        *(gray(0, 255), gray(0, 1), gray(0, 255).convert("1"), PALETTE),
-        *(gray(0, 65_535, np.uint16), gray(0, 1, np.uint16), colour((0, 0, 0), (0, 0, 200))),
+        *(gray(0, 255), gray(0, 1), gray(0, 255).convert("1"), gray(0, 40), PALETTE),
+        *(gray(0, 65_535, np.uint16), gray(0, 1, np.uint16), gray(0, 300, np.uint16)),
+        *(gray(0, 70_000, np.int32), colour((0, 0, 0), (0, 0, 200))),
         colour((0, 0, 0, 255), (255, 255, 255, 255)),
         colour((0, 0, 0, 0), (255, 255, 255, 0)),
     ],
 )
 def test_two_values_without_a_word(tmp_path: Path, caplog, image: Image.Image) -> None:
-    masks = read(tmp_path, image)
+    masks, ignored = read(tmp_path, image, format="TIFF" if image.mode == "I" else "PNG")
     assert len(masks) == 1
     assert masks[0].dtype == bool
     np.testing.assert_array_equal(masks[0], DEFECT)
+    assert list(ignored) == [None]
     assert caplog.messages == []
 
 
-CLASSES = np.where(DEFECT, 2, 0).astype(np.uint8)
-CLASSES[15:20, 30:45] = 3
+def numbered(*numbers: int, dtype: type = np.uint8) -> Image.Image:
+    """The defect in columns of these numbers."""
+    array = np.zeros(SHAPE, dtype)
+    for number, columns in zip(
+        numbers, np.array_split(np.arange(30, 45), len(numbers)), strict=True
+    ):
+        array[10:20, columns] = number
+    return Image.fromarray(array)
+
+
 MANY_COLOURS = np.zeros((*SHAPE, 4), np.uint8)
 MANY_COLOURS[DEFECT] = (255, 0, 0, 255)
 MANY_COLOURS[15:20, 30:45] = (0, 90, 250, 255)
@@ -65,66 +79,278 @@ MANY_COLOURS[15:20, 30:45] = (0, 90, 250, 255)
     ("image", "words"),
     [
         (gray(16, 235), "brighter of two values"),
-        (Image.fromarray(CLASSES), "numbers of classes"),
+        (gray(1, 2), "brighter of two values"),
+        *((numbered(*n), "all but 0") for n in ((2, 3), (35, 40, 41), (5, 200), (30, 240))),
+        *((numbered(*n), "all but 0") for n in ((127, 255), (85, 170, 255), (51, 102, 153, 204))),
+        *((numbered(*n), "all but 0") for n in (range(1, 8), range(250, 256), (64, 255))),
+        (numbered(1, 300, 1000, dtype=np.uint16), "all but 0"),
+        (numbered(24_001, 26_000, 65_000, dtype=np.uint16), "all but 0"),
         (colour((0, 0, 0, 0), (0, 0, 0, 255)), "opaque"),
         (colour((255, 255, 255, 0), (0, 0, 0, 255)), "opaque"),
         (colour((0, 0, 0, 0), (255, 0, 0, 200)), "opaque"),
-        (Image.fromarray(MANY_COLOURS), "shades of gray"),
+        (Image.fromarray(MANY_COLOURS), "all but 0"),
     ],
 )
 def test_others_are_interpreted_and_named(
     tmp_path: Path, caplog, image: Image.Image, words: str
 ) -> None:
-    masks = read(tmp_path, image, image)
+    masks, ignored = read(tmp_path, image, image)
     np.testing.assert_array_equal(masks[1], DEFECT)
+    assert list(ignored) == [None, None]
     (message,) = caplog.messages
     assert message.startswith(f"2 masks such as {tmp_path / '0_mask.png'}: ")
     assert words in message
 
 
-SOFT = gray(0, 255).filter(ImageFilter.GaussianBlur(1))
+def test_thin_cracks_have_numbers_too(tmp_path: Path, caplog) -> None:
+    image = Image.new("L", SHAPE[::-1])
+    for number, end in ((1, (59, 30)), (2, (40, 39)), (3, (10, 39))):
+        ImageDraw.Draw(image).line((5, 3, *end), fill=number)
+    np.testing.assert_array_equal(read(tmp_path, image)[0][0], np.array(image) > 0)
+    assert "all but 0" in caplog.text
+
+
+def edged(number: int, edge: int, dtype: type = np.uint8) -> Image.Image:
+    """The defect with an edge of one pixel around it."""
+    array = np.zeros(SHAPE, dtype)
+    array[9:21, 29:46] = edge
+    array[DEFECT] = number
+    array[10:20, 44] = 1  # another class
+    return Image.fromarray(array)
+
+
+VOC = edged(2, 255)
+VOC.putpalette([*(0, 0, 0), *(128, 0, 0), *(0, 128, 0)] + [9] * 252 * 3 + [224, 224, 192])
+TINY = Image.new("L", SHAPE[::-1])
+ImageDraw.Draw(TINY).rectangle((3, 3, 6, 6), fill=1, outline=255)
+
+
+@pytest.mark.parametrize(
+    ("image", "anomalous"),
+    [
+        *((edged(number, 255), DEFECT) for number in (1, 20, 40)),
+        (edged(2, 255, np.uint16), DEFECT),
+        (edged(2, 65_535, np.uint16), DEFECT),
+        (VOC, DEFECT),
+        (TINY, np.array(TINY) == 1),
+    ],
+)
+def test_edges_are_left_out_and_named(
+    tmp_path: Path, caplog, image: Image.Image, anomalous: np.ndarray
+) -> None:
+    masks, ignored = read(tmp_path, image, gray(0, 255))
+    numbers = np.array(image).astype(int)
+    np.testing.assert_array_equal(masks[0], anomalous)
+    np.testing.assert_array_equal(ignored[0], numbers == numbers.max())
+    np.testing.assert_array_equal(masks[1], DEFECT)
+    assert ignored[1] is None
+    (message,) = caplog.messages
+    assert message.startswith(f"1 mask such as {tmp_path / '0_mask.png'}: ")
+    assert "edge to ignore" in message
+
+
+def blurred(radius: float) -> Image.Image:
+    return gray(0, 255).filter(ImageFilter.GaussianBlur(radius))
+
+
+def antialiased(factor: int, method: Image.Resampling) -> Image.Image:
+    """Drawn larger by a third of a pixel that does not fit, and made smaller."""
+    large = Image.new("L", (SHAPE[1] * factor, SHAPE[0] * factor))
+    place = [side * factor for side in (30, 10, 45, 20)]
+    ImageDraw.Draw(large).rectangle((place[0] + 1, place[1] + 1, place[2], place[3]), fill=255)
+    return large.resize(SHAPE[::-1], method)
+
+
+def through_jpeg(image: Image.Image, quality: int) -> Image.Image:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return Image.open(file).convert("L")
 
 
 @pytest.mark.parametrize(
     ("image", "how"),
-    [(SOFT, {}), *((gray(0, 255), {"format": "JPEG", "quality": q}) for q in (30, 75, 95))],
+    [
+        *((blurred(radius), {}) for radius in (0.5, 1, 2)),
+        (Image.fromarray(np.array(blurred(1)).astype(np.uint16) * 257), {}),
+        *((antialiased(factor, Image.Resampling.BOX), {}) for factor in (2, 4)),
+        *(
+            (antialiased(3, method), {})
+            for method in (Image.Resampling.BILINEAR, Image.Resampling.LANCZOS)
+        ),
+        *((gray(0, 255), {"format": "JPEG", "quality": q}) for q in (30, 75, 95)),
+        *((through_jpeg(gray(0, 255), q), {}) for q in (20, 75, 95)),
+        *((through_jpeg(gray(0, white), 90), {}) for white in (128, 200)),
+    ],
 )
 def test_gray_edges_end_in_the_middle(tmp_path: Path, caplog, image, how: dict) -> None:
-    masks = read(tmp_path, image, **how)
-    assert (masks[0] != DEFECT).mean() < 0.01
-    assert "shades of gray" in caplog.text
+    masks, ignored = read(tmp_path, image, **how)
+    # A corner or the side of a rectangle of 150 pixels.
+    assert (masks[0] != DEFECT).sum() <= 25
+    assert list(ignored) == [None]
+    (message,) = caplog.messages
+    assert "shades of gray" in message
 
 
 @pytest.mark.parametrize(
-    "image",
-    [
-        Image.fromarray(texture(0, *SHAPE)),
-        Image.linear_gradient("L").resize(SHAPE[::-1]),
-        Image.fromarray(np.where(DEFECT, 120, 0).astype(np.uint8) + CLASSES * 9),
-    ],
+    "image", [Image.fromarray(texture(0, *SHAPE)), Image.linear_gradient("L").resize(SHAPE[::-1])]
 )
-def test_a_picture_is_no_mask(tmp_path: Path, image: Image.Image) -> None:
-    with pytest.raises(UserError, match=r"0_mask\.png: is gray, not a mask; save it with anomal"):
-        read(tmp_path, image)
+def test_pictures_are_cut_at_half(tmp_path: Path, caplog, image: Image.Image) -> None:
+    masks, _ = read(tmp_path, image)
+    np.testing.assert_array_equal(masks[0], np.array(image) > np.max(image) / 2)
+    assert "shades of gray" in caplog.text
 
 
 def test_inverted_masks_are_refused_or_named(tmp_path: Path, caplog) -> None:
     with pytest.raises(UserError, match=r"0_mask\.png: white for .*2 of 3 masks; .*: invert them"):
         read(tmp_path, gray(255, 0), gray(255, 0), gray(0, 255))
-    masks = read(tmp_path, gray(255, 0), gray(0, 255), gray(0, 255))
+    masks, _ = read(tmp_path, gray(255, 0), gray(0, 255), gray(0, 255))
     np.testing.assert_array_equal(masks[0], ~DEFECT)
     assert "as 1 of 3 masks; white has to mark what is anomalous" in caplog.text
 
 
-@pytest.mark.parametrize("value", [0, 1, 255])
-def test_nothing_or_everything_is_anomalous(tmp_path: Path, caplog, value: int) -> None:
-    assert read(tmp_path, gray(value, value))[0].all() == (value > 0)
+@pytest.mark.parametrize(
+    ("image", "is_anomalous", "words"),
+    [
+        (gray(0, 0), False, "no pixel is anomalous"),
+        (gray(1, 1), True, "all pixels are anomalous"),
+        (gray(255, 255), True, "all pixels are anomalous"),
+        (gray(300, 300, np.uint16), True, "all pixels are anomalous"),
+    ],
+)
+def test_nothing_or_everything_is_named(
+    tmp_path: Path, caplog, image: Image.Image, is_anomalous: bool, words: str
+) -> None:
+    masks, _ = read(tmp_path, gray(0, 255), image)
+    assert np.unique(masks[1]).tolist() == [is_anomalous]
+    assert caplog.messages == [f"1 mask such as {tmp_path / '1_mask.png'}: {words}"]
+
+
+def test_everything_but_an_edge_is_named(tmp_path: Path, caplog) -> None:
+    array = np.where(DEFECT, 1, 2).astype(np.uint8)
+    array[5] = 255
+    read(tmp_path, Image.fromarray(array), gray(0, 255))
+    assert any(message.endswith("all pixels are anomalous") for message in caplog.messages)
+
+
+def test_masks_that_are_all_empty_leave_no_pixel_metrics(tmp_path: Path, caplog) -> None:
+    read(tmp_path, gray(0, 0), gray(0, 0))
+    (message,) = caplog.messages
+    assert message.startswith(f"2 masks such as {tmp_path / '0_mask.png'}: no pixel is anomalous,")
+    assert message.endswith("so there are no pixel metrics")
+
+
+# --- photographs that EXIF data turn ---
+
+# By their orientation, how a stored array is turned to be upright, after the EXIF standard.
+TURNED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: np.fliplr,
+    3: lambda a: a[::-1, ::-1],
+    4: np.flipud,
+    5: np.transpose,
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].T,
+    8: np.rot90,
+}
+EITHER_WAY = "fit both ways; they are taken to be upright"
+
+
+def tag(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def read_with_photograph(
+    folder: Path, stored: np.ndarray, ending: str, orientation: int, mask, **how
+):
+    """The mask of a photograph that is stored so."""
+    image, path = folder / f"photograph.{ending}", folder / "mask.png"
+    Image.fromarray(stored).save(image, exif=tag(orientation))
+    Image.fromarray(mask.astype(np.uint8) * 255).save(path, **how)
+    samples = [Sample("0", (image,), TEST, ANOMALOUS, path)]
+    images = read_images(samples, 8)
+    masks, _ = read_masks(samples, images.sizes, images.orientations)
+    assert masks[0].shape == images.sizes[0]
+    return masks[0]
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "tif"])
+@pytest.mark.parametrize("orientation", TURNED)
+def test_masks_that_were_drawn_on_the_stored_pixels(
+    tmp_path: Path, caplog, ending: str, orientation: int
+) -> None:
+    """They are turned where they do not fit otherwise; else that is said."""
+    mask = read_with_photograph(tmp_path, texture(1, *SHAPE, 3), ending, orientation, DEFECT)
+    if orientation >= 5:
+        np.testing.assert_array_equal(mask, TURNED[orientation](DEFECT))
+        assert caplog.messages == []
+    else:
+        np.testing.assert_array_equal(mask, DEFECT)
+        (message,) = caplog.messages
+        assert message.startswith(f"1 mask such as {tmp_path / 'mask.png'}: ")
+        assert EITHER_WAY in message
+
+
+@pytest.mark.parametrize("orientation", TURNED)
+def test_masks_with_the_tag_are_turned_with_their_photographs(
+    tmp_path: Path, caplog, orientation: int
+) -> None:
+    photograph = texture(1, *SHAPE, 3)
+    how = {"exif": tag(orientation)}
+    mask = read_with_photograph(tmp_path, photograph, "jpg", orientation, DEFECT, **how)
+    np.testing.assert_array_equal(mask, TURNED[orientation](DEFECT))
     assert caplog.messages == []
 
 
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_masks_that_were_drawn_on_upright_photographs(
+    tmp_path: Path, caplog, orientation: int
+) -> None:
+    photograph = texture(1, *SHAPE[::-1], 3)
+    mask = read_with_photograph(tmp_path, photograph, "jpg", orientation, DEFECT)
+    np.testing.assert_array_equal(mask, DEFECT)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("orientation", TURNED)
+def test_masks_of_square_photographs_fit_both_ways(
+    tmp_path: Path, caplog, orientation: int
+) -> None:
+    photograph, square = texture(1, 60, 60, 3), np.zeros((60, 60), bool)
+    square[:9, :20] = True
+    mask = read_with_photograph(tmp_path, photograph, "jpg", orientation, square)
+    np.testing.assert_array_equal(mask, square)
+    assert EITHER_WAY in caplog.text
+    caplog.clear()
+    # A mask that says that it is upright.
+    how = {"exif": tag(1)}
+    mask = read_with_photograph(tmp_path, photograph, "jpg", orientation, square, **how)
+    np.testing.assert_array_equal(mask, square)
+    assert caplog.messages == []
+
+
+def test_edges_are_turned_with_the_mask(tmp_path: Path) -> None:
+    image, path = tmp_path / "photograph.jpg", tmp_path / "mask.png"
+    Image.fromarray(texture(1, *SHAPE, 3)).save(image, exif=tag(6))
+    edged(2, 255).save(path)
+    samples = [Sample("0", (image,), TEST, ANOMALOUS, path)]
+    masks, ignored = read_masks(samples, [SHAPE[::-1]], {image: 6})
+    np.testing.assert_array_equal(masks[0], np.rot90(DEFECT, -1))
+    np.testing.assert_array_equal(ignored[0], np.rot90(np.array(edged(2, 255)) == 255, -1))
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_masks_of_another_size_are_refused(tmp_path: Path, orientation: int) -> None:
+    with pytest.raises(UserError, match=r"mask\.png: has 59x40 pixels, but .*photograph\.jpg has"):
+        read_with_photograph(tmp_path, texture(1, *SHAPE, 3), "jpg", orientation, DEFECT[:, 1:])
+
+
+# --- what is kept ---
+
+
 def test_samples_without_masks_have_none() -> None:
-    masks = Masks([Sample("a", (Path("a.png"),), TEST, ANOMALOUS)], [SHAPE])
-    assert list(masks) == [None]
+    for masks in read_masks([Sample("a", (Path("a.png"),), TEST, ANOMALOUS)], [SHAPE], {}):
+        assert list(masks) == [None]
 
 
 def test_masks_take_little_memory(tmp_path: Path) -> None:
@@ -132,6 +358,6 @@ def test_masks_take_little_memory(tmp_path: Path) -> None:
     large = np.zeros((2000, 3000), np.uint8)
     large[500:900, 500:900] = 255
     Image.fromarray(large).save(sample.mask)
-    masks = Masks([sample], [large.shape])
+    masks, _ = read_masks([sample], [large.shape], {})
     np.testing.assert_array_equal(masks[0], large > 0)
-    assert len(masks._packed[0]) < large.size / 500
+    assert len(masks._packed[0][0]) < large.size / 500

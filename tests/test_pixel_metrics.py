@@ -22,6 +22,18 @@ def counted(pixels: Pixels, low: float = 0, high: float = 1) -> PixelCounts:
     return counts
 
 
+def test_ignored_pixels_do_not_count() -> None:
+    """They are in no region either: the counts are those without the columns."""
+    for values, mask in random_pixels(5):
+        ignored = np.zeros(mask.shape, bool)
+        ignored[:, 12:] = True
+        counts, fewer = PixelCounts(0, 1), PixelCounts(0, 1)
+        counts.add(values, mask & ~ignored, ignored)
+        fewer.add(values[:, :12], mask[:, :12])
+        for mine, theirs in zip(vars(counts).values(), vars(fewer).values(), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+
+
 def regions_of(mask: np.ndarray) -> list[np.ndarray]:
     """The masks of regions whose pixels touch at a side or a corner."""
     regions, count = label(mask, np.ones((3, 3)))

@@ -142,6 +142,7 @@ def evaluate(
     images: Sequence[ScoredImage],
     maps: AnomalyMaps,
     masks: Sequence[np.ndarray | None],
+    ignored: Sequence[np.ndarray | None],
 ) -> Metrics:
     """All metrics of a run.
 
@@ -150,13 +151,14 @@ def evaluate(
         model: what scored.
         thresholds: of the score that was asked for.
         images, maps, masks: in one order.
+        ignored: pixels of masks (H, W) that do not count; None where all count.
     """
     scoring = options.scoring
     test = [image for image in images if image.split == TEST]
     labels = [image.label for image in test]
     labelled = None not in labels
     count = sum(mask is not None for mask in masks)
-    pixels = _pixel_metrics(images, maps, masks) if count else {}
+    pixels = _pixel_metrics(images, maps, masks, ignored) if count else {}
     return Metrics(
         model,
         DatasetFacts(
@@ -235,16 +237,19 @@ def _kinds(
 
 
 def _pixel_metrics(
-    images: Sequence[ScoredImage], maps: AnomalyMaps, masks: Sequence[np.ndarray | None]
+    images: Sequence[ScoredImage],
+    maps: AnomalyMaps,
+    masks: Sequence[np.ndarray | None],
+    ignored: Sequence[np.ndarray | None],
 ) -> dict[str | None, PixelMetrics | None]:
     """Pixel metrics of each kind of defect, and of all test images under None.
 
     Anomalous images without a mask do not count; all pixels of normal ones are normal.
     """
     counts: dict[str | None, PixelCounts] = defaultdict(lambda: PixelCounts(*maps.range))
-    for image, scored, mask in zip(images, maps.scored, masks, strict=True):
+    for image, scored, mask, left_out in zip(images, maps.scored, masks, ignored, strict=True):
         if image.split == TEST and (mask is not None or image.label == NORMAL):
-            counts[image.kind].add(at_size(scored, image.size), mask)
+            counts[image.kind].add(at_size(scored, image.size), mask, left_out)
     normal = counts.pop("good")
     every = sum(counts.values(), start=normal)
     by_kind = {kind: (normal + mine).metrics() for kind, mine in counts.items()}

@@ -40,12 +40,18 @@ class PixelCounts:
     anomalous: np.ndarray = field(default_factory=_no_counts)
     overlap: np.ndarray = field(default_factory=_no_counts)
 
-    def add(self, values: np.ndarray, mask: np.ndarray | None = None) -> None:
+    def add(
+        self,
+        values: np.ndarray,
+        mask: np.ndarray | None = None,
+        ignored: np.ndarray | None = None,
+    ) -> None:
         """Count the pixels of one anomaly map.
 
         Args:
             values: (H, W) float32; higher means more anomalous.
             mask: (H, W) bool, true where anomalous; None where nothing is.
+            ignored: (H, W) bool, true where pixels of a mask do not count; None where all count.
         """
         scale = np.float32(BINS / (self.high - self.low or 1))
         bins = ((values - np.float32(self.low)) * scale).clip(0, BINS - 1).astype(np.int32)
@@ -54,7 +60,8 @@ class PixelCounts:
             return
         from scipy.ndimage import label
 
-        self.normal += np.bincount(bins[~mask], minlength=BINS)
+        normal = ~mask if ignored is None else ~(mask | ignored)
+        self.normal += np.bincount(bins[normal], minlength=BINS)
         self.anomalous += np.bincount(bins[mask], minlength=BINS)
         regions, _ = label(mask, _EIGHT_NEIGHBOURS)
         sizes = np.bincount(regions.ravel())
