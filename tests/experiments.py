@@ -61,5 +61,5 @@ def wait_for(condition: Callable[[], Any]) -> None:
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         return list(csv.DictReader(file))

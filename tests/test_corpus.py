@@ -84,7 +84,7 @@ def use(model: Path, tmp_path: Path) -> Callable[..., Used]:
 
 def scored(folder: Path) -> list[str]:
     """The names in the table of scores."""
-    with (folder / "out/anomaly_scores.csv").open(newline="", encoding="utf-8") as file:
+    with (folder / "out/anomaly_scores.csv").open(newline="", encoding="utf-8-sig") as file:
         return [row["file"] for row in csv.DictReader(file)]
 
 

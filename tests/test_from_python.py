@@ -22,7 +22,7 @@ def test_they_score_as_inference_does(
     assert lines.returncode == 0, lines.stderr
     words = inference("model_checkpoints/last.ckpt", "Folder", Path("new_images"))
     assert run_train(*words, cwd=tmp_path).returncode == 0
-    with open(tmp_path / "anomaly_scores.csv", newline="") as file:
+    with open(tmp_path / "anomaly_scores.csv", newline="", encoding="utf-8-sig") as file:
         table = [(row["file"], float(row["residual"])) for row in csv.DictReader(file)]
     printed = [line.split(",") for line in lines.stdout.splitlines()]
     assert [name for name, _ in printed] == [name for name, _ in table]

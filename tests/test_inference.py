@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from codecs import BOM_UTF8
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,21 @@ def test_decisions_and_the_threshold(score, read_only_mvtec_category: Path) -> N
     assert decisions["false_positives"] == sum(above) - found
     assert decisions["false_negatives"] == 6 - found
     assert decisions["true_negatives"] == 3 - (sum(above) - found)
+
+
+@pytest.mark.parametrize("table", ["out/anomaly_scores.csv", "elsewhere.csv"])
+def test_the_table_is_shown_right_by_spreadsheets(
+    run_main, model: Path, tmp_path: Path, table: str
+) -> None:
+    """They take a file without a byte order mark to be in another encoding."""
+    write_image(tmp_path / "new/größe 5 µm.png", texture(1, 9, 9, 3))
+    more = ("--anomaly-score-file", table, "--image-output-path", "out")
+    assert run_main(*arguments(model, "Folder", tmp_path / "new", *more)).status == 0
+    content = Path(table).read_bytes()
+    assert content.startswith(BOM_UTF8 + b"file,split,")
+    assert "größe 5 µm.png,test" in content.decode()
+    (row,) = read_table(Path(table))
+    assert row["file"] == "größe 5 µm.png"
 
 
 @pytest.mark.parametrize("edge", [0, 255])

@@ -10,6 +10,7 @@ import shlex
 import signal
 import sys
 import time
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -121,6 +122,7 @@ def test_a_grid_is_complete_and_ends_by_itself(tmp_path: Path, sweep) -> None:
     assert finished.status == 0
     folder = tmp_path / "sweeps/tiny"
     rows = results(folder)
+    assert (folder / "results.csv").read_bytes().startswith(BOM_UTF8 + b"number,")
     assert points(rows, "x", "k") == product([1, 2, 3], [4, 5])
     assert list(rows[0]) == [
         *("number", "state", "x", "k", "fixed"),

@@ -18,7 +18,7 @@ TINY = ("--demo", "--cpu", "--max-network-depth", 2, "--num-competitive-units", 
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         return list(csv.DictReader(file))
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -63,6 +64,7 @@ def test_a_table_with_a_category_that_is_missing(make_tables, tmp_path: Path) ->
     assert finished.status == 1  # something has failed
     folder = tmp_path / "table_results/mvtec"
     rows = table(folder)
+    assert (folder / "results.csv").read_bytes().startswith(BOM_UTF8 + b"dataset,")
     methods = [("crn", "published"), ("crn", "balanced"), ("control", "balanced")]
     trained = {(r["dataset"], (r["method"], r["recipe"])): r for r in rows if r["units"]}
     assert set(trained) == {(c, m) for c in ("widget", "nothing") for m in methods}
@@ -75,6 +77,7 @@ def test_a_table_with_a_category_that_is_missing(make_tables, tmp_path: Path) ->
         assert (row["state"], row["steps"], row["error"]) == ("complete", "3", "")
         (metrics,) = Path(row["folder"]).glob("logged_metrics/version_0/metrics.csv")
         *_, last = validations = [r for r in rows_of(metrics) if r["metrics/roc_auc"]]
+        assert not metrics.read_bytes().startswith(BOM_UTF8)  # more rows may follow
         assert row["last_auroc"] == last["metrics/roc_auc"]
         assert row["best_auroc"] == last["metrics/max_roc_auc"]
         assert row["training_seconds"] == last["metrics/training_time"]

@@ -13,7 +13,7 @@ from crn.evaluation.results import (
     ScoreMetrics,
 )
 from crn.system.files import set_aside, written_whole
-from crn.system.text import counted, printable, spreadsheet_cell
+from crn.system.text import SPREADSHEET_ENCODING, counted, printable, spreadsheet_cell
 from datasets.samples import ANOMALOUS, NORMAL, TEST
 
 SCORES_FILE = Path("anomaly_scores.csv")
@@ -30,7 +30,7 @@ def write_score_table(path: Path, results: InferenceResults) -> None:
     threshold = results.metrics.threshold.image
     names = sorted(SCORES, key=lambda name: name != results.metrics.anomaly_score)
     set_aside(path)
-    with written_whole(path, "w", newline="", encoding="utf-8") as file:
+    with written_whole(path, "w", newline="", encoding=SPREADSHEET_ENCODING) as file:
         table = csv.writer(file)
         table.writerow(["file", "split", "label", *names, "threshold", "decision"])
         for image in results.images:

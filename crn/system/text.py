@@ -8,6 +8,9 @@ import os
 import re
 import reprlib
 
+# Of CSV files for spreadsheets, which take another encoding without a byte order mark.
+SPREADSHEET_ENCODING = "utf-8-sig"
+
 _LONGEST = 200
 _LONGEST_NAME = 255  # bytes
 # What spreadsheets take for the start of a formula (OWASP, CSV injection); the apostrophes in

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from crn.experiments.sweep.file import short
 from crn.experiments.sweep.study import Run, Study
 from crn.system.files import written_whole
-from crn.system.text import spreadsheet_cell
+from crn.system.text import SPREADSHEET_ENCODING, spreadsheet_cell
 
 # Rows of the table.
 _SHOWN = 10
@@ -20,7 +20,7 @@ def write_results(study: Study) -> str:
     """
     sweep, runs = study.sweep, study.runs()
     path = study.folder / "results.csv"
-    with written_whole(path, "w", newline="", encoding="utf-8") as file:
+    with written_whole(path, "w", newline="", encoding=SPREADSHEET_ENCODING) as file:
         table = csv.writer(file)
         table.writerow(
             ["number", "state", *sweep.parameters, sweep.metric, "seconds", "folder", "error"]

@@ -10,7 +10,7 @@ from crn.command_line import parse_options
 from crn.experiments.tables.summary import BASELINES, UNTRAINED_SEEDS, Summary, spread
 from crn.experiments.tables.trainings import DataSet, Grid, Result
 from crn.system.files import written_whole
-from crn.system.text import printable, spreadsheet_cell
+from crn.system.text import SPREADSHEET_ENCODING, printable, spreadsheet_cell
 
 PLOT_FILE = "units.png"
 
@@ -31,7 +31,8 @@ def write_results(grid: Grid, baselines: dict[DataSet, dict[str, list[float]] | 
     Returns:
         What results.md says.
     """
-    with written_whole(grid.folder / "results.csv", "w", newline="", encoding="utf-8") as file:
+    path = grid.folder / "results.csv"
+    with written_whole(path, "w", newline="", encoding=SPREADSHEET_ENCODING) as file:
         table = csv.DictWriter(file, _COLUMNS)
         table.writeheader()
         table.writerows(_trainings(grid))
