@@ -531,6 +531,7 @@ LONG = zlib.compress(bytes(2_000_000))
         chunk(b"iCCP", b"profile\0\0" + LONG),
         chunk(b"tEXt", b"Comment\0hello", is_damaged=True),
         chunk(b"zTXt", b"Comment\0\7hello"),
+        chunk(b"iCCP", b""),
         chunk(b"pHYs", b"short"),
         chunk(b"eXIf", UPSIDE_DOWN, is_damaged=True),
     ],
