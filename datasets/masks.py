@@ -178,7 +178,7 @@ def _gray_and_alpha(image: Image.Image) -> np.ndarray:
 
 
 def _has_edge(levels: np.ndarray) -> bool:
-    """Whether the highest of some values is that of an edge to ignore, as in Pascal VOC."""
+    """Whether the highest of some values marks an edge to ignore, as in Pascal VOC."""
     return len(levels) > 2 and levels[-1] in _EDGE and levels[-2] < _SMALL
 
 

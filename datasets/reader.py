@@ -308,7 +308,7 @@ def decoded(
     Args:
         path: of the image.
         take: gets the image.
-        orientations: gets that of the file, 1 to 8 as in EXIF, where it has one.
+        orientations: gets the file's orientation, 1 to 8 as in EXIF, where it has one.
 
     Raises:
         UserError: see `read_file`.
