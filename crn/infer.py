@@ -48,7 +48,8 @@ log = logging.getLogger(__name__)
 
 # What is written in --image-output-path for people to look at.
 _SHOWN = (*PICTURES, REPORT_FILE, FILES_FOLDER)
-_PATCH_BATCH = 32
+# Images whose coarse patches are measured at a time.
+_BATCH = 64
 
 
 def infer(options: Options, samples: Sequence[Sample]) -> int:
@@ -159,11 +160,11 @@ def patch_distances(
     held_out = model.held_out
     known = [held_out.find(sample.identity()) if held_out else None for sample in samples]
     new = [index for index, distances in enumerate(known) if distances is None]
-    batches: Iterable[Tensor] = images.pixels[new].split(_PATCH_BATCH)
+    batches: Iterable[Tensor] = images.pixels[new].split(_BATCH)
     if size != images.pixels.shape[-1]:
         say_how_many_are_small(images.sizes, size)
         some = [samples[index] for index in new]
-        batches = image_batches(some, size, workers, _PATCH_BATCH)
+        batches = image_batches(some, size, workers)
     result = torch.empty(len(samples), patches.features.side, patches.features.side)
     for index, distances in enumerate(known):
         if distances is not None:

@@ -166,7 +166,7 @@ def read_images(
 
 
 def image_batches(
-    samples: Sequence[Sample], size: int, workers: int = 0, batch: int = 32
+    samples: Sequence[Sample], size: int, workers: int = 0, batch: int = 8
 ) -> Iterator[Tensor]:
     """Decode and resize images batch by batch, so that memory does not grow with their number.
 
