@@ -1,4 +1,4 @@
-"""Remake the pictures of docs/reading-results.md, and the README's, from what the commands write.
+"""Run the commands of docs/reading-results.md, and put what they write into it and the README.
 
 In the root of the repository: ``python docs/reading-results/remake.py``. Needs the packages of
 tests/requirements.txt, Chromium and chromedriver.
@@ -6,7 +6,12 @@ tests/requirements.txt, Chromium and chromedriver.
 
 import base64
 import io
+import json
+import re
+import shlex
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,6 +20,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 HERE = Path(__file__).parent
+PAGE = HERE.with_suffix(".md")
 RESULTS, REPORT = Path("inference_images"), "inference_images/report.html"
 TILES = (
     "good_ones/tile_053", "good_ones/tile_055", "bad_ones/pothole_009",
@@ -67,8 +73,38 @@ def page(driver, path: str, width: int, height: int, scheme: str, script: str = 
     return Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
 
 
+def printed(page: str) -> dict[str, str]:
+    """What the commands of a page print, by the names of the blocks that show it."""
+    outputs = []
+    for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL):
+        for line in block.splitlines():
+            words = shlex.split(line, comments=True)
+            if words[1] == "train.py":
+                words[0] = sys.executable
+                run = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+                outputs.append(run.stdout)
+    _, _, inference, folder = outputs
+    rows = (RESULTS / "anomaly_scores.csv").read_text(encoding="utf-8-sig").splitlines()
+    decisions = json.loads((RESULTS / "metrics.json").read_text())["decisions"]
+    return {
+        "inference": inference,
+        "csv": "\n".join(rows[:3]) + "\n",
+        "json": (
+            ">>> import json\n"
+            f'>>> metrics = json.load(open("{RESULTS}/metrics.json"))\n'
+            f'>>> metrics["decisions"]\n{decisions}\n'
+        ),
+        "folder": folder,
+    }
+
+
 def main() -> None:
-    """Write all pictures."""
+    """Write the blocks and all pictures."""
+    page = PAGE.read_text(encoding="utf-8")
+    for name, text in printed(page).items():
+        start = page.index("\n", page.index("```", page.index(f"<!-- {name} -->"))) + 1
+        page = page[:start] + text + page[page.index("```", start) :]
+    PAGE.write_text(page, encoding="utf-8")
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium")
     for argument in ("--headless=new", "--no-sandbox", "--hide-scrollbars"):
