@@ -6,9 +6,14 @@
 import importlib.util
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+# Under `python -P` it is not there.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from crn.errors import UserError
 from crn.system.program import program
+from crn.system.startup import leave
 
 _NEEDED = ("laspy", "lazrs", "pyproj", "rasterio")
 
@@ -35,4 +40,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

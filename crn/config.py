@@ -219,7 +219,7 @@ class Optimization(OptionGroup):
 
     training_steps: int = option(
         20_000,
-        "training steps; a step is one batch, which updates two networks",
+        "training steps; a step is one batch, which updates two units of crn",
         low=1,
         high=MANY,
         mode="train",

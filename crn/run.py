@@ -9,8 +9,8 @@ from crn.command_line import uses_demo_sample
 from crn.config import Options
 from crn.errors import UserError
 from crn.system.files import require_writable_folder, writing
+from crn.system.program import PrintableLines
 from crn.system.startup import without_garbage_collection
-from crn.system.text import printable
 from crn.training.processes import (
     Place,
     choose_seed,
@@ -77,17 +77,10 @@ def _set_up_logging(options: Options, place: Place) -> None:
     # What the other processes have to say, process 0 says as well.
     level = options.output.log_level.upper() if place.rank == 0 else logging.ERROR
     for handler in handlers:
-        handler.setFormatter(_PrintableLines("%(message)s"))
+        handler.setFormatter(PrintableLines("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
     for name in ("crn", "datasets"):
         logging.getLogger(name).setLevel(level)
-
-
-class _PrintableLines(logging.Formatter):
-    """Messages of which no part, such as a name, can control a terminal or spoil the encoding."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return "\n".join(map(printable, super().format(record).split("\n")))
 
 
 class _LogFile(logging.FileHandler):

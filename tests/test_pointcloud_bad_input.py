@@ -273,3 +273,8 @@ def test_without_its_libraries_the_program_names_the_command(monkeypatch, capsys
         "pointcloud.py: error: point clouds need the packages lazrs: pip install -r "
         "requirements-pointcloud.txt\n"
     )
+
+
+def test_paths_are_read_as_those_of_the_other_programs(refused) -> None:
+    line = refused("tiles", "s3://bucket/a.laz")
+    assert "takes a file or folder of this machine, not 's3://bucket/a.laz'" in line

@@ -66,7 +66,7 @@ main([])
     assert printed.decode(encoding).strip() in ("0.5 ± 0.1 \\u2013", "0.5 \\xb1 0.1 \\u2013")
 
 
-@pytest.mark.parametrize("program", ["train.py", "sweep.py", "tables.py"])
+@pytest.mark.parametrize("program", ["train.py", "sweep.py", "tables.py", "pointcloud.py"])
 def test_python_that_leaves_the_script_s_folder_out(tmp_path: Path, program: str) -> None:
     if sys.version_info < (3, 11):
         pytest.skip("no -P before Python 3.11")

@@ -48,7 +48,7 @@ from crn.pointcloud.tiles import (
     write_tile,
 )
 from crn.system.files import claimed, require_writable_folder, set_aside, writing
-from crn.system.program import Parser, print_result
+from crn.system.program import Parser, PrintableLines, print_result, typed_path
 from datasets.layouts import TILE_FOLDERS
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,9 @@ def run_pointcloud(argv: Sequence[str]) -> int:
     Raises:
         UserError: the command line, a file or the output cannot be used.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableLines("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("crn").setLevel(logging.INFO)
     options = _parser().parse_args(argv)
     if options.command == "demo":
@@ -102,20 +104,22 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add = partial(commands.add_parser, allow_abbrev=False)
     demo = add("demo", help="make a synthetic street, sound and damaged")
-    demo.add_argument("folder", type=Path, help="new folder for it")
+    demo.add_argument("folder", type=typed_path, help="new folder for it")
     tiles = add("tiles", help="make height and intensity tiles to train on")
     score = add("score", help="score scans, and write points, layers and a page")
     for each in (tiles, score):
         each.add_argument(
-            "scans", type=Path, nargs="+", help="LAS or LAZ files, or folders of them"
+            "scans", type=typed_path, nargs="+", help="LAS or LAZ files, or folders of them"
         )
-        each.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the results")
+        each.add_argument(
+            "--out", type=typed_path, required=True, metavar="DIR", help="for the results"
+        )
         each.add_argument(
             "--crs", metavar="NAME", help="coordinate reference system of the scans, as EPSG:25832"
         )
         each.add_argument(
             "--road",
-            type=Path,
+            type=typed_path,
             metavar="GEOJSON",
             help="polygons of the road, in the coordinates of the scans (default: class 11, else "
             "2, else a simple filter)",
@@ -137,15 +141,17 @@ def _parser() -> Parser:
     tiles.add_argument("--no-intensity", action="store_true", help="go by the heights alone")
     tiles.add_argument(
         "--damages",
-        type=Path,
+        type=typed_path,
         metavar="GEOJSON",
         help="polygons of known damage: tiles that they touch go to bad_ones/, others to "
         "good_ones/",
     )
-    score.add_argument("--model-input", type=Path, required=True, metavar="CKPT", help="the model")
+    score.add_argument(
+        "--model-input", type=typed_path, required=True, metavar="CKPT", help="the model"
+    )
     score.add_argument(
         "--tiles-from",
-        type=Path,
+        type=typed_path,
         required=True,
         metavar="JSON",
         help="the tiles.json of the tiles that the model was trained on",
@@ -162,7 +168,7 @@ def _parser() -> Parser:
     )
     above.add_argument(
         "--threshold-from",
-        type=Path,
+        type=typed_path,
         metavar="JSON",
         help="take the pixel threshold from this metrics.json of train.py --mode inference",
     )

@@ -3,6 +3,7 @@
 import argparse
 import functools
 import io
+import logging
 import os
 import re
 import sys
@@ -25,6 +26,14 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Refuse the command line."""
         raise UserError(message)
+
+
+class PrintableLines(logging.Formatter):
+    """Log messages of which no part, such as a name, can control a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message, line by line."""
+        return "\n".join(map(printable, super().format(record).split("\n")))
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
