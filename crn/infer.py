@@ -160,6 +160,9 @@ def patch_distances(
     held_out = model.held_out
     known = [held_out.find(sample.identity()) if held_out else None for sample in samples]
     new = [index for index, distances in enumerate(known) if distances is None]
+    strangers = sum(samples[index].split == TRAIN for index in new)
+    if held_out and strangers:
+        log.info("%d normal training images are not those that the model was fitted to", strangers)
     batches: Iterable[Tensor] = images.pixels[new].split(_BATCH)
     if size != images.pixels.shape[-1]:
         say_how_many_are_small(images.sizes, size)

@@ -111,7 +111,7 @@ class PatchDistribution(nn.Module):
         """
         folds = min(FOLDS, total)
         fold = (torch.arange(total) * folds // total)[share]
-        parts = [features[fold == part] for part in range(folds)]
+        parts = features.split(torch.bincount(fold, minlength=folds).tolist())
         sums = add_up(torch.stack([self.sums(part.split(_BATCH)) for part in parts]))
         distances = []
         for part, mine in zip(parts, sums, strict=True):

@@ -153,7 +153,7 @@ class Scorer(nn.Module):
         index, is_logarithmic, weight = self.map_names.index(name), True, 1.0
         if self.patches is not None and name == PATCHES:
             is_logarithmic = self.patches.features.is_logarithmic
-        elif self.patches is not None:
+        elif self.patches is not None and self.uses_patches:
             weight = self.patches.features.weight_of_networks
         mean, deviation = self.mean[:, index], self.deviation[:, index]
         return MeasuredMap(pixels, mean, deviation, is_logarithmic, weight)

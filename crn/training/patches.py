@@ -61,11 +61,16 @@ def fit_patches(
     train = images.train[share]
     count = len(train) + len(images.test[images.share(TEST)])
     with tqdm(total=count, unit="image", desc="features", disable=None, leave=False) as bar:
-        features, test = [], []
+        channels, side = patches.features.channels, patches.features.side
+        features = torch.empty(len(train), channels, side, side, dtype=patches.features.storage)
+        done = 0
         for x in images.images(TRAIN, size):
-            features.append(patches.features(x).to("cpu", patches.features.storage))
+            features[done : done + len(x)] = patches.features(x)
+            done += len(x)
             bar.update(len(x))
-        normal = patches.fit_held_out(torch.cat(features), share, len(images.train), add_up).cpu()
+        normal = patches.fit_held_out(features, share, len(images.train), add_up).cpu()
+        del features
+        test = []
         for x in images.images(TEST, size):
             test.append(patches(x).cpu())
             bar.update(len(x))
