@@ -91,7 +91,7 @@ def _page(grid: Grid, summary: Summary) -> Iterator[str]:
         f"AUROC of images by the score {by_recipe}, whose direction is fixed beforehand: mean ± "
         f"standard deviation over the seeds {seeds}. *Last* is the last validation, the result. "
         "*Best* is the highest validation of each training; the test labels choose it, so it is "
-        "no result. *Swing* is the highest less the lowest AUROC over the last third of a "
+        "not a result. *Swing* is the highest less the lowest AUROC over the last third of a "
         "training's validations. *False alarms* and *found* are the normal and the anomalous test "
         "images above the threshold, which 99 % of the normal training images are below, and "
         "*0.95* those above the threshold that 95 % of these are below. Pixel "

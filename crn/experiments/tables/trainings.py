@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 from crn.command_line import parse_options
-from crn.config import RECIPES
+from crn.config import RECIPES, UNTRAINED_MODELS
 from crn.errors import UserError
 from crn.evaluation.results import METRICS_FILE, read_metrics
 from crn.experiments.folder import log_dir, logged, open_folder, write_json
@@ -77,7 +77,8 @@ class Method:
             "untrained": f"{self.units} untrained units",
             "features": "features alone",
         }
-        return f"{names[self.model]}, {self.recipe}"
+        name = names[self.model]
+        return name if self.model in UNTRAINED_MODELS else f"{name}, {self.recipe}"
 
     @property
     def control(self) -> "Method | None":
