@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -172,6 +173,24 @@ def test_normal_images_that_were_fitted_are_measured_without_themselves(
         own = model.score(small, model.scorer.patches(large)).scores["residual"]
     held_out = np.array([float(rows[Path(sample.key).name]["residual"]) for sample in samples])
     assert held_out.mean() > own.mean() + 1
+
+
+def test_a_signal_while_features_are_computed_stops_at_once(
+    run_main, interruptible, monkeypatch, easy_set: Path, tmp_path: Path
+) -> None:
+    """Nothing of a step is to be finished, and nothing is worth keeping."""
+    forward = PretrainedFeatures.forward
+
+    def interrupted(self: PretrainedFeatures, images: torch.Tensor) -> torch.Tensor:
+        signal.raise_signal(signal.SIGINT)
+        return forward(self, images)
+
+    monkeypatch.setattr(PretrainedFeatures, "forward", interrupted)
+    finished = run_main(*data_of("Panorama", easy_set), *ALONE, "--checkpoint-path", "kept")
+    assert finished.status == 130
+    assert "SIGINT: stopping at once" in finished.err
+    assert "Traceback" not in finished.err
+    assert not (tmp_path / "kept/last.ckpt").exists()
 
 
 def test_flags_of_a_training_are_said_to_do_nothing(use) -> None:
