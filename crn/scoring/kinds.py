@@ -1,20 +1,19 @@
 """The kinds of anomaly maps that score: a class for each choice of ``--maps``.
 
 A standardised map is (smoothed map - mean) / deviation, at each pixel over normal images: errors
-are larger in some places than in others, and only their excess is anomalous. A centred map is less
-its own median: what differs in a whole image, such as its light or the roughness of its texture, is
-not damage. A combined map is the sum of two centred maps. The networks' map tells what they cannot
-draw; the patches' map tells what looks unlike normal images at its place, however well it is drawn.
+are larger in some places than in others, and only their excess is anomalous. From a centred map its
+own median is subtracted: what differs in a whole image, such as its light or the roughness of its
+texture, is not damage. A combined map is the sum of two centred maps. The networks' map tells what
+they cannot draw; the patches' map tells what looks unlike normal images at its place, however well
+it is drawn.
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from torch import Tensor
 
-# How much of an image's median is taken off at most, in deviations. The medians of normal images
-# deviate by one or less; an image that is further off has more wrong with it than its light.
-MOST_SHIFT = 2.0
 # A step of gray in 8 bits, in [-1, 1]: errors below it are hardly told from none.
 GRAY_STEP = 2 / 255
 
@@ -27,6 +26,7 @@ class MeasuredMap:
         pixels: (B, S, S).
         mean, deviation: (2, S, S), over normal images: of the map and of its logarithm.
         is_logarithmic: whether its logarithm tells by how much it is beyond them.
+        most_shift: how much of an image's median is taken off at most, in deviations.
         weight: of its excess where maps are added.
     """
 
@@ -34,6 +34,7 @@ class MeasuredMap:
     mean: Tensor
     deviation: Tensor
     is_logarithmic: bool = True
+    most_shift: float = math.inf
     weight: float = 1.0
 
     def standardised(self) -> Tensor:
@@ -45,6 +46,14 @@ class MeasuredMap:
         if not self.is_logarithmic:
             return self.standardised()
         return (logarithm(self.pixels) - self.mean[1]) / self.deviation[1]
+
+    def centred(self) -> Tensor:
+        """The excess, minus its own median."""
+        excess = self.excess()
+        shift = median(excess)
+        if math.isfinite(self.most_shift):
+            shift = shift.clamp(-self.most_shift, self.most_shift)
+        return excess - shift
 
 
 class MapKind(ABC):
@@ -92,7 +101,7 @@ class CentredMaps(MapKind):
 
     def __call__(self, *maps: MeasuredMap) -> Tensor:
         """The weighted sum of the maps' excess, each less its own median."""
-        first, *rest = (each.weight * less_median(each.excess()) for each in maps)
+        first, *rest = (each.weight * each.centred() for each in maps)
         return sum(rest, start=first)
 
 
@@ -115,9 +124,7 @@ def logarithm(maps: Tensor) -> Tensor:
     return maps.sign() * (1 + maps.abs() / GRAY_STEP).log()
 
 
-def less_median(maps: Tensor) -> Tensor:
-    """Maps (B, S, S), each less its own median, of which no more than `MOST_SHIFT` is taken off."""
+def median(maps: Tensor) -> Tensor:
+    """The median of each map (B, S, S), as (B, 1, 1); exported graphs have no other way to it."""
     pixels = maps.flatten(1)
-    # Exported graphs have no other way to a median.
-    median = pixels.topk(pixels.shape[1] // 2 + 1).values[:, -1, None, None]
-    return maps - median.clamp(-MOST_SHIFT, MOST_SHIFT)
+    return pixels.topk(pixels.shape[1] // 2 + 1).values[:, -1, None, None]

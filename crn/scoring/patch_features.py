@@ -1,5 +1,6 @@
 """What is looked at in the patches of an image: its coarse pixels, or features of a network."""
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -21,6 +22,7 @@ class PatchFeatures(nn.Module, ABC):
         least_variance: what a Gaussian of them adds to each variance, as a share of their mean.
         is_logarithmic: whether its distances are measured by their logarithms.
         weight_of_networks: that of the networks' map where the map of these patches is added.
+        most_shift: of `MeasuredMap`, where these patches count.
         storage: in which the features of many images are kept.
     """
 
@@ -30,6 +32,7 @@ class PatchFeatures(nn.Module, ABC):
     least_variance = 0.0
     is_logarithmic = True
     weight_of_networks = 1.0
+    most_shift = math.inf
     storage = torch.float32
 
     def load_pretrained(self) -> None:

@@ -37,6 +37,9 @@ class PretrainedFeatures(PatchFeatures):
     # the networks count beside it the better (docs/results.md).
     is_logarithmic = False
     weight_of_networks = 0.5
+    # The medians of normal images deviate by one or less. An image that is further off has more
+    # wrong with it than its light.
+    most_shift = 2.0
     storage = torch.float16
     mean: Tensor
     deviation: Tensor

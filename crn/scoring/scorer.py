@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -150,13 +150,16 @@ class Scorer(nn.Module):
         return self.kind(*measured)
 
     def _measured(self, pixels: Tensor, name: str) -> MeasuredMap:
-        index, is_logarithmic, weight = self.map_names.index(name), True, 1.0
-        if self.patches is not None and name == PATCHES:
-            is_logarithmic = self.patches.features.is_logarithmic
-        elif self.patches is not None and self.uses_patches:
-            weight = self.patches.features.weight_of_networks
-        mean, deviation = self.mean[:, index], self.deviation[:, index]
-        return MeasuredMap(pixels, mean, deviation, is_logarithmic, weight)
+        index = self.map_names.index(name)
+        measured = MeasuredMap(pixels, self.mean[:, index], self.deviation[:, index])
+        if self.patches is None or not self.uses_patches:
+            return measured
+        features = self.patches.features
+        if name == PATCHES:
+            measured = replace(measured, is_logarithmic=features.is_logarithmic)
+        else:
+            measured = replace(measured, weight=features.weight_of_networks)
+        return replace(measured, most_shift=features.most_shift)
 
     def _pooled(self, pixels: Tensor) -> Tensor:
         if self.scoring.pooling == "max":
