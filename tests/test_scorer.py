@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 
 from crn.config import SCORES, Competition, Network, Scoring
 from crn.methods import make_method
-from crn.scoring.kinds import MeasuredMap
+from crn.scoring.kinds import KINDS, MeasuredMap
 from crn.scoring.scorer import PATCHES, Scorer
 
 config = partial(model_config, network=Network(imsize=8, max_network_depth=2))
@@ -47,15 +47,14 @@ def test_maps_against_normal_images_by_hand(maps: str, smoothing: float) -> None
         before, mine = (p if maps == "standardised" else np.log(p + 2 / 255) for p in both)
         deviation = before.std(0)
         deviation = np.maximum(deviation, 0.25 * deviation.mean())
-        result = (mine - before.mean(0)) / deviation
-        if maps != "standardised":
-            pixels = np.sort(result.reshape(3, -1), axis=1)
-            result -= pixels[:, (pixels.shape[1] - 1) // 2, None, None]
-        return result
+        return (mine - before.mean(0)) / deviation
 
     expected = measured(name)
     if maps == "combined":
         expected += measured(PATCHES)
+    if maps != "standardised":
+        pixels = np.sort(expected.reshape(3, -1), axis=1)
+        expected -= pixels[:, (pixels.shape[1] - 1) // 2, None, None]
     np.testing.assert_allclose(scored[name], expected, atol=2e-4)
     np.testing.assert_allclose(scores[name], expected.max((1, 2)), atol=2e-4)
 
@@ -65,8 +64,21 @@ def test_what_is_far_from_normal_as_a_whole_is_not_all_taken_for_light() -> None
     flat, deviation = torch.zeros(2, 1, 1), torch.full((2, 1, 1), 0.5)
     for pixels, expected in ((0.75, 0.0), (3.0, 4.0), (-3.0, -4.0)):
         whole = MeasuredMap(torch.full((1, 3, 3), pixels), flat, deviation, False, most_shift=2)
-        torch.testing.assert_close(whole.centred(), torch.full((1, 3, 3), expected))
-        assert not replace(whole, most_shift=torch.inf).centred().any()
+        centred = KINDS["centred"](whole)
+        torch.testing.assert_close(centred, torch.full((1, 3, 3), expected))
+        assert not KINDS["centred"](replace(whole, most_shift=None)).any()
+
+
+def test_maps_are_added_by_their_weights_and_each_is_limited_by_itself() -> None:
+    flat = torch.zeros(2, 1, 1), torch.ones(2, 1, 1)
+    lines = torch.tensor([[[0.0, 3.0, 9.0]]]), torch.tensor([[[1.0, 1.0, 5.0]]])
+    one, other = (MeasuredMap(x, *flat, False, most_shift=2) for x in lines)
+    total = KINDS["combined"](replace(one, weight=0.5), other)
+    # (0, 3, 9) less 2, half of it, and (1, 1, 5) less 1.
+    torch.testing.assert_close(total, torch.tensor([[[-1.0, 0.5, 7.5]]]))
+    unlimited = (replace(one, most_shift=None, weight=0.5), replace(other, most_shift=None))
+    # (1, 2.5, 9.5) less the middle.
+    torch.testing.assert_close(KINDS["combined"](*unlimited), torch.tensor([[[-1.5, 0.0, 7.0]]]))
 
 
 def test_the_logarithm_keeps_the_order_of_maps_of_both_signs() -> None:

@@ -8,7 +8,6 @@ they cannot draw; the patches' map tells what looks unlike normal images at its 
 it is drawn.
 """
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -26,7 +25,7 @@ class MeasuredMap:
         pixels: (B, S, S).
         mean, deviation: (2, S, S), over normal images: of the map and of its logarithm.
         is_logarithmic: whether its logarithm tells by how much it is beyond them.
-        most_shift: how much of an image's median is taken off at most, in deviations.
+        most_shift: how much of its median may be subtracted, in deviations; None if all of it may.
         weight: of its excess where maps are added.
     """
 
@@ -34,7 +33,7 @@ class MeasuredMap:
     mean: Tensor
     deviation: Tensor
     is_logarithmic: bool = True
-    most_shift: float = math.inf
+    most_shift: float | None = None
     weight: float = 1.0
 
     def standardised(self) -> Tensor:
@@ -46,14 +45,6 @@ class MeasuredMap:
         if not self.is_logarithmic:
             return self.standardised()
         return (logarithm(self.pixels) - self.mean[1]) / self.deviation[1]
-
-    def centred(self) -> Tensor:
-        """The excess, minus its own median."""
-        excess = self.excess()
-        shift = median(excess)
-        if math.isfinite(self.most_shift):
-            shift = shift.clamp(-self.most_shift, self.most_shift)
-        return excess - shift
 
 
 class MapKind(ABC):
@@ -97,12 +88,21 @@ class StandardisedMaps(MapKind):
 
 
 class CentredMaps(MapKind):
-    """The excess over normal images, less its own median."""
+    """The excess over normal images, minus its own median."""
 
     def __call__(self, *maps: MeasuredMap) -> Tensor:
-        """The weighted sum of the maps' excess, each less its own median."""
-        first, *rest = (each.weight * each.centred() for each in maps)
-        return sum(rest, start=first)
+        """The weighted sum of the maps' excess, minus the median of the sum.
+
+        Where medians are limited, those of the single maps are subtracted instead.
+        """
+        total, *rest = (each.weight * self._limited(each) for each in maps)
+        total = sum(rest, start=total)
+        return total - median(total) if maps[0].most_shift is None else total
+
+    @staticmethod
+    def _limited(one: MeasuredMap) -> Tensor:
+        excess, most = one.excess(), one.most_shift
+        return excess if most is None else excess - median(excess).clamp(-most, most)
 
 
 class CombinedMaps(CentredMaps):

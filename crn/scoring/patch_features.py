@@ -1,6 +1,5 @@
 """What is looked at in the patches of an image: its coarse pixels, or features of a network."""
 
-import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -32,7 +31,7 @@ class PatchFeatures(nn.Module, ABC):
     least_variance = 0.0
     is_logarithmic = True
     weight_of_networks = 1.0
-    most_shift = math.inf
+    most_shift: float | None = None
     storage = torch.float32
 
     def load_pretrained(self) -> None:
