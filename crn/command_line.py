@@ -29,7 +29,7 @@ from crn.option import (
     value_type,
 )
 from crn.system.program import Parser, typed_path
-from crn.system.text import shown
+from crn.system.text import quoted
 from datasets.layouts import LABELLED, LAYOUTS
 
 log = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def _reader(read: Callable[[str], Any], kind: str) -> Callable[[str], Any]:
         try:
             return read(text)
         except (KeyError, ValueError):
-            raise argparse.ArgumentTypeError(f"takes {kind}, not {shown(text)}") from None
+            raise argparse.ArgumentTypeError(f"takes {kind}, not {quoted(text)}") from None
 
     return convert
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any, ClassVar
 
-from crn.system.text import shown
+from crn.system.text import quoted
 
 MOST_VALUES = 100
 
@@ -158,4 +158,4 @@ def _check_value(option_field: dataclasses.Field, value: Any) -> None:
         )
     if not fits:
         takes = allowed(option_field) or f"a value of type {kind.__name__}"
-        raise ValueError(f"{flag(option_field.name)} takes {takes}, not {shown(value)}")
+        raise ValueError(f"{flag(option_field.name)} takes {takes}, not {quoted(value)}")

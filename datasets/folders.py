@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from crn.errors import UserError
-from crn.system.text import shown
+from crn.system.text import quoted
 
 # What is read: Pillow's name of a format, and the endings of its files.
 FORMATS = {
@@ -106,7 +106,7 @@ def contents(folder: Path) -> Contents:
                 continue
         if any(unicodedata.category(c) in _NOT_TEXT for c in name):
             raise UserError(
-                f"{folder}: the name {shown(name)} has control characters or is not UTF-8; "
+                f"{folder}: the name {quoted(name)} has control characters or is not UTF-8; "
                 "rename it"
             )
         if reason:

@@ -20,7 +20,7 @@ from victims import Victim, run_program
 
 from crn.errors import UserError
 from crn.report.pictures import write_picture
-from crn.system.files import append_whole, named_too, written_whole
+from crn.system.files import append_whole, hard_link, written_whole
 
 SMALL = (
     "--cpu", "--imsize", 32, "--max-network-depth", 2, "--num-competitive-units", 2,
@@ -252,13 +252,13 @@ def test_another_name_for_a_file_without_a_second_writing(tmp_path, monkeypatch)
     last, best = tmp_path / "last.ckpt", tmp_path / "best.ckpt"
     last.write_text("new")
     best.write_text("old")
-    assert named_too(last, best)
-    assert named_too(last, best)  # which it has already
+    assert hard_link(last, best)
+    assert hard_link(last, best)  # which it has already
     assert sorted(tmp_path.iterdir()) == [best, last]
     with written_whole(last, "w") as file:
         file.write("newer")
     assert (best.read_text(), last.read_text()) == ("new", "newer")
 
     monkeypatch.setattr(os, "link", Mock(side_effect=OSError(errno.EPERM, "no links here")))
-    assert not named_too(last, best)
+    assert not hard_link(last, best)
     assert best.read_text() == "new"

@@ -23,7 +23,7 @@ from experiments import CATEGORIES, METRIC, SEARCH, in_process, processes, rows_
 
 from crn.command_line import parse_options
 from crn.errors import UserError
-from crn.experiments.folder import logged, turn
+from crn.experiments.folder import lock, logged
 from crn.experiments.jobs import Outcome
 from crn.experiments.sweep.file import read_sweep
 from crn.experiments.sweep.parameters import Choice, Range
@@ -291,7 +291,7 @@ def suggestions(path: Path, folder: str, counts: tuple[int, ...], seed: int) -> 
     tried = []
     for count in counts:
         path.with_name(folder).mkdir(exist_ok=True)
-        with turn(path.with_name(folder)):
+        with lock(path.with_name(folder)):
             opened = Study(read_sweep(path), path.with_name(folder), count=count, seed=seed)
             opened.open()
             while unended := opened.unended():

@@ -22,8 +22,8 @@ from crn.experiments.tables.baselines import (
     scores_of_maps,
 )
 from crn.experiments.tables.pages import write_results
+from crn.experiments.tables.runs import DataSet, Result, Table, TableMethod, TableRun, swing
 from crn.experiments.tables.summary import BASELINES, Summary
-from crn.experiments.tables.trainings import DataSet, Grid, Method, Result, Run, swing
 from tables import main
 
 # For train.py, so that a training takes no time.
@@ -50,7 +50,7 @@ def table(folder: Path) -> list[dict[str, str]]:
     return rows_of(folder / "results.csv")
 
 
-# --- with real trainings ---
+# --- with real training runs ---
 
 
 def test_a_table_with_a_category_that_is_missing(make_tables, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_table_with_a_category_that_is_missing(make_tables, tmp_path: Path) ->
 
 
 def test_it_goes_on_where_it_was(start, make_tables, tmp_path: Path) -> None:
-    """After a signal from its checkpoint, and after kill -9 with what its trainings have done."""
+    """After a signal from its checkpoint, and after kill -9 with what its runs have done."""
     write_mvtec_category(tmp_path / "widget")
     words = (
         "--table", "units", "--root", "widget", "--seeds", 3, "--units", 2, "--", "--cpu",
@@ -189,46 +189,46 @@ def test_a_failure_of_inference_is_one_of_the_run(make_tables, tmp_path: Path) -
 # --- tables from results that are made up ---
 
 
-def make_grid(folder: Path, table: str, results: dict[Run, Result]) -> Grid:
+def make_up_table(folder: Path, name: str, results: dict[TableRun, Result]) -> Table:
     flags = ["--training-steps", "300"]
-    grid = Grid(list(results), folder, table, Path("data"), flags, f"tables.py --table {table}")
+    made = Table(list(results), folder, name, Path("data"), flags, f"tables.py --table {name}")
     for run, result in results.items():
         if result is not None:
-            grid.record(run, result)
-    return grid
+            made.record(run, result)
+    return made
 
 
 def test_means_deviations_and_averages(tmp_path: Path) -> None:
     cable, screw, wood = (DataSet(n, "MVTec", Path(n)) for n in ("cable", "=screw|x", "wood"))
-    crn, dagan = Method("crn", "balanced", 4), Method("dagan", "published")
-    control = Method("control", "balanced", 4)
+    crn, dagan = TableMethod("crn", "balanced", 4), TableMethod("dagan", "published")
+    control = TableMethod("control", "balanced", 4)
     results = {
-        Run(crn, cable, 1): Result(0.5, 0.9, 60.0, 300, 0.1, 0.8, 0.7, 0.25, 0.5, 0.4, 0.7),
-        Run(crn, cable, 2): Result(0.7, 0.7, 120.0, 300, 0.3, 0.9, 0.7, 0.75, 0.5, 0.8, 0.9),
-        Run(crn, screw, 1): Result(0.9, 0.9, 10.0, 300),
-        Run(crn, screw, 2): Result(0.8, 0.8, 11.0, 300),
-        Run(crn, wood, 1): Result(error="the reason"),
-        Run(crn, wood, 2): None,
-        Run(dagan, cable, 1): Result(0.65, 0.65, 4000.0, 300),
-        Run(dagan, cable, 2): None,
-        Run(dagan, screw, 1): None,
-        Run(dagan, wood, 1): None,
-        Run(control, cable, 1): Result(0.45, 0.65, 1.0, 300),
-        Run(control, screw, 1): Result(0.95, 0.95, 1.0, 300),
-        Run(control, wood, 1): None,
+        TableRun(crn, cable, 1): Result(0.5, 0.9, 60.0, 300, 0.1, 0.8, 0.7, 0.25, 0.5, 0.4, 0.7),
+        TableRun(crn, cable, 2): Result(0.7, 0.7, 120.0, 300, 0.3, 0.9, 0.7, 0.75, 0.5, 0.8, 0.9),
+        TableRun(crn, screw, 1): Result(0.9, 0.9, 10.0, 300),
+        TableRun(crn, screw, 2): Result(0.8, 0.8, 11.0, 300),
+        TableRun(crn, wood, 1): Result(error="the reason"),
+        TableRun(crn, wood, 2): None,
+        TableRun(dagan, cable, 1): Result(0.65, 0.65, 4000.0, 300),
+        TableRun(dagan, cable, 2): None,
+        TableRun(dagan, screw, 1): None,
+        TableRun(dagan, wood, 1): None,
+        TableRun(control, cable, 1): Result(0.45, 0.65, 1.0, 300),
+        TableRun(control, screw, 1): Result(0.95, 0.95, 1.0, 300),
+        TableRun(control, wood, 1): None,
     }
-    grid = make_grid(tmp_path, "mvtec", results)
+    runs = make_up_table(tmp_path, "mvtec", results)
     baselines = {
         cable: BASELINE_AUROCS,
         screw: BASELINE_AUROCS | {"contrast": [1.0], "untrained features": [0.5, 0.7]},
         wood: "unreadable",
     }
-    summary = Summary(grid, baselines)
+    summary = Summary(runs, baselines)
     assert summary.averages(crn) == pytest.approx([0.7, 0.75])  # without wood
     assert summary.averages(dagan) == [0.65]
     assert summary.best_baseline(screw) == ("contrast", [1.0])
 
-    lines = write_results(grid, baselines).splitlines()
+    lines = write_results(runs, baselines).splitlines()
     assert "**8 of 13 trainings have ended.**" in lines
     label = "CRN, 4 units, balanced"
     for line in (
@@ -262,23 +262,25 @@ def test_means_deviations_and_averages(tmp_path: Path) -> None:
 def test_what_several_networks_reach_without_training_has_its_spread_added(
     tmp_path: Path, auroc: float, verb: str
 ) -> None:
-    roads, crn = DataSet("roads", "RoadImages", Path("roads")), Method("crn", "balanced", 4)
-    grid = make_grid(tmp_path, "roadimages", {Run(crn, roads, 1): Result(auroc, auroc, 1.0, 300)})
-    text = write_results(grid, {roads: BASELINE_AUROCS | {"untrained features": [0.6, 0.8]}})
+    roads, crn = DataSet("roads", "RoadImages", Path("roads")), TableMethod("crn", "balanced", 4)
+    runs = make_up_table(
+        tmp_path, "roadimages", {TableRun(crn, roads, 1): Result(auroc, auroc, 1.0, 300)}
+    )
+    text = write_results(runs, {roads: BASELINE_AUROCS | {"untrained features": [0.6, 0.8]}})
     # 0.7, and a deviation of 0.141.
     assert f"{verb} the best baseline on roads (untrained features: 0.841)." in text
 
 
 def test_a_table_of_units_has_a_plot_even_before_the_first_result(tmp_path: Path) -> None:
     roads = DataSet("roads", "RoadImages", Path("roads"))
-    methods = [Method("crn", r, n) for r in ("published", "balanced") for n in (2, 8)]
-    runs = [Run(method, roads, seed) for method in methods for seed in (1, 2)]
-    runs.append(Run(Method("dagan", "published"), roads, 1))
+    methods = [TableMethod("crn", r, n) for r in ("published", "balanced") for n in (2, 8)]
+    runs = [TableRun(method, roads, seed) for method in methods for seed in (1, 2)]
+    runs.append(TableRun(TableMethod("dagan", "published"), roads, 1))
     nothing = dict.fromkeys(runs)
-    write_results(make_grid(tmp_path, "units", nothing), {roads: "unreadable"})
+    write_results(make_up_table(tmp_path, "units", nothing), {roads: "unreadable"})
     empty = Image.open(tmp_path / "units.png").tobytes()
     some = {run: Result(0.5 + index / 20, 0.9, 1.0, 300) for index, run in enumerate(runs)}
-    text = write_results(make_grid(tmp_path, "units", some), {roads: BASELINE_AUROCS})
+    text = write_results(make_up_table(tmp_path, "units", some), {roads: BASELINE_AUROCS})
     assert "(units.png)" in text
     assert Image.open(tmp_path / "units.png").tobytes() != empty
 

@@ -10,7 +10,7 @@ from crn.errors import UserError
 from crn.system.files import locked, written_whole
 
 
-def turn(folder: Path) -> AbstractContextManager[list[int]]:
+def lock(folder: Path) -> AbstractContextManager[list[int]]:
     """Keep other processes out of a list, so that what is read stays true until it is acted on."""
     return locked(folder / "results.csv", wait=True)
 

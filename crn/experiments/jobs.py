@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from crn.errors import UserError
-from crn.experiments.folder import logged, turn
+from crn.experiments.folder import lock, logged
 from crn.system.files import locked
 from crn.system.program import print_result, typed_path, whole_number
 
@@ -140,7 +140,7 @@ class Workers:
             finally:
                 # Where one has failed, the others are to stop.
                 self._stops = self._stops or 1
-        with turn(self._jobs.folder):
+        with lock(self._jobs.folder):
             print_result(self._report())
         if not self._signal:
             return 0
@@ -170,7 +170,7 @@ class Workers:
             key, job, inherited = claimed
             say(f"{job.name}: {job.description}")
             outcome = self._run(job, self._jobs.run_folder(key), inherited)
-            with self._changed, turn(self._jobs.folder):
+            with self._changed, lock(self._jobs.folder):
                 self._jobs.ended(key, outcome)
                 self._report()
                 self._locks.pop(key).close()
@@ -188,7 +188,7 @@ class Workers:
         """The next program with its key and its lock's descriptors; None where none is left."""
         while not self._stops:
             with self._changed:
-                with turn(self._jobs.folder):
+                with lock(self._jobs.folder):
                     unended = self._jobs.unended()
                     for key in unended:
                         if key not in self._locks and (inherited := self._claim(key)) is not None:
@@ -206,12 +206,12 @@ class Workers:
         """Lock a program's folder, unless another process has; returns the lock's descriptors."""
         folder = self._jobs.run_folder(key)
         folder.parent.mkdir(exist_ok=True)
-        lock = ExitStack()
+        claim = ExitStack()
         try:
-            inherited = lock.enter_context(locked(folder))
+            inherited = claim.enter_context(locked(folder))
         except UserError:
             return None
-        self._locks[key] = lock
+        self._locks[key] = claim
         return inherited
 
     def _run(self, job: Job, folder: Path, inherited: Sequence[int]) -> Outcome:

@@ -84,7 +84,7 @@ def _interval(ends: tuple[float, float]) -> str:
     return "–".join(map(decimal, ends))
 
 
-def _shown(value: Any) -> Any:
+def _readable(value: Any) -> Any:
     """The value of an option for people; a long path breaks after a slash."""
     if value is None or value == "":
         return "–"
@@ -115,7 +115,7 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    filters = {"decimal": decimal, "interval": _interval, "shown": _shown, "hash": _hash}
+    filters = {"decimal": decimal, "interval": _interval, "readable": _readable, "hash": _hash}
     environment.filters |= filters
     environment.globals |= {"counted": counted}
     return environment

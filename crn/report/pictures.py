@@ -98,7 +98,7 @@ def picture_grid(images: Tensor, reconstructions: Tensor, maps: Tensor) -> Image
     return Image.fromarray(grid.permute(1, 2, 0).contiguous().numpy())
 
 
-def is_shown(path: Path, picture: Image.Image) -> bool:
+def has_same_picture(path: Path, picture: Image.Image) -> bool:
     """Whether a file is there that shows the same picture."""
     if not path.is_file():
         return False

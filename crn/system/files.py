@@ -211,7 +211,7 @@ def written_whole(path: Path, mode: str = "wb", sync: bool = True, **kwargs) -> 
         raise
 
 
-def named_too(path: Path, name: Path) -> bool:
+def hard_link(path: Path, name: Path) -> bool:
     """Give a file another name, which it takes from what has it; False where links are refused."""
     temporary = name.with_name(file_name(f".{name.name}", f".{secrets.token_hex(4)}.tmp"))
     try:

@@ -14,8 +14,8 @@ from typing import NoReturn, ParamSpec
 
 from crn.errors import UserError
 from crn.system.files import writing
-from crn.system.startup import spin_less
-from crn.system.text import printable, shown
+from crn.system.startup import let_idle_threads_sleep
+from crn.system.text import printable, quoted
 
 P = ParamSpec("P")
 
@@ -62,16 +62,16 @@ def typed_path(text: str) -> Path:
     except UnicodeEncodeError:
         is_name = False
     if not is_name:
-        raise argparse.ArgumentTypeError(f"takes a name that files can have, not {shown(text)}")
+        raise argparse.ArgumentTypeError(f"takes a name that files can have, not {quoted(text)}")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
         raise argparse.ArgumentTypeError(
-            f"takes a file or folder of this machine, not {shown(text)}: copy it here, or mount it"
+            f"takes a file or folder of this machine, not {quoted(text)}: copy it here, or mount it"
         )
     expanded = os.path.expanduser(text)
     if expanded.startswith("~"):
         raise argparse.ArgumentTypeError(
-            f"takes {shown(text)} only where that user's home folder is known: write ./ before the "
-            "name if it begins so"
+            f"takes {quoted(text)} only where that user's home folder is known: write ./ before "
+            "the name if it begins so"
         )
     return Path(expanded)
 
@@ -123,7 +123,7 @@ def _prepare() -> None:
             # Not where its file has been replaced by a pipe since Python's start.
             with suppress(OSError):
                 stream.reconfigure(errors="backslashreplace")
-    spin_less()
+    let_idle_threads_sleep()
 
 
 def is_under_torchrun() -> bool:

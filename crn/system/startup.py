@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 
-def spin_less() -> None:
+def let_idle_threads_sleep() -> None:
     """Let OpenMP's threads sleep soon where they wait for each other; before torch is imported.
 
     GNU's library, that of torch on Linux, has them spin 300,000 times by default, and on a busy

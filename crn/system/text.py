@@ -30,7 +30,7 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def shown(value: object) -> str:
+def quoted(value: object) -> str:
     """The `repr` of any value, shortened, for messages that quote what is wrong.
 
     It takes bounded time, also where containers hold each other.

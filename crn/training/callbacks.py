@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from crn.checkpoints.writing import write_checkpoint
 from crn.errors import Diverged, DivergedInOneProcess
-from crn.report.pictures import is_shown, picture_grid, write_picture
-from crn.system.files import named_too, set_aside
+from crn.report.pictures import has_same_picture, picture_grid, write_picture
+from crn.system.files import hard_link, set_aside
 from crn.training.distributed import STOP_SIGNALS, StopRequest
 from crn.training.module import module_of
 from crn.training.resuming import BEST, LAST
@@ -61,7 +61,7 @@ class Checkpoints(pl.Callback):
             self.save_last(trainer)
             self._make_way_for(self.best)
             # For large networks a second writing would take as long as many steps.
-            if not named_too(self.last, self.best):
+            if not hard_link(self.last, self.best):
                 self._save(trainer, self.best)
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -272,6 +272,6 @@ class PictureGrids(pl.Callback):
         grid = picture_grid(images, scored.reconstruction, anomaly_maps)
         path = self.folder / f"step_{model.step:06d}.png"
         # A run that was killed after its last checkpoint has written the same.
-        if not is_shown(path, grid):
+        if not has_same_picture(path, grid):
             set_aside(path)
             write_picture(grid, path)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crn.errors import UserError
-from crn.experiments.folder import turn
+from crn.experiments.folder import lock
 from crn.experiments.jobs import Workers, add_arguments
 from crn.experiments.sweep.file import check_command, read_sweep
 from crn.experiments.sweep.report import write_results
@@ -36,7 +36,7 @@ def run_sweep(argv: Sequence[str]) -> int:
     folder = options.folder or Path("sweeps") / options.file.stem
     require_writable_folder(folder, "--folder")
     study = Study(sweep, folder, arguments, count, options.seed)
-    with turn(folder):
+    with lock(folder):
         study.open()
         if options.retry_failed:
             study.forget_failed()

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Sequence
 
 from crn.experiments.sweep.file import short
-from crn.experiments.sweep.study import Run, Study
+from crn.experiments.sweep.study import Study, SweepRun
 from crn.system.files import written_whole
 from crn.system.text import SPREADSHEET_ENCODING, spreadsheet_cell
 
@@ -38,7 +38,7 @@ def write_results(study: Study) -> str:
     return "\n".join([*_best(study, runs), f"{counts or 'no runs'}: {path}"])
 
 
-def _best(study: Study, runs: Sequence[Run]) -> list[str]:
+def _best(study: Study, runs: Sequence[SweepRun]) -> list[str]:
     """The lines of the table of the best runs."""
     sweep = study.sweep
     names = sweep.searched()

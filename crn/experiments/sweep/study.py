@@ -27,7 +27,7 @@ RUNNING, COMPLETE, FAILED, INTERRUPTED = "running", "complete", "failed", "inter
 
 
 @dataclass
-class Run:
+class SweepRun:
     """A run, and what came of it.
 
     Attributes:
@@ -78,7 +78,7 @@ class Study:
         definition = self.sweep.definition() | {"arguments after --": [*self.arguments]}
         open_folder(self.folder / _DEFINITION, definition, "the sweep in it has")
 
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[SweepRun]:
         """All runs, by number.
 
         Raises:
@@ -86,7 +86,7 @@ class Study:
         """
         path = self.folder / _RUNS
         try:
-            return [Run(**run) for run in json.loads(path.read_text(encoding="utf-8"))]
+            return [SweepRun(**run) for run in json.loads(path.read_text(encoding="utf-8"))]
         except FileNotFoundError:
             return []
         except (OSError, ValueError, TypeError) as error:
@@ -94,7 +94,7 @@ class Study:
                 f"{path}: cannot be used ({error}); give another --folder, or move this one away"
             ) from None
 
-    def _write(self, runs: Sequence[Run]) -> None:
+    def _write(self, runs: Sequence[SweepRun]) -> None:
         write_json(self.folder / _RUNS, [asdict(run) for run in runs])
 
     def forget_failed(self) -> None:
@@ -122,9 +122,9 @@ class Study:
         """A run to start, with another configuration if it is new."""
         runs = self.runs()
         if key == len(runs):
-            runs.append(Run(key, self._configuration(runs)))
+            runs.append(SweepRun(key, self._configuration(runs)))
         configuration = runs[key].configuration
-        runs[key] = Run(key, configuration)
+        runs[key] = SweepRun(key, configuration)
         self._write(runs)
         folder = self.run_folder(key)
         # Of an earlier try, or of a study that somebody has removed.
@@ -145,7 +145,7 @@ class Study:
         run.state = ended if run.value is None else COMPLETE
         self._write(runs)
 
-    def _configuration(self, runs: Sequence[Run]) -> dict[str, Any]:
+    def _configuration(self, runs: Sequence[SweepRun]) -> dict[str, Any]:
         """What the run that comes after some others tries."""
         if self.sweep.method == "grid":
             return next(islice(self.sweep.grid(), len(runs), None))

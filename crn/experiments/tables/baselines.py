@@ -24,8 +24,8 @@ from crn.errors import UserError
 from crn.evaluation.metrics import auroc
 from crn.experiments.folder import write_json
 from crn.experiments.jobs import say
+from crn.experiments.tables.runs import DataSet
 from crn.experiments.tables.summary import BASELINES, UNTRAINED_SEEDS
-from crn.experiments.tables.trainings import DataSet
 from crn.methods.contrast import LocalContrast
 from crn.methods.encoder_decoder import IMAGES, EncoderDecoder
 from crn.methods.smoothing import smoothed, smoothing_matrix

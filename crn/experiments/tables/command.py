@@ -9,10 +9,10 @@ from pathlib import Path
 from crn.command_line import parse_options
 from crn.config import RECIPES, Competition
 from crn.errors import UserError
-from crn.experiments.folder import turn
+from crn.experiments.folder import lock
 from crn.experiments.jobs import Workers, add_arguments
 from crn.experiments.tables.pages import write_results
-from crn.experiments.tables.trainings import MODELS, DataSet, Grid, Method, Run
+from crn.experiments.tables.runs import RECIPES_OF, DataSet, Table, TableMethod, TableRun
 from crn.system.files import require_writable_folder
 from crn.system.program import Parser, split_words, typed_path, whole_number
 from datasets.layouts import CATEGORIES, layout_of
@@ -24,8 +24,8 @@ _RECIPE_OF_PLOT = "published"
 _MODELS = ["crn", "dagan", "autoencoder", "control"]
 _RECIPES = ["published", "balanced"]
 _WITH_UNITS = ("crn", "control", "untrained")
-# Set for every run by the grid.
-_OF_THE_GRID = (
+# The flags that the table sets for every run.
+_SET_BY_TABLE = (
     *("--mode", "--model", "--recipe", "--model-input", "--dataset", "--dataset-path"),
     *("--seed", "--num-competitive-units", "--checkpoint-path", "--log-dir"),
 )
@@ -50,12 +50,12 @@ def run_tables(argv: Sequence[str]) -> int:
     folder = options.folder or Path("table_results") / options.table
     require_writable_folder(folder, "--folder")
     command = f"python tables.py {shlex.join(argv)}"
-    grid = Grid(runs, folder, options.table, root, flags, command)
-    settings = [parse_options(grid.flags(run)) for run in runs]
-    with turn(folder):
-        grid.open()
+    table = Table(runs, folder, options.table, root, flags, command)
+    settings = [parse_options(table.flags(run)) for run in runs]
+    with lock(folder):
+        table.open()
         if options.retry_failed:
-            grid.forget_failed()
+            table.forget_failed()
     # torch comes with it, which --help and bad input need not wait for.
     from crn.experiments.tables.baselines import baseline_aurocs
 
@@ -63,12 +63,12 @@ def run_tables(argv: Sequence[str]) -> int:
     baselines = {each: baseline_aurocs(each, size, folder) for each in data}
 
     def report() -> str:
-        return write_results(grid, baselines)
+        return write_results(table, baselines)
 
-    with turn(folder):
+    with lock(folder):
         report()
-    status = Workers(grid, options.workers, report).run(command)
-    return status or int(any(result.error for result in grid.results()))
+    status = Workers(table, options.workers, report).run(command)
+    return status or int(any(result.error for result in table.results()))
 
 
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -104,7 +104,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--models",
         nargs="+",
-        choices=MODELS,
+        choices=RECIPES_OF,
         help="what to train: control is the units of crn without their game, untrained the units "
         "without training; published is a recipe of crn and dagan only, and pretrained the only "
         f"one of features (default: {' '.join(_MODELS)}; for units crn)",
@@ -147,12 +147,14 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         )
     options.models = options.models or (["crn"] if is_units else _MODELS)
     options.recipes = options.recipes or ([_RECIPE_OF_PLOT] if is_units else _RECIPES)
-    if not any(set(MODELS[model]) & set(options.recipes) for model in options.models):
+    if not any(set(RECIPES_OF[model]) & set(options.recipes) for model in options.models):
         first = options.models[0]
-        raise UserError(f"--recipes: {first} has {' and '.join(MODELS[first])}; add one of them")
+        raise UserError(
+            f"--recipes: {first} has {' and '.join(RECIPES_OF[first])}; add one of them"
+        )
     options.units = options.units or (_UNITS_OF_PLOT if is_units else (default_units,))
     for word in flags:
-        if word.partition("=")[0] in _OF_THE_GRID:
+        if word.partition("=")[0] in _SET_BY_TABLE:
             raise UserError(f"{word.partition('=')[0]}: leave it out; the table decides it")
     return options, flags
 
@@ -181,17 +183,17 @@ def _data_sets(options: argparse.Namespace, root: Path) -> list[DataSet]:
     return [DataSet(root.resolve().name, layout, root)]
 
 
-def _runs(options: argparse.Namespace, data: Sequence[DataSet]) -> list[Run]:
+def _runs(options: argparse.Namespace, data: Sequence[DataSet]) -> list[TableRun]:
     """In an order in which every table is complete for few seeds before it has more."""
     methods = [
-        Method(model, recipe, units)
+        TableMethod(model, recipe, units)
         for model in dict.fromkeys(options.models)
-        for recipe in MODELS[model]
+        for recipe in RECIPES_OF[model]
         if recipe in options.recipes
         for units in (dict.fromkeys(options.units) if model in _WITH_UNITS else (None,))
     ]
     return [
-        Run(method, each, seed)
+        TableRun(method, each, seed)
         for seed in dict.fromkeys(options.seeds)
         for each in data
         for method in methods

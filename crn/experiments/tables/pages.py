@@ -7,8 +7,8 @@ from statistics import mean, stdev
 from typing import Any
 
 from crn.command_line import parse_options
+from crn.experiments.tables.runs import DataSet, Result, Table
 from crn.experiments.tables.summary import BASELINES, UNTRAINED_SEEDS, Summary, spread
-from crn.experiments.tables.trainings import DataSet, Grid, Result
 from crn.system.files import written_whole
 from crn.system.text import SPREADSHEET_ENCODING, printable, spreadsheet_cell
 
@@ -21,7 +21,7 @@ _COLUMNS = (
 )
 
 
-def write_results(grid: Grid, baselines: dict[DataSet, dict[str, list[float]] | str]) -> str:
+def write_results(grid: Table, baselines: dict[DataSet, dict[str, list[float]] | str]) -> str:
     """Write results.csv, results.md and, for a table of units, units.png.
 
     Args:
@@ -41,14 +41,14 @@ def write_results(grid: Grid, baselines: dict[DataSet, dict[str, list[float]] | 
     text = "\n\n".join(_page(grid, summary)) + "\n"
     with written_whole(grid.folder / "results.md", "w", encoding="utf-8") as file:
         file.write(text)
-    if grid.table == "units":
+    if grid.name == "units":
         from crn.experiments.tables.plot import write_plot
 
         write_plot(grid.folder / PLOT_FILE, summary)
     return text
 
 
-def _trainings(grid: Grid) -> Iterator[dict[str, Any]]:
+def _trainings(grid: Table) -> Iterator[dict[str, Any]]:
     for run in grid.runs:
         row = {
             "dataset": spreadsheet_cell(run.data.name),
@@ -78,14 +78,14 @@ def _baselines(baselines: dict[DataSet, dict[str, list[float]] | str]) -> Iterat
                 yield row | drawn | {"state": "complete", "last_auroc": value}
 
 
-def _page(grid: Grid, summary: Summary) -> Iterator[str]:
+def _page(grid: Table, summary: Summary) -> Iterator[str]:
     """The paragraphs of results.md."""
     by_recipe = " and ".join(
         f"`{parse_options(grid.flags(run)).scoring.anomaly_score}` ({recipe})"
         for recipe, run in {run.method.recipe: run for run in grid.runs}.items()
     )
     seeds = ", ".join(map(str, summary.seeds))
-    yield f"# Results: {grid.table}"
+    yield f"# Results: {grid.name}"
     yield f"`{printable(grid.command)}`"
     yield (
         f"AUROC of images by the score {by_recipe}, whose direction is fixed beforehand: mean ± "
@@ -125,7 +125,7 @@ def _page(grid: Grid, summary: Summary) -> Iterator[str]:
     if len(summary.data) > 1:
         yield _table(_overview(summary))
     yield _table(_details(summary))
-    if grid.table == "units":
+    if grid.name == "units":
         yield f"![AUROC against the number of units]({PLOT_FILE})"
     if points := [*_verdicts(summary), *_errors(summary)]:
         yield "\n".join(points)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from statistics import mean, stdev
 
-from crn.experiments.tables.trainings import DataSet, Grid, Method
+from crn.experiments.tables.runs import DataSet, Table, TableMethod
 
 BASELINES = (
     *("brightness", "contrast", "gradient energy", "mean image"),
@@ -25,23 +25,25 @@ class Summary:
         baselines: data set to baseline to AUROC, one or several; the error where there is none.
     """
 
-    def __init__(self, grid: Grid, baselines: dict[DataSet, dict[str, list[float]] | str]) -> None:
-        self.data = list(dict.fromkeys(run.data for run in grid.runs))
-        self.methods = list(dict.fromkeys(run.method for run in grid.runs))
-        self.seeds = list(dict.fromkeys(run.seed for run in grid.runs))
+    def __init__(
+        self, table: Table, baselines: dict[DataSet, dict[str, list[float]] | str]
+    ) -> None:
+        self.data = list(dict.fromkeys(run.data for run in table.runs))
+        self.methods = list(dict.fromkeys(run.method for run in table.runs))
+        self.seeds = list(dict.fromkeys(run.seed for run in table.runs))
         self.baselines = baselines
-        self._results = {run: result for run in grid.runs if (result := grid.result(run))}
+        self._results = {run: result for run in table.runs if (result := table.result(run))}
 
-    def values(self, data: DataSet, method: Method, figure: str = "last_auroc") -> list[float]:
+    def values(self, data: DataSet, method: TableMethod, metric: str = "last_auroc") -> list[float]:
         """One figure of `Result`, of every seed that has it."""
         return [
             value
             for run, result in self._results.items()
             if (run.data, run.method) == (data, method)
-            and (value := getattr(result, figure)) is not None
+            and (value := getattr(result, metric)) is not None
         ]
 
-    def errors(self, data: DataSet, method: Method) -> list[str]:
+    def errors(self, data: DataSet, method: TableMethod) -> list[str]:
         """Why trainings failed."""
         return [
             result.error
@@ -49,7 +51,7 @@ class Summary:
             if (run.data, run.method) == (data, method) and result.error
         ]
 
-    def averages(self, method: Method) -> list[float]:
+    def averages(self, method: TableMethod) -> list[float]:
         """The mean last AUROC over data sets, for every seed that has ended on all that have."""
         aurocs = {
             (run.data, run.seed): result.last_auroc
@@ -75,7 +77,9 @@ class Summary:
             return None
         return max(aurocs.items(), key=lambda item: mean(item[1]))
 
-    def reached_by(self, method: Method | None, data: DataSet) -> tuple[str, list[float]] | None:
+    def reached_by(
+        self, method: TableMethod | None, data: DataSet
+    ) -> tuple[str, list[float]] | None:
         """Name and last AUROC of a method, of every seed; None where there is none."""
         if method is None or not (values := self.values(data, method)):
             return None

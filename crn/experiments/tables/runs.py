@@ -20,7 +20,7 @@ _PROGRAM = Path(__file__).with_name("train_and_score.py").resolve()
 _DEFINITION, _RESULT, _CHECKPOINTS = "grid.json", "result.json", "checkpoints"
 # What can be trained, and with which recipes. The control tells what competition adds: units of CRN
 # with the balanced recipe that only learn to reproduce images.
-MODELS = {
+RECIPES_OF = {
     "crn": tuple(RECIPES),
     "dagan": ("published", "balanced"),
     "autoencoder": ("balanced", "pretrained"),
@@ -53,11 +53,11 @@ class DataSet:
 
 
 @dataclass(frozen=True)
-class Method:
+class TableMethod:
     """What is trained, on whatever data and with whatever seed.
 
     Attributes:
-        model: of `MODELS`.
+        model: of `RECIPES_OF`.
         recipe: of ``--recipe``.
         units: competitive units; None for a model without them.
     """
@@ -81,17 +81,17 @@ class Method:
         return name if self.model in UNTRAINED_MODELS else f"{name}, {self.recipe}"
 
     @property
-    def control(self) -> "Method | None":
+    def control(self) -> "TableMethod | None":
         """The same without competition, where it has such."""
-        has_one = self.model == "crn" and self.recipe in MODELS["control"]
-        return Method("control", self.recipe, self.units) if has_one else None
+        has_one = self.model == "crn" and self.recipe in RECIPES_OF["control"]
+        return TableMethod("control", self.recipe, self.units) if has_one else None
 
 
 @dataclass(frozen=True)
-class Run:
+class TableRun:
     """A training."""
 
-    method: Method
+    method: TableMethod
     data: DataSet
     seed: int
 
@@ -135,7 +135,7 @@ class Result:
 
 
 @dataclass
-class Grid:
+class Table:
     """The trainings of a table, as `jobs.Jobs`: what was stopped goes on from its checkpoint.
 
     Each has a folder, in which result.json says that it has ended.
@@ -143,15 +143,15 @@ class Grid:
     Attributes:
         runs: all trainings, in the order in which they start.
         folder: where all is written.
-        table: its name.
+        name: of the table.
         root: folder of the data.
         extra: flags of train.py that all trainings have.
         command: what the user has typed.
     """
 
-    runs: list[Run]
+    runs: list[TableRun]
     folder: Path
-    table: str
+    name: str
     root: Path
     extra: list[str]
     command: str
@@ -163,7 +163,7 @@ class Grid:
             UserError: it holds trainings on other data or with other flags.
         """
         definition = {
-            "--table": self.table,
+            "--table": self.name,
             "--root": str(self.root.resolve()),
             "flags after --": self.extra,
         }
@@ -176,11 +176,11 @@ class Grid:
             if result is not None and result.error:
                 (self.run_folder(run) / _RESULT).unlink()
 
-    def run_folder(self, key: Run) -> Path:
+    def run_folder(self, key: TableRun) -> Path:
         """The folder of a training."""
         return self.folder / "runs" / key.name
 
-    def flags(self, run: Run) -> list[str]:
+    def flags(self, run: TableRun) -> list[str]:
         """The flags of train.py for a training, but for those about its folder."""
         method, changes = run.method, _CHANGES.get(run.method.model, ())
         model = "crn" if changes else method.model
@@ -194,7 +194,7 @@ class Grid:
             *changes,
         ]
 
-    def result(self, run: Run) -> Result | None:
+    def result(self, run: TableRun) -> Result | None:
         """What came of a training; None where it has not ended."""
         path = self.run_folder(run) / _RESULT
         try:
@@ -204,7 +204,7 @@ class Grid:
         except (OSError, ValueError, TypeError):
             raise UserError(f"{path}: is damaged; remove it to train anew") from None
 
-    def record(self, run: Run, result: Result) -> None:
+    def record(self, run: TableRun, result: Result) -> None:
         """Keep what came of a training."""
         folder = self.run_folder(run)
         folder.mkdir(parents=True, exist_ok=True)
@@ -214,11 +214,11 @@ class Grid:
         """Those of all trainings that have ended."""
         return [result for run in self.runs if (result := self.result(run)) is not None]
 
-    def unended(self) -> list[Run]:
+    def unended(self) -> list[TableRun]:
         """The trainings that have not ended."""
         return [run for run in self.runs if self.result(run) is None]
 
-    def job(self, key: Run) -> Job:
+    def job(self, key: TableRun) -> Job:
         """A training, from its checkpoint if it has one."""
         folder = self.run_folder(key)
         checkpoints = folder / _CHECKPOINTS
@@ -232,7 +232,7 @@ class Grid:
         words = [sys.executable, _PROGRAM, *training, "--", *self._flags_to_score(key)]
         return Job(key.name, description, list(map(str, words)), _LAST)
 
-    def _flags_to_score(self, run: Run) -> list[str | Path | int]:
+    def _flags_to_score(self, run: TableRun) -> list[str | Path | int]:
         """The flags of train.py for inference after a training; the rest is in its checkpoint."""
         options = parse_options(self.flags(run))
         folder = self.run_folder(run)
@@ -244,7 +244,7 @@ class Grid:
             *("--num-workers", options.data.num_workers, "--cpu", int(options.run.cpu)),
         ]
 
-    def ended(self, key: Run, outcome: Outcome) -> None:
+    def ended(self, key: TableRun, outcome: Outcome) -> None:
         """Record the figures of the last validation, or the reason why there are none."""
         if outcome.value is not None:
             self.record(key, _result(self.run_folder(key)))
