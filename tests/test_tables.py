@@ -242,7 +242,7 @@ def test_means_deviations_and_averages(tmp_path: Path) -> None:
         "0.700 ± 0.000 | 50 % | 50 % | 60 % | 80 % | 1:30 | 2 |",
         "| cable | DAGAN, published | 0.650 | 0.650 | – | – | – | – | – | – | – | 1:06:40 | 1 |",
         f"| wood | {label} | – | – | – | – | – | – | – | – | – | – | 0, 1 failed |",
-        "| wood | contrast | – |  |  |  |  |  |  |  |  |",
+        "| wood | contrast | – |  |  |  |  |  |  |  |  |  |  |",
         f"- {label} is **not** above the best baseline on cable (contrast: 0.600), "
         "=screw|x (contrast: 1.000).",
         f"- {label} is above its control on cable (4 autoencoders, balanced: 0.450).",
