@@ -1,16 +1,16 @@
-"""The one exception for mistakes that the user can mend."""
+"""Exceptions for problems that the user can fix."""
 
 
 class UserError(Exception):
-    """Bad input. Its message is one line that names the file or flag, and the mend.
+    """Bad input. Its message is one line that names the file or flag, and the fix.
 
     ``train.py`` prints the message without a traceback and exits with status 2.
     """
 
 
 class Diverged(UserError):
-    """The training has run into losses or scores that are not finite."""
+    """Losses or scores of a training run are not finite."""
 
 
 class DivergedInOneProcess(Diverged):
-    """One process has found out, and the others that train with it do not know."""
+    """Only one of several processes has diverged; the others do not know yet."""

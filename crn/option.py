@@ -33,8 +33,8 @@ def option(
         low: the smallest number allowed.
         high: the largest number allowed.
         above: numbers have to be larger than this.
-        mode: the values of ``--mode`` with which the flag has an effect, if not with all.
-        model: those of ``--model``.
+        mode: the values of ``--mode`` with which the flag has an effect; empty for all.
+        model: likewise, the values of ``--model``.
         needs: the name of another option, and the values of it with which the flag has an effect.
     """
     limits = {"choices": choices, "low": low, "high": high, "above": above}
@@ -51,7 +51,7 @@ def option_names(*groups: type) -> list[str]:
 
 
 def flag(name: str) -> str:
-    """How the option is typed: ``batch_size`` is ``--batch-size``."""
+    """The flag of an option: ``batch_size`` is ``--batch-size``."""
     return "--" + name.replace("_", "-")
 
 
@@ -71,7 +71,7 @@ def is_list(option_field: dataclasses.Field) -> bool:
 
 
 def allowed(option_field: dataclasses.Field) -> str:
-    """The values that the option takes, in words; empty where it takes any."""
+    """The values that the option takes, in words; empty if it takes any."""
     limits = option_field.metadata
     if limits["choices"]:
         return ", ".join(str(choice) or '""' for choice in limits["choices"])
@@ -87,7 +87,7 @@ def has_effect(option_field: dataclasses.Field, run: Any) -> bool:
 
     Args:
         option_field: the option.
-        run: has a ``mode`` and a ``model``.
+        run: an object with a ``mode`` and a ``model``.
     """
     return all(counts(option_field, kind, run) for kind in ("mode", "model"))
 
@@ -103,7 +103,7 @@ def missing_for(option_field: dataclasses.Field, values: dict[str, Any]) -> str 
 
     Args:
         option_field: the option.
-        values: those of all options, by name.
+        values: the values of all options, by name.
     """
     if option_field.metadata["needs"] is None:
         return None
@@ -115,10 +115,10 @@ def missing_for(option_field: dataclasses.Field, values: dict[str, Any]) -> str 
 
 @dataclass(frozen=True)
 class OptionGroup:
-    """Base of dataclasses of options: values of the wrong type or out of range are refused.
+    """Base class of groups of options; refuses values of the wrong type or out of range.
 
     Attributes:
-        title: of the group in the help.
+        title: heading of the group in the help.
 
     Raises:
         ValueError: on construction; one line that names the flag and what it takes.

@@ -384,7 +384,7 @@ def test_baselines_are_kept_for_the_same_images_only(tmp_path: Path, change: str
     [
         ("", "--table"),
         ("--table mvtec", "--root datasets/mvtec: no such folder"),
-        ("--table panorama --categories cable", "--categories are of --table mvtec"),
+        ("--table panorama --categories cable", "--categories are for --table mvtec"),
         ("--table mvtec --root data --categories ../x", "--categories ../x"),
         ("--table mvtec --root data --categories ..", "--categories .."),
         ("--table panorama --root data --seeds -1", "--seeds"),
@@ -419,7 +419,7 @@ def test_the_folder_of_another_table(make_tables, tmp_path: Path) -> None:
     assert make_tables(*words, "--root", "one", *TINY).status == 1  # trained, and failed
     other = make_tables(*words, "--root", "two", *TINY)
     assert other.status == 2
-    assert "the trainings in it have other --root" in other.err
+    assert "the training runs in it have other --root" in other.err
     other = make_tables(*words, "--root", "one", *TINY, "--lr", "0.1")
     assert "have other flags after --" in other.err
     (damaged,) = (tmp_path / "results/runs").glob("*/result.json")

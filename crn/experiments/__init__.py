@@ -1,4 +1,4 @@
-"""Many trainings: sweeps, the tables of the paper, and the jobs that both are made of.
+"""Many training runs: sweeps, the tables of the paper, and the jobs that both consist of.
 
 It runs train.py as a program. It may use methods/, evaluation/, report/, system/ and the
 configuration.

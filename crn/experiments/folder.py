@@ -1,4 +1,4 @@
-"""The folder of a list of programs, and what these leave in theirs."""
+"""The folder of a sweep or table, and the files in it."""
 
 import csv
 import json
@@ -11,20 +11,20 @@ from crn.system.files import locked, written_whole
 
 
 def lock(folder: Path) -> AbstractContextManager[list[int]]:
-    """Keep other processes out of a list, so that what is read stays true until it is acted on."""
+    """Keep other processes out of a list of jobs, so that what is read of it stays true."""
     return locked(folder / "results.csv", wait=True)
 
 
 def open_folder(file: Path, definition: dict[str, Any], what: str) -> None:
-    """Make a folder that of a list, by a file in it.
+    """Claim a folder for a list of jobs by a file that defines it.
 
     Args:
-        file: it holds the definition.
+        file: the file with the definition.
         definition: equal for lists whose results can be compared.
-        what: for the message, as in "the sweep in it has".
+        what: for the message, such as "the sweep in it has".
 
     Raises:
-        UserError: it is that of another list.
+        UserError: the folder belongs to another list.
     """
     try:
         known = json.loads(file.read_text(encoding="utf-8"))
@@ -47,18 +47,18 @@ def open_folder(file: Path, definition: dict[str, Any], what: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a file that is complete whenever it is there."""
+    """Write a JSON file, whole or not at all."""
     with written_whole(path, "w", encoding="utf-8") as file:
         json.dump(content, file, indent=2)
 
 
 def log_dir(folder: Path) -> Path:
-    """Where the program of a folder logs its metrics."""
+    """Where the job of a folder logs its metrics."""
     return folder / "logged_metrics"
 
 
 def logged(folder: Path, metric: str) -> list[list[dict[str, str]]]:
-    """The rows with a metric in each metrics.csv of a program, the oldest file first."""
+    """The rows with a metric in each metrics.csv of a job, the oldest file first."""
     files = sorted(log_dir(folder).glob("*/metrics.csv"), key=lambda file: file.stat().st_mtime)
     tables = [csv.DictReader(file.read_text(encoding="utf-8").splitlines()) for file in files]
     return [[row for row in table if row.get(metric)] for table in tables]

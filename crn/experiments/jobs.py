@@ -1,4 +1,4 @@
-"""Programs that run side by side until a list of them is done: what sweeps and tables share."""
+"""Running a list of jobs, several at a time: what sweeps and tables have in common."""
 
 import argparse
 import math
@@ -20,9 +20,9 @@ from crn.experiments.folder import lock, logged
 from crn.system.files import locked
 from crn.system.program import print_result, typed_path, whole_number
 
-# Seconds between two looks at a program, and two looks for work where there was none.
+# Seconds between two checks of a running job, and between two searches for the next one.
 _TICK, _PAUSE = 0.05, 1.0
-# Bytes at the end of stderr.txt in which the last line is looked for.
+# Bytes at the end of stderr.txt that are searched for its last line.
 _TAIL = 8192
 
 
@@ -30,10 +30,10 @@ class Job(NamedTuple):
     """A program to run.
 
     Attributes:
-        name: for messages, as in "run 3".
-        description: what is special about it.
+        name: for messages, such as "run 3".
+        description: what distinguishes it from the others.
         words: the command.
-        metric: column of metrics.csv whose last value is its result.
+        metric: the column of metrics.csv whose last value is its result.
     """
 
     name: str
@@ -43,11 +43,11 @@ class Job(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How a program has ended.
+    """How a job has ended.
 
     Attributes:
-        value: the metric; None where it failed or was stopped.
-        error: why it failed; empty where it did not.
+        value: the metric; None if it failed or was stopped.
+        error: why it failed; empty if it did not.
     """
 
     seconds: float
@@ -56,61 +56,61 @@ class Outcome(NamedTuple):
 
 
 class Jobs(Protocol):
-    """A list of programs, which several processes may share.
+    """A list of jobs, which several processes may share.
 
     Attributes:
-        folder: of the list; it is a process's `turn` whenever one of the methods is called.
+        folder: of the list; the caller of a method holds its `lock`.
     """
 
     folder: Path
 
     def unended(self) -> Sequence[Any]:
-        """The keys of what has not ended, going on or not, in the order in which they start."""
+        """The keys of jobs that have not ended, running or not, in the order of starting."""
 
     def run_folder(self, key: Any) -> Path:
-        """The folder of a program, in which its command and its output are kept."""
+        """The folder of a job, with its command and its output."""
 
     def job(self, key: Any) -> Job:
-        """A program that has not ended and that nobody else is at, to be started now."""
+        """A job to start now: it has not ended, and nobody else runs it."""
 
     def ended(self, key: Any, outcome: Outcome) -> None:
-        """Record what came of a program. One that was stopped is to be started again."""
+        """Record how a job ended. A stopped one will be started again."""
 
 
 def say(message: str) -> None:
     """Print a line on the standard error."""
-    # Where the terminal has been closed there is nobody to tell, and still runs to look after.
+    # If the terminal has been closed, nobody reads this, but the runs go on.
     with suppress(OSError):
         print(message, file=sys.stderr, flush=True)
 
 
 def add_arguments(parser: argparse.ArgumentParser, what: str, where: str) -> None:
-    """The options that sweep.py and tables.py have in common."""
+    """Add the options that sweep.py and tables.py have in common."""
     parser.add_argument(
         "--workers",
         type=whole_number(1),
         default=1,
         metavar="N",
-        help=f"{what} at a time, which share the cores and the GPU (default: 1)",
+        help=f"{what} at a time; they share the cores and the GPU (default: 1)",
     )
     parser.add_argument("--folder", type=typed_path, metavar="DIR", help=where)
-    parser.add_argument("--retry-failed", action="store_true", help=f"do failed {what} again")
+    parser.add_argument("--retry-failed", action="store_true", help=f"repeat failed {what}")
 
 
 class Workers:
-    """Keeps some programs running until the list is at its end.
+    """Keeps some jobs running until the list is done.
 
-    The folder of each is locked by the process that looks after it and by the program itself, which
-    goes on where that process dies; then it can be claimed again as soon as it has ended.
+    The folder of each job is locked by the process that started it and by the job itself. If that
+    process dies, the job goes on, and another process can claim it once it has ended.
     """
 
     def __init__(self, jobs: Jobs, workers: int, report: Callable[[], str]) -> None:
         """Start nothing yet.
 
         Args:
-            jobs: what there is to run.
-            workers: programs at a time.
-            report: writes down what there is of results, in a turn, and returns it for people.
+            jobs: what to run.
+            workers: jobs at a time.
+            report: writes the results so far and returns them as text; called with the list locked.
         """
         self._jobs = jobs
         self._workers = workers
@@ -122,23 +122,23 @@ class Workers:
         self._changed = threading.Condition()
 
     def run(self, command: str) -> int:
-        """Run programs until nothing is left to start, or a signal says so, and print the report.
+        """Run jobs until none is left to start or a signal arrives, and print the report.
 
-        Ctrl-C, SIGTERM or the closing of the terminal have the programs save themselves and stop;
-        the second time, they are stopped at once.
+        On Ctrl-C, SIGTERM or the closing of the terminal the jobs save their state and stop; the
+        second time, they are killed.
 
         Args:
             command: what the user types to go on.
 
         Returns:
-            128 + N where signal N has stopped it, else 0.
+            128 + N if signal N has stopped it, else 0.
         """
         with self._signals(), ThreadPoolExecutor(self._workers) as pool:
             try:
                 for worker in as_completed([pool.submit(self._work) for _ in range(self._workers)]):
                     worker.result()
             finally:
-                # Where one has failed, the others are to stop.
+                # If one has failed, the others stop.
                 self._stops = self._stops or 1
         with lock(self._jobs.folder):
             print_result(self._report())
@@ -150,7 +150,7 @@ class Workers:
     @contextmanager
     def _signals(self) -> Iterator[None]:
         numbers = [signal.SIGINT, signal.SIGTERM]
-        # Under nohup the list is meant to outlive its terminal.
+        # Under nohup, the jobs are meant to outlive the terminal.
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
             numbers.append(signal.SIGHUP)
         previous = {number: signal.signal(number, self._stop) for number in numbers}
@@ -161,7 +161,7 @@ class Workers:
                 signal.signal(number, handler)
 
     def _stop(self, number: int, frame: Any) -> None:  # noqa: ARG002
-        # No more than this, because it may interrupt anything.
+        # Nothing more, because it may interrupt anything.
         self._signal = number
         self._stops += 1
 
@@ -185,7 +185,7 @@ class Workers:
             say(f"{job.name}: {how}")
 
     def _next(self) -> tuple[Any, Job, list[int]] | None:
-        """The next program with its key and its lock's descriptors; None where none is left."""
+        """The next job with its key and its lock's descriptors; None if none is left."""
         while not self._stops:
             with self._changed:
                 with lock(self._jobs.folder):
@@ -203,7 +203,7 @@ class Workers:
         return None
 
     def _claim(self, key: Any) -> list[int] | None:
-        """Lock a program's folder, unless another process has; returns the lock's descriptors."""
+        """Lock the folder of a job; returns the descriptors of the lock, None if another has it."""
         folder = self._jobs.run_folder(key)
         folder.parent.mkdir(exist_ok=True)
         claim = ExitStack()
@@ -215,7 +215,7 @@ class Workers:
         return inherited
 
     def _run(self, job: Job, folder: Path, inherited: Sequence[int]) -> Outcome:
-        """Run a program to its end, and tell it when it is to stop."""
+        """Run a job to its end, and pass on the signals to stop."""
         begun = time.monotonic()
         try:
             process = _start(job.words, folder, self._environment(), inherited)
@@ -226,7 +226,7 @@ class Workers:
             if told < self._stops:
                 if not told:
                     say(f"{job.name}: stopping; once more to stop it at once")
-                # With all that it has started; nothing happens where it has just ended.
+                # With all processes that it has started; it may just have ended.
                 with suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL if told else signal.SIGTERM)
                 told = self._stops if told else 1
@@ -238,7 +238,7 @@ class Workers:
         return Outcome(round(time.monotonic() - begun, 1), value, reason)
 
     def _environment(self) -> dict[str, str]:
-        """The programs share the cores; torch would give all of them to each."""
+        """Variables by which the jobs share the cores; torch would give all cores to each."""
         if self._workers == 1 or "OMP_NUM_THREADS" in os.environ:
             return {}
         from joblib import cpu_count
@@ -251,7 +251,7 @@ def _start(
 ) -> subprocess.Popen[bytes]:
     folder.mkdir(exist_ok=True)
     (folder / "command.txt").write_text(shlex.join(words) + "\n", encoding="utf-8")
-    # Added to what a training that goes on has written.
+    # A resumed training run adds to what it has written.
     with open(folder / "stdout.txt", "ab") as out, open(folder / "stderr.txt", "ab") as err:
         return subprocess.Popen(
             words,
@@ -260,13 +260,13 @@ def _start(
             stderr=err,
             env=os.environ | environment,
             pass_fds=inherited,
-            # So that Ctrl-C comes once, from here: a second one would not let it save itself.
+            # So that Ctrl-C arrives only once, from here: a second one would not let it save.
             start_new_session=True,
         )
 
 
 def _judged(status: int, folder: Path, metric: str) -> tuple[float | None, str]:
-    """The metric of a program that has ended, or why there is none."""
+    """The metric of a job that has ended, or why it has none."""
     if status:
         end = (folder / "stderr.txt").read_bytes()[-_TAIL:].decode(errors="replace")
         last = next((line.strip() for line in reversed(end.splitlines()) if line.strip()), "")

@@ -1,4 +1,4 @@
-"""The machine the program runs on: files, text, processes, hardware, start and end.
+"""The machine the program runs on: files, text, processes, hardware, startup and exit.
 
-It may use crn.errors, and no other room.
+It may use crn.errors and no other package of crn.
 """

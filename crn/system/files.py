@@ -17,24 +17,24 @@ from crn.system.text import file_name
 
 log = logging.getLogger(__name__)
 
-# What to do where the system refuses to write, by its error; see `writing`.
-_MENDS = {
+# What the user can do about an error of the system in writing; see `writing`.
+_FIXES = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space",
     errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
     errno.EIO: "check the disk",
 }
 
-# What file systems without locks answer, such as Lustre without the option flock.
+# Errors of file systems without locks, such as Lustre without the option flock.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 
-# In .NAME.TOKEN.tmp, the name of a file while `written_whole` writes it, which killed runs leave.
+# `written_whole` writes to .NAME.TOKEN.tmp first; killed runs leave such files.
 _TOKEN = "[0-9a-f]" * 8
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn the system's refusal to write into a message: around all that the program writes.
+    """Turn an error of the system in writing into a `UserError`; used around all writes.
 
     Args:
         path: the file or folder, for the message.
@@ -45,21 +45,21 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        mend = _MENDS.get(error.errno or 0, "make it writable")
+        fix = _FIXES.get(error.errno or 0, "make it writable")
         raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); {mend}, or write elsewhere"
+            f"{path}: cannot be written ({error.strerror or error}); {fix}, or write elsewhere"
         ) from error
 
 
 def require_writable_folder(folder: Path, name: str) -> None:
-    """Make a folder and prove that files can be made in it.
+    """Make a folder and check that files can be created in it.
 
     Args:
-        folder: it and its parents are made where they do not exist.
+        folder: made with its parents if it does not exist.
         name: the flag that asked for it, for the message.
 
     Raises:
-        UserError: it cannot be made, or files cannot.
+        UserError: the folder or a file in it cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -73,13 +73,13 @@ def require_writable_folder(folder: Path, name: str) -> None:
 
 @contextmanager
 def claimed(*paths: Path) -> Iterator[None]:
-    """Keep other runs from writing the same files, and remove what killed ones left unfinished.
+    """Keep other runs from writing the same files, and remove unfinished files of killed runs.
 
     Args:
-        paths: files and folders that this run writes; the folders that they are in exist.
+        paths: files and folders that this run writes; their parent folders exist.
 
     Raises:
-        UserError: another run has claimed one of them, or one lies where another is written.
+        UserError: another run has claimed one of them, or one lies inside another.
     """
     with ExitStack() as claims:
         for index, path in enumerate(paths):
@@ -103,16 +103,16 @@ def _refuse_overlap(one: Path, other: Path) -> None:
 def locked(path: Path, wait: bool = False) -> Iterator[list[int]]:
     """Keep other processes from ``path`` by a lock on .NAME.lock beside it.
 
-    The system takes the lock back however the process ends, so none outlives its run. Where a file
-    system has no locks, nothing is locked: processes that share files have to take turns.
+    The system releases the lock however the process ends, so no lock outlives its run. On a file
+    system without locks nothing is locked: processes that share files have to run one at a time.
 
     Args:
-        path: a file or folder; the folder that it is in exists.
-        wait: until it is free, instead of refusing at once.
+        path: a file or folder; its parent folder exists.
+        wait: wait until it is free, instead of refusing at once.
 
     Yields:
-        The lock's descriptor: a program that inherits it has the lock, too, until it ends. An empty
-        list where there are no locks.
+        The lock's file descriptor; a program that inherits it also holds the lock until it ends.
+        An empty list if the file system has no locks.
 
     Raises:
         UserError: another process has locked it, or the system refuses to write there.
@@ -122,7 +122,7 @@ def locked(path: Path, wait: bool = False) -> Iterator[list[int]]:
     name = path.with_name(file_name(f".{path.name}", ".lock"))
     held: list[int] = []
     lock = FileLock(
-        # A moment, for the case that the holder removes its file just before this one is locked.
+        # A moment, in case the holder is just removing its file.
         *(name, -1 if wait else 0.2),
         fallback_to_soft=False,
         on_acquired=held.append,
@@ -142,9 +142,9 @@ def locked(path: Path, wait: bool = False) -> Iterator[list[int]]:
     try:
         yield held
     finally:
-        # Where it comes in the finalizer of the lock, it is lost.
+        # In the finalizer of the lock, Ctrl-C would be lost.
         with ctrl_c_waits():
-            # While it is still locked: who has opened it meanwhile looks whether it is still there.
+            # While still locked: whoever has opened it meanwhile checks that it still exists.
             with suppress(OSError):
                 name.unlink()
             lock.release()
@@ -152,7 +152,7 @@ def locked(path: Path, wait: bool = False) -> Iterator[list[int]]:
 
 
 def _remove_unfinished(path: Path) -> None:
-    """Remove what killed runs have not finished: ``path`` and, where it is a folder, all below."""
+    """Remove unfinished files of killed runs at ``path`` and, if it is a folder, below it."""
     unfinished = f".{_TOKEN}.tmp"
     files = [
         *path.parent.glob(f".{glob.escape(path.name)}{unfinished}"),
@@ -161,13 +161,13 @@ def _remove_unfinished(path: Path) -> None:
     for file in files:
         with writing(file):
             file.unlink()
-        log.info("removed %s, which a killed run has not finished", file)
+        log.info("removed %s, left unfinished by a killed run", file)
 
 
 def set_aside(path: Path) -> None:
-    """Rename what an earlier run left at ``path``, as in last.ckpt to last-v1.ckpt.
+    """Rename what an earlier run left at ``path``, such as last.ckpt to last-v1.ckpt.
 
-    No other run takes the new name meanwhile, since ``path`` is `claimed`.
+    No other run can take the new name meanwhile, since ``path`` is `claimed`.
 
     Raises:
         UserError: the system refuses to.
@@ -189,10 +189,10 @@ def written_whole(path: Path, mode: str = "wb", sync: bool = True, **kwargs) -> 
     Args:
         path: the file; its folder has to exist.
         mode, kwargs: as for `open`.
-        sync: whether it has to be on the disk by then, so that a power failure does no harm.
+        sync: wait until it is on the disk, so that a power failure does no harm.
 
     Raises:
-        UserError: the system refuses to write it; what was there before still is.
+        UserError: the system refuses to write it; an earlier file of that name is still there.
     """
     ending = f".{secrets.token_hex(4)}.tmp"
     temporary = path.with_name(file_name(f".{path.name}", ending))
@@ -205,14 +205,14 @@ def written_whole(path: Path, mode: str = "wb", sync: bool = True, **kwargs) -> 
                     os.fsync(file.fileno())
             os.replace(temporary, path)
     except BaseException:
-        # Whatever hinders this, too, has been the reason to give up.
+        # If this fails as well, the first error is the one to report.
         with suppress(OSError):
             temporary.unlink()
         raise
 
 
 def hard_link(path: Path, name: Path) -> bool:
-    """Give a file another name, which it takes from what has it; False where links are refused."""
+    """Make ``name`` a hard link to ``path``, replacing it; False if the file system has none."""
     temporary = name.with_name(file_name(f".{name.name}", f".{secrets.token_hex(4)}.tmp"))
     try:
         os.link(path, temporary)
@@ -245,7 +245,7 @@ def append_whole(path: Path, text: str) -> None:
 
 
 def claim_version(folder: Path) -> int:
-    """Make the folder version_N with the lowest N that no other run has, and return N.
+    """Make the folder version_N with the lowest free N, and return N.
 
     Raises:
         UserError: the system refuses to.

@@ -1,4 +1,4 @@
-"""What the machine has, and how work is done on it without loss of time."""
+"""The CPU cores, the GPU and their settings."""
 
 import ctypes
 import os
@@ -24,11 +24,11 @@ _LARGEST_FROM_HEAP = 32 * 1024 * 1024
 def set_up_cpu(processes: int = 1) -> None:
     """Use the cores that the process really has, and keep the memory of freed tensors.
 
-    A step frees and takes tensors of megabytes, and by default each is given back to the system
-    and fetched again, page by page.
+    Every training step allocates and frees tensors of megabytes; by default the system would get
+    each of them back and hand it out again page by page.
 
     Args:
-        processes: how many share the cores.
+        processes: number of processes that share the cores.
     """
     if "OMP_NUM_THREADS" not in os.environ:
         from joblib import cpu_count
@@ -36,19 +36,19 @@ def set_up_cpu(processes: int = 1) -> None:
         threads = max(1, cpu_count() // processes)
         torch.set_num_threads(threads)
         if processes > 1:
-            # Lightning would set another number, which does not know of quotas.
+            # Lightning would set another number, which ignores quotas.
             os.environ["OMP_NUM_THREADS"] = str(threads)
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):  # musl has none
+        if hasattr(libc, "mallopt"):  # not in musl
             libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_FROM_HEAP)
             libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def pick_device(cpu: bool) -> torch.device:
-    """The CPU where it is asked for, else a GPU where there is one, with TF32 turned off.
+    """A GPU with TF32 turned off, or the CPU if ``cpu`` is true or there is no GPU.
 
-    From Ampere on, cuDNN by default rounds what convolutions multiply from the 23 bits of float32
+    From Ampere on, cuDNN by default rounds the inputs of convolutions from the 23 bits of float32
     to the 10 of TF32. Matrix products keep float32 by default.
     """
     if not cpu and torch.cuda.is_available():
@@ -76,28 +76,28 @@ def lightning_precision(choice: str, device: torch.device) -> Literal["32-true",
 def in_threads(act: Callable[[int], T], count: int, threads: int) -> list[T]:
     """The results of ``act(0)`` to ``act(count - 1)``, in this order.
 
-    An error, or Ctrl-C, goes on to the caller when the calls under way have ended.
+    An error, or Ctrl-C, reaches the caller after the calls under way have ended.
     """
     with ThreadPoolExecutor(threads) as pool:
-        # A pool does not wait for threads that it is interrupted in starting.
+        # A pool that is interrupted while starting threads does not wait for them.
         with ctrl_c_waits():
             results = pool.map(act, range(count))
         return list(results)
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether no number of a tensor, which has some, is infinite or NaN.
+    """Whether no number of a tensor that is not empty is infinite or NaN.
 
-    In one pass and without a tensor of truth values: on a CPU a tenth of the time of
-    ``tensor.isfinite().all()``, which for a gigabyte of weights is half a second.
+    It takes one pass and no boolean tensor: on a CPU a tenth of the time of
+    ``tensor.isfinite().all()``, which takes half a second for a gigabyte of weights.
     """
-    # NaN becomes both the lowest and the highest.
+    # A NaN becomes both minimum and maximum.
     low, high = tensor.aminmax()
     return bool(low.isfinite()) and bool(high.isfinite())
 
 
 def to_device_if_it_fits(pixels: Tensor, device: torch.device) -> Tensor:
-    """Move images to the device, or pin them in main memory where they would take too much."""
+    """Move images to the device, or pin them in main memory if they are too large for it."""
     if device.type != "cuda":
         return pixels.to(device)
     free, _ = torch.cuda.mem_get_info(device)

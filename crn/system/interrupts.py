@@ -1,4 +1,4 @@
-"""When Ctrl-C is heard."""
+"""Delaying Ctrl-C."""
 
 import signal
 import threading
@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def ctrl_c_waits() -> Iterator[None]:
-    """Let Ctrl-C wait until libraries are done that would lose it, or tell it as another error.
+    """Delay Ctrl-C while libraries run that would swallow or misreport it.
 
-    Elsewhere than in the main thread, which alone hears of it, this does nothing.
+    Outside the main thread, which alone receives it, this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

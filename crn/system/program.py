@@ -21,7 +21,7 @@ P = ParamSpec("P")
 
 
 class Parser(argparse.ArgumentParser):
-    """One that raises `UserError` where argparse would end the process."""
+    """A parser that raises `UserError` where argparse would end the process."""
 
     def error(self, message: str) -> NoReturn:
         """Refuse the command line."""
@@ -29,7 +29,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class PrintableLines(logging.Formatter):
-    """Log messages of which no part, such as a name, can control a terminal."""
+    """Formats log messages so that no part, such as a file name, can control a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The message, line by line."""
@@ -37,13 +37,13 @@ class PrintableLines(logging.Formatter):
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words before ``--``, and those after it."""
+    """The words before and after ``--``."""
     end = words.index("--") if "--" in words else len(words)
     return list(words[:end]), list(words[end + 1 :])
 
 
 def whole_number(lowest: int) -> Callable[[str], int]:
-    """A type for arguments: whole numbers from ``lowest`` on."""
+    """An argparse type: whole numbers from ``lowest`` on."""
 
     def read(text: str) -> int:
         if not text.isdecimal() or int(text) < lowest:
@@ -54,7 +54,7 @@ def whole_number(lowest: int) -> Callable[[str], int]:
 
 
 def typed_path(text: str) -> Path:
-    """A type for arguments: the name of a file or folder, in which ``~`` is expanded."""
+    """An argparse type: the name of a file or folder, with ``~`` expanded."""
     if not text.strip():
         raise argparse.ArgumentTypeError("takes the name of a file or folder, not an empty one")
     try:
@@ -79,11 +79,11 @@ def typed_path(text: str) -> Path:
 def program(
     name: str, interrupted: str = "interrupted"
 ) -> Callable[[Callable[P, int]], Callable[P, int]]:
-    """Decorate a main function: what the user can mend ends it with one line, not a traceback.
+    """Decorate a main function so that a `UserError` ends it with one line, not a traceback.
 
     Args:
-        name: what the line starts with.
-        interrupted: the line after Ctrl-C.
+        name: the beginning of the line.
+        interrupted: the rest of the line after Ctrl-C.
 
     Returns:
         The decorator. The exit status that the function returns becomes 2 for a `UserError` and 130
@@ -110,17 +110,17 @@ def program(
 
 
 def _prepare() -> None:
-    """See to it that there are streams to write to, which take any text, and threads that sleep."""
+    """Open closed standard streams, let them take any text, and limit idle threads."""
     for name, mode in {"stdin": "r", "stdout": "w", "stderr": "w"}.items():
         stream = getattr(sys, name)
         if stream is None:
-            # Closed before the start, as for a daemon. This takes its number, so that no other file
-            # does, which would then get what libraries and other programs have to say.
+            # Closed before the start, as for a daemon. This takes its number, since another file
+            # with that number would get what libraries and other programs print.
             stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115
             os.set_inheritable(stream.fileno(), True)
             setattr(sys, name, stream)
         if mode == "w" and isinstance(stream, io.TextIOWrapper):
-            # Not where its file has been replaced by a pipe since Python's start.
+            # This fails if its file has become a pipe since Python started.
             with suppress(OSError):
                 stream.reconfigure(errors="backslashreplace")
     let_idle_threads_sleep()
@@ -132,12 +132,12 @@ def is_under_torchrun() -> bool:
 
 
 def is_told_by_another() -> bool:
-    """Whether torchrun has started this process beside one that meets the same bad input."""
+    """Whether torchrun has also started a process that reports the same bad input."""
     return is_under_torchrun() and os.environ.get("LOCAL_RANK", "0") != "0"
 
 
 def print_result(text: str) -> None:
-    """Print a result. Where nobody reads it any more, as after ``| head``, the run goes on.
+    """Print a result. If its reader has gone, as after ``| head``, the run goes on.
 
     Raises:
         UserError: the system refuses to write it.

@@ -1,7 +1,6 @@
-"""What makes the program start, train and end sooner, each with what it gained when measured.
+"""Settings that make the program start, train and exit faster; none is needed.
 
-On two cores, medians of paired runs, quiet and busy; ``python -m benchmarks.startup`` measures
-anew. The program does the same without any of it, and none of it may stop a run.
+``python -m benchmarks.startup`` measures what they save; the times below are from two cores.
 """
 
 import atexit
@@ -15,12 +14,12 @@ from typing import NoReturn
 
 
 def let_idle_threads_sleep() -> None:
-    """Let OpenMP's threads sleep soon where they wait for each other; before torch is imported.
+    """Make waiting OpenMP threads sleep earlier; to be called before torch is imported.
 
-    GNU's library, that of torch on Linux, has them spin 300,000 times by default, and on a busy
-    machine they take the cores from those that they wait for: with ten other processes on two cores
-    40 steps of the demo took 92 s (69 to 119), and take 11 (10 to 20). Intel's, of LLVM's sources,
-    yields while it waits; a shorter KMP_BLOCKTIME gains no more than chance (27, 35; 26, 23 s).
+    GNU's OpenMP, which torch uses on Linux, lets a waiting thread spin 300,000 times; on a busy
+    machine this takes the cores from the threads it waits for. With ten other processes on two
+    cores, 40 steps of the demo took 92 s before and take 11 s now. LLVM's OpenMP yields while it
+    waits and needs no such setting.
     """
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = "2000"
@@ -28,35 +27,35 @@ def let_idle_threads_sleep() -> None:
 
 @contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """Not to look for garbage among the million objects that imports make saves 0.7 to 1.1 s.
+    """Disable garbage collection during imports (about 1 s faster).
 
-    Nor to look at them again later: freezing them saves 0.2 to 1.7 s of 12 s of the demo, on a busy
-    machine, in each of five pairs.
+    The million objects that they make are frozen, so that later collections skip them (up to 1.7 s
+    of 12 s of the demo).
     """
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
-        # Extensions report as leaked what is still frozen when the interpreter ends.
+        # Extensions report frozen objects as leaked when the interpreter ends.
         atexit.register(gc.unfreeze)
         gc.enable()
 
 
 def leave(status: int) -> NoReturn:
-    """End the process at once: to take all that torch imports apart takes 1.2 to 2.1 s.
+    """End the process at once, which skips 1.2 to 2.1 s of unloading torch and its imports.
 
-    Who runs the program from Python, such as a profiler, gets it back instead.
+    If the program was started from Python, as by a profiler, it exits normally.
     """
     is_started_directly = sys._getframe(1).f_back is None
     run_exit_functions = getattr(atexit, "_run_exitfuncs", None)
     if not is_started_directly or run_exit_functions is None:
         sys.exit(status)
-    # All is done: Ctrl-C has nothing left to stop.
+    # Everything is done: Ctrl-C has nothing left to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     run_exit_functions()
     for stream in (sys.stdout, sys.stderr):
-        # One that nobody reads breaks.
+        # A stream without a reader raises an error.
         with suppress(OSError):
             stream.flush()
     os._exit(status)

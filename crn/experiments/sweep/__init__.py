@@ -1,5 +1,5 @@
-"""Sweeps on this machine: the YAML files that W&B takes, without an account.
+"""Sweeps on this machine, without an account: they read the same YAML files as W&B.
 
-`command` is the program sweep.py; `file` and `parameters` read a sweep, `study` says which runs
-there are, and `report` shows what came of them.
+`command` is the program sweep.py; `file` and `parameters` read a sweep, `study` holds its runs,
+and `report` shows their results.
 """

@@ -1,4 +1,4 @@
-"""The command line of sweep.py, and what it does from beginning to end."""
+"""The command line of sweep.py, and its main function."""
 
 import argparse
 import shlex
@@ -16,13 +16,13 @@ from crn.system.program import Parser, split_words, typed_path, whole_number
 
 
 def run_sweep(argv: Sequence[str]) -> int:
-    """Run a sweep, or go on with it, as the command line says.
+    """Start or continue a sweep.
 
     Args:
-        argv: words after the program's name.
+        argv: the words after the program's name.
 
     Returns:
-        The exit status: 0, 1 where no run has completed, 128 + N where signal N has stopped it.
+        The exit status: 0, 1 if no run has completed, 128 + N if signal N has stopped it.
 
     Raises:
         UserError: the command line, the file, the study or the folder cannot be used.
@@ -31,7 +31,7 @@ def run_sweep(argv: Sequence[str]) -> int:
     sweep = read_sweep(options.file)
     count = options.count or sweep.run_cap
     if count is None and sweep.method != "grid":
-        raise UserError(f"--count is missing: method {sweep.method} has no end of its own")
+        raise UserError(f"--count is missing: method {sweep.method} never ends by itself")
     check_command(sweep, arguments)
     folder = options.folder or Path("sweeps") / options.file.stem
     require_writable_folder(folder, "--folder")
@@ -50,8 +50,8 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = Parser(
         usage="python sweep.py FILE [--count N] [--workers N] [...] [-- FLAGS OF THE PROGRAM]",
         description="Run a W&B sweep file on this machine, without an account. Called again, it "
-        "goes on where it was; called several times at once, the calls share the work. "
-        "What follows -- is added to every command, as in: -- --demo --cpu",
+        "continues; several calls at once share the work. Flags after -- are added to every "
+        "command, for example: -- --demo --cpu",
         allow_abbrev=False,
     )
     parser.add_argument("file", metavar="FILE", type=typed_path, help="the sweep, a YAML file")
@@ -60,16 +60,16 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         type=whole_number(1),
         metavar="N",
         help="runs of the whole sweep, earlier ones included (default: run_cap of the file; a grid "
-        "has its own end)",
+        "ends by itself)",
     )
     add_arguments(
-        parser, "runs", "where the study and its runs are (default: sweeps/NAME OF THE FILE)"
+        parser, "runs", "folder of the sweep and its runs (default: sweeps/NAME OF THE FILE)"
     )
     parser.add_argument(
         "--seed",
         type=whole_number(0),
         metavar="N",
-        help="seed of what random and bayes try: the same with one worker",
+        help="seed of the methods random and bayes; with one worker they try the same again",
     )
     words, arguments = split_words(argv)
     return parser.parse_args(words), arguments

@@ -1,4 +1,4 @@
-"""A sweep's YAML file, in the form that W&B takes: what is searched, and how a run is started."""
+"""The YAML file of a sweep in W&B's format: what is searched, and how a run is started."""
 
 import itertools
 import math
@@ -25,12 +25,12 @@ _COMMAND = ("${env}", "${interpreter}", "${program}", "${args}")
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a YAML file says.
+    """The content of a sweep's YAML file.
 
     Attributes:
-        metric: column of metrics.csv whose last value is optimised.
-        command: words with W&B's placeholders, as in ``${program}``.
-        run_cap: most runs; None where the file sets no limit.
+        metric: the column of metrics.csv whose last value is optimised.
+        command: words with W&B's placeholders, such as ``${program}``.
+        run_cap: maximum number of runs; None if the file sets no limit.
     """
 
     program: str
@@ -51,7 +51,7 @@ class Sweep:
             yield dict(zip(self.parameters, values, strict=True))
 
     def grid_size(self) -> int:
-        """How many they are."""
+        """The number of configurations of a grid."""
         return math.prod(len(of.examples()) for of in self.parameters.values())
 
     def words(self, configuration: Mapping[str, Any], *more: str) -> list[str]:
@@ -62,7 +62,7 @@ class Sweep:
             more: words that follow.
         """
         stands_for = {
-            # Nothing: what it calls, /usr/bin/env, finds the interpreter, which is known here.
+            # W&B's /usr/bin/env finds the interpreter, which is known here.
             "${env}": [],
             "${interpreter}": [sys.executable],
             "${program}": [self.program],
@@ -83,7 +83,7 @@ class Sweep:
 
 
 def short(value: Any) -> str:
-    """A value of a parameter, for people."""
+    """A value of a parameter as people read it."""
     return f"{value:.4g}" if isinstance(value, float) else str(value) or '""'
 
 
@@ -91,7 +91,7 @@ def read_sweep(path: Path) -> Sweep:
     """Read a sweep's YAML file.
 
     Raises:
-        UserError: it cannot be read, or says something that this program cannot do.
+        UserError: it cannot be read, or asks for something that this program cannot do.
     """
     try:
         return _sweep(_read_yaml(path))
@@ -100,7 +100,7 @@ def read_sweep(path: Path) -> Sweep:
 
 
 def check_command(sweep: Sweep, arguments: Sequence[str]) -> None:
-    """Prove that the program can be started, and train.py with every value of every parameter.
+    """Check that the program exists and that train.py accepts every value of every parameter.
 
     Args:
         sweep: the sweep.
@@ -119,7 +119,7 @@ def check_command(sweep: Sweep, arguments: Sequence[str]) -> None:
     if Path(sweep.program).name != "train.py":
         return
     examples = {name: of.examples() for name, of in sweep.parameters.items()}
-    # Configurations in which every choice and both ends of every range come up.
+    # Together, these configurations have every choice and both ends of every range.
     for index in range(max(map(len, examples.values()), default=1)):
         configuration = {name: values[index % len(values)] for name, values in examples.items()}
         words = sweep.words(configuration, *arguments)
@@ -138,7 +138,7 @@ def _read_yaml(path: Path) -> Any:
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"is not YAML: {error.problem}{line}") from None
-    # ValueError: bytes that are not UTF-8, or a date that does not exist.
+    # ValueError: bytes that are not UTF-8, or an impossible date.
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"is not YAML: {error}") from None
 

@@ -1,4 +1,4 @@
-"""The parameters of a sweep: their distributions in W&B's words, and what they mean here."""
+"""The parameters of a sweep and their distributions, by W&B's names."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 from crn.errors import UserError
 
-# Each distribution, by W&B's name, and what describes it.
+# The keys of each distribution.
 _DISTRIBUTIONS = {
     "constant": {"value"},
     "categorical": {"values"},
@@ -19,7 +19,7 @@ _LONGEST_LIST = 100_000
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some values, as they stand on the command line."""
+    """One of several values, as typed on the command line."""
 
     texts: tuple[str, ...]
 
@@ -30,7 +30,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Range:
-    """A number from ``low`` to ``high``: a whole one where they are `int`."""
+    """A number from ``low`` to ``high``; a whole number if both are `int`."""
 
     low: float
     high: float
@@ -48,7 +48,7 @@ def read_parameters(content: Any, is_grid: bool) -> dict[str, Parameter]:
     """Read the key ``parameters`` of a sweep.
 
     Raises:
-        UserError: it says something that this program cannot do.
+        UserError: it asks for something that this program cannot do.
     """
     if not isinstance(content, dict) or not content:
         raise UserError("parameters are missing: give a value, values, or min and max for each")
@@ -120,7 +120,7 @@ def _is_number(value: Any, is_whole: bool) -> bool:
 
 
 def _listed(parameter: Parameter) -> Choice:
-    """All values, for a grid."""
+    """All values of a parameter, for a grid."""
     if isinstance(parameter, Choice):
         return parameter
     if isinstance(parameter.low, float):

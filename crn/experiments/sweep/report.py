@@ -1,4 +1,4 @@
-"""What people see of a sweep: the table of the best runs, and results.csv."""
+"""The results of a sweep: a table of the best runs, and results.csv."""
 
 import csv
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ _SHOWN = 10
 
 
 def write_results(study: Study) -> str:
-    """Write results.csv; in a turn.
+    """Write results.csv; called with the folder locked.
 
     Returns:
-        A table of the best runs, and how many there are.
+        A table of the best runs, and the number of runs in each state.
     """
     sweep, runs = study.sweep, study.runs()
     path = study.folder / "results.csv"

@@ -1,4 +1,4 @@
-"""The study of a sweep: which runs there are, in a file that several processes share by turns."""
+"""The study of a sweep: its runs, in a file that several processes share."""
 
 import importlib.util
 import json
@@ -28,13 +28,13 @@ RUNNING, COMPLETE, FAILED, INTERRUPTED = "running", "complete", "failed", "inter
 
 @dataclass
 class SweepRun:
-    """A run, and what came of it.
+    """A run of a sweep, and its result.
 
     Attributes:
         configuration: values of the parameters.
         state: running, complete, failed or interrupted.
         value: the metric; None unless complete.
-        seconds: how long it took; None until it has ended.
+        seconds: its duration; None until it has ended.
         error: why it failed; empty otherwise.
     """
 
@@ -52,10 +52,10 @@ class Study:
 
     Attributes:
         sweep: what is searched.
-        folder: where runs.json and the runs' folders are.
+        folder: holds runs.json and the folders of the runs.
         arguments: words that follow the parameters.
-        count: most runs; None sets no limit.
-        seed: of the suggestions; None draws one for each.
+        count: maximum number of runs; None sets no limit.
+        seed: seed of the suggestions; None draws one for each.
     """
 
     sweep: Sweep
@@ -65,10 +65,10 @@ class Study:
     seed: int | None = None
 
     def open(self) -> None:
-        """Make the folder this sweep's; in a turn.
+        """Claim the folder for this sweep; called with the folder locked.
 
         Raises:
-            UserError: Optuna is missing, or the folder has another sweep.
+            UserError: Optuna is missing, or the folder belongs to another sweep.
         """
         if self.sweep.method != "grid" and importlib.util.find_spec("optuna") is None:
             raise UserError(
@@ -82,7 +82,7 @@ class Study:
         """All runs, by number.
 
         Raises:
-            UserError: the file that they are in is damaged.
+            UserError: runs.json is damaged.
         """
         path = self.folder / _RUNS
         try:
@@ -98,7 +98,7 @@ class Study:
         write_json(self.folder / _RUNS, [asdict(run) for run in runs])
 
     def forget_failed(self) -> None:
-        """Have runs that failed start again."""
+        """Mark failed runs to be started again."""
         runs = self.runs()
         for run in runs:
             if run.state == FAILED:
@@ -106,7 +106,7 @@ class Study:
         self._write(runs)
 
     def unended(self) -> list[int]:
-        """The numbers of runs that go on or were interrupted, and that of a new one."""
+        """The numbers of running and interrupted runs, and the number of a new run."""
         runs = self.runs()
         unended = [run.number for run in runs if run.state in (RUNNING, INTERRUPTED)]
         size = self.sweep.grid_size() if self.sweep.method == "grid" else math.inf
@@ -119,7 +119,7 @@ class Study:
         return self.folder / "runs" / f"{key:04d}"
 
     def job(self, key: int) -> Job:
-        """A run to start, with another configuration if it is new."""
+        """The run to start; a new one gets a new configuration."""
         runs = self.runs()
         if key == len(runs):
             runs.append(SweepRun(key, self._configuration(runs)))
@@ -127,7 +127,7 @@ class Study:
         runs[key] = SweepRun(key, configuration)
         self._write(runs)
         folder = self.run_folder(key)
-        # Of an earlier try, or of a study that somebody has removed.
+        # It may hold an earlier attempt, or a run of a study that was removed.
         set_aside(folder)
         return Job(
             f"run {key}",
@@ -137,7 +137,7 @@ class Study:
         )
 
     def ended(self, key: int, outcome: Outcome) -> None:
-        """Record what came of a run; one that was stopped is to be started again."""
+        """Record how a run ended; a stopped one will be started again."""
         runs = self.runs()
         run = runs[key]
         run.seconds, run.value, run.error = outcome
@@ -146,7 +146,7 @@ class Study:
         self._write(runs)
 
     def _configuration(self, runs: Sequence[SweepRun]) -> dict[str, Any]:
-        """What the run that comes after some others tries."""
+        """The configuration of the run that comes after ``runs``."""
         if self.sweep.method == "grid":
             return next(islice(self.sweep.grid(), len(runs), None))
         import optuna
@@ -154,7 +154,7 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         seed = None
         if self.seed is not None:
-            # And the number, so that a sweep that goes on does not repeat its beginning.
+            # With the number of the run, so that a continued sweep does not repeat its beginning.
             seed = random.Random(f"{self.seed} {len(runs)}").randrange(2**32)
         samplers = {"bayes": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
         study = optuna.create_study(

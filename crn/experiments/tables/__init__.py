@@ -1,6 +1,6 @@
-"""The tables of the paper: trainings over models, recipes, data sets, seeds and numbers of units.
+"""The tables of the paper: training runs over models, recipes, data sets, seeds and unit counts.
 
-`command` is the program tables.py; `runs` says which there are and what came of them, and
-`train_and_score` is one. `baselines` scores without any training, `summary` puts all together, and
-`pages` and `plot` show it.
+`command` is the program tables.py; `runs` lists the training runs with their results, and
+`train_and_score` carries one out. `baselines` scores without training, `summary` gathers the
+results, and `pages` and `plot` show them.
 """

@@ -1,4 +1,4 @@
-"""The command line of tables.py, and what it does from beginning to end."""
+"""The command line of tables.py, and its main function."""
 
 import argparse
 import importlib.util
@@ -32,13 +32,13 @@ _SET_BY_TABLE = (
 
 
 def run_tables(argv: Sequence[str]) -> int:
-    """Run what is left of a table's trainings, and write the table.
+    """Do the remaining training runs of a table, and write the table.
 
     Args:
-        argv: words after the program's name.
+        argv: the words after the program's name.
 
     Returns:
-        The exit status: 0, 1 where a run has failed, 128 + N where signal N has stopped it.
+        The exit status: 0, 1 if a run has failed, 128 + N if signal N has stopped it.
 
     Raises:
         UserError: the command line, the data set or the folder cannot be used.
@@ -56,7 +56,7 @@ def run_tables(argv: Sequence[str]) -> int:
         table.open()
         if options.retry_failed:
             table.forget_failed()
-    # torch comes with it, which --help and bad input need not wait for.
+    # Imports torch, which --help and bad input need not wait for.
     from crn.experiments.tables.baselines import baseline_aurocs
 
     size = settings[0].network.imsize
@@ -76,9 +76,9 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = Parser(
         usage="python tables.py --table NAME [--root DIR] [...] [-- FLAGS OF TRAIN.PY]",
         description="Train models on data sets with several seeds, score with each, and write "
-        "results.csv and results.md: AUROC and other figures, mean and standard deviation, beside "
-        "baselines that need no training. Called again, it goes on where it was. What follows -- "
-        "is added to every training, as in: -- --imsize 64 --training-steps 300",
+        "results.csv and results.md: mean and standard deviation of AUROC and other metrics, "
+        "beside baselines that need no training. Called again, it continues. Flags after -- are "
+        "added to every training run, for example: -- --imsize 64 --training-steps 300",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -92,28 +92,28 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--root",
         type=typed_path,
         metavar="DIR",
-        help="folder of the data set: of all categories for mvtec, of any data set for units "
-        "(default: datasets/mvtec, datasets/panorama or datasets/roadimages; for units the last)",
+        help="folder of the data set; for mvtec the one with all categories, for units that of any "
+        "data set (default: datasets/TABLE; for units datasets/roadimages)",
     )
     parser.add_argument(
         "--categories",
         nargs="+",
         metavar="NAME",
-        help="of --table mvtec: folders in --root (default: the fifteen of MVTec AD)",
+        help="for --table mvtec: folders in --root (default: the fifteen of MVTec AD)",
     )
     parser.add_argument(
         "--models",
         nargs="+",
         choices=RECIPES_OF,
-        help="what to train: control is the units of crn without their game, untrained the units "
-        "without training; published is a recipe of crn and dagan only, and pretrained the only "
-        f"one of features (default: {' '.join(_MODELS)}; for units crn)",
+        help="models to train; control: the units of crn without their competition; untrained: "
+        "the units without training. crn and dagan alone have the recipe published, features has "
+        f"pretrained alone (default: {' '.join(_MODELS)}; for units crn)",
     )
     parser.add_argument(
         "--recipes",
         nargs="+",
         choices=tuple(RECIPES),
-        help=f"of each model (default: {' '.join(_RECIPES)}; for units {_RECIPE_OF_PLOT})",
+        help=f"recipes of each model (default: {' '.join(_RECIPES)}; for units {_RECIPE_OF_PLOT})",
     )
     parser.add_argument(
         "--seeds",
@@ -121,7 +121,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         type=whole_number(0),
         default=_SEEDS,
         metavar="N",
-        help=f"one training for each (default: {' '.join(map(str, _SEEDS))})",
+        help=f"one training run for each (default: {' '.join(map(str, _SEEDS))})",
     )
     default_units = Competition().num_competitive_units
     parser.add_argument(
@@ -129,17 +129,17 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         nargs="+",
         type=whole_number(1),
         metavar="N",
-        help=f"numbers of units, of models that have some (default: {default_units}; for units "
+        help=f"numbers of units, of models with units (default: {default_units}; for units "
         f"{' '.join(map(str, _UNITS_OF_PLOT))})",
     )
     add_arguments(
-        parser, "trainings", "where trainings and results are (default: table_results/TABLE)"
+        parser, "training runs", "folder of the runs and results (default: table_results/TABLE)"
     )
     words, flags = split_words(argv)
     options = parser.parse_args(words)
     is_units = options.table == "units"
     if options.categories and options.table != "mvtec":
-        raise UserError("--categories are of --table mvtec only: leave them out here")
+        raise UserError("--categories are for --table mvtec only: leave them out here")
     if is_units and importlib.util.find_spec("matplotlib") is None:
         raise UserError(
             "the plot of --table units needs the package matplotlib: "
@@ -171,12 +171,12 @@ def _root(options: argparse.Namespace) -> Path:
 
 
 def _data_sets(options: argparse.Namespace, root: Path) -> list[DataSet]:
-    """What is trained on; a category that is missing is left to its trainings to find."""
+    """The data sets to train on; a missing category makes its training runs fail."""
     if options.table == "mvtec":
         names = dict.fromkeys(options.categories or CATEGORIES)
         for name in names:
             if name != Path(name).name or name in ("", ".."):
-                raise UserError(f"--categories {name}: is no name of a folder in {root}")
+                raise UserError(f"--categories {name}: is not the name of a folder in {root}")
         return [DataSet(name, "MVTec", root / name) for name in names]
     layouts = {"panorama": "Panorama", "roadimages": "RoadImages"}
     layout = layouts.get(options.table) or layout_of(root)
@@ -184,7 +184,7 @@ def _data_sets(options: argparse.Namespace, root: Path) -> list[DataSet]:
 
 
 def _runs(options: argparse.Namespace, data: Sequence[DataSet]) -> list[TableRun]:
-    """In an order in which every table is complete for few seeds before it has more."""
+    """All training runs, one seed after the other, so that a table is soon complete."""
     methods = [
         TableMethod(model, recipe, units)
         for model in dict.fromkeys(options.models)

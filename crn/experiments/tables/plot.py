@@ -6,16 +6,16 @@ from statistics import mean
 from crn.experiments.tables.summary import Summary, spread
 from crn.system.files import written_whole
 
-# Of crn with each recipe, and of the control; what has no units has others.
+# For crn with each recipe, and the control; models without units have other colours.
 _COLOURS = ("C0", "C2", "C4")
 
 
 def write_plot(path: Path, summary: Summary) -> None:
-    """Draw mean and standard deviation over seeds, beside what has no units.
+    """Draw mean and standard deviation over seeds, beside the models without units.
 
     Args:
-        path: a PNG file; what is there is replaced.
-        summary: of one data set.
+        path: the PNG file; an existing one is replaced.
+        summary: the results on one data set.
     """
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""The trainings of a table: which there are, which are done, and what came of them."""
+"""The training runs of a table: their flags, their state and their results."""
 
 import json
 import math
@@ -18,8 +18,8 @@ from crn.report.tables import SCORES_FILE
 
 _PROGRAM = Path(__file__).with_name("train_and_score.py").resolve()
 _DEFINITION, _RESULT, _CHECKPOINTS = "grid.json", "result.json", "checkpoints"
-# What can be trained, and with which recipes. The control tells what competition adds: units of CRN
-# with the balanced recipe that only learn to reproduce images.
+# The models of tables, each with its recipes. The control shows what competition adds: its units
+# are those of CRN, but only learn to reproduce images.
 RECIPES_OF = {
     "crn": tuple(RECIPES),
     "dagan": ("published", "balanced"),
@@ -28,8 +28,8 @@ RECIPES_OF = {
     "untrained": ("balanced", "pretrained"),
     "features": ("pretrained",),
 }
-# Flags of models that are CRN but for these: units without their game, and units that learn nothing
-# while their norms get to know images.
+# Flags that make CRN another model: units without their competition, and units that learn nothing
+# while their norms collect statistics.
 _CHANGES = {
     "control": ("--feedback-weight", "0", "--balance", "0", "--discrimination-weight", "0"),
     "untrained": ("--lr", "1e-12", "--training-steps", "60"),
@@ -42,8 +42,8 @@ class DataSet:
     """A data set to train on.
 
     Attributes:
-        name: for tables and folders.
-        layout: of `datasets.layouts.LAYOUTS`.
+        name: its name in tables and folders.
+        layout: one of `datasets.layouts.LAYOUTS`.
         path: its folder.
     """
 
@@ -54,12 +54,12 @@ class DataSet:
 
 @dataclass(frozen=True)
 class TableMethod:
-    """What is trained, on whatever data and with whatever seed.
+    """A row of a table: a model with its recipe and number of units.
 
     Attributes:
-        model: of `RECIPES_OF`.
-        recipe: of ``--recipe``.
-        units: competitive units; None for a model without them.
+        model: one of `RECIPES_OF`.
+        recipe: value of ``--recipe``.
+        units: number of competitive units; None for a model without them.
     """
 
     model: str
@@ -68,7 +68,7 @@ class TableMethod:
 
     @property
     def label(self) -> str:
-        """For people."""
+        """The method as people read it."""
         names = {
             "crn": f"CRN, {self.units} units",
             "dagan": "DAGAN",
@@ -82,14 +82,14 @@ class TableMethod:
 
     @property
     def control(self) -> "TableMethod | None":
-        """The same without competition, where it has such."""
+        """The same units without competition; None if there is no such method."""
         has_one = self.model == "crn" and self.recipe in RECIPES_OF["control"]
         return TableMethod("control", self.recipe, self.units) if has_one else None
 
 
 @dataclass(frozen=True)
 class TableRun:
-    """A training."""
+    """A training run: a method on a data set with a seed."""
 
     method: TableMethod
     data: DataSet
@@ -97,7 +97,7 @@ class TableRun:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """The name of its folder."""
         units = f"-{self.method.units}-units" if self.method.units else ""
         kind = f"{self.method.model}{units}-{self.method.recipe}"
         return f"{self.data.name}-{kind}-seed-{self.seed}"
@@ -105,19 +105,19 @@ class TableRun:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a training that has ended; where it failed, only why.
+    """The result of a training run that has ended; if it failed, only the error.
 
     Attributes:
         last_auroc, best_auroc: AUROC at the last validation, and the highest of all.
-        training_seconds: how long it took, without inference.
+        training_seconds: duration without inference.
         steps: training steps at the last validation.
-        swing: highest less lowest AUROC over the last third of the validations; None where that is
+        swing: highest minus lowest AUROC over the last third of the validations; None if these are
             fewer than two.
-        pixel_auroc, aupro: of the maps that scored; None without masks.
-        false_alarms, found: the shares of the normal and of the anomalous test images above the
-            0.99 quantile of the normal training images.
-        false_alarms_95, found_95: those above the 0.95 quantile.
-        error: why it failed; empty where it did not.
+        pixel_auroc, aupro: metrics of the maps that scored; None without masks.
+        false_alarms, found: the shares of the normal and the anomalous test images above the 0.99
+            quantile of the normal training images.
+        false_alarms_95, found_95: the same for the 0.95 quantile.
+        error: why it failed; empty if it did not.
     """
 
     last_auroc: float | None = None
@@ -136,16 +136,16 @@ class Result:
 
 @dataclass
 class Table:
-    """The trainings of a table, as `jobs.Jobs`: what was stopped goes on from its checkpoint.
+    """The training runs of a table, as `jobs.Jobs`: a stopped one goes on from its checkpoint.
 
-    Each has a folder, in which result.json says that it has ended.
+    Each has a folder; once it has ended, result.json is there.
 
     Attributes:
-        runs: all trainings, in the order in which they start.
-        folder: where all is written.
-        name: of the table.
+        runs: all training runs, in the order in which they start.
+        folder: where everything is written.
+        name: value of ``--table``.
         root: folder of the data.
-        extra: flags of train.py that all trainings have.
+        extra: flags of train.py that all runs have.
         command: what the user has typed.
     """
 
@@ -157,31 +157,31 @@ class Table:
     command: str
 
     def open(self) -> None:
-        """Make the folder this table's.
+        """Claim the folder for this table.
 
         Raises:
-            UserError: it holds trainings on other data or with other flags.
+            UserError: it holds runs on other data or with other flags.
         """
         definition = {
             "--table": self.name,
             "--root": str(self.root.resolve()),
             "flags after --": self.extra,
         }
-        open_folder(self.folder / _DEFINITION, definition, "the trainings in it have")
+        open_folder(self.folder / _DEFINITION, definition, "the training runs in it have")
 
     def forget_failed(self) -> None:
-        """Have trainings that failed start again."""
+        """Forget the results of failed runs, so that these start again."""
         for run in self.runs:
             result = self.result(run)
             if result is not None and result.error:
                 (self.run_folder(run) / _RESULT).unlink()
 
     def run_folder(self, key: TableRun) -> Path:
-        """The folder of a training."""
+        """The folder of a training run."""
         return self.folder / "runs" / key.name
 
     def flags(self, run: TableRun) -> list[str]:
-        """The flags of train.py for a training, but for those about its folder."""
+        """The flags of train.py for a training run, without those about its folder."""
         method, changes = run.method, _CHANGES.get(run.method.model, ())
         model = "crn" if changes else method.model
         units = ["--num-competitive-units", str(method.units)] if method.units else []
@@ -190,36 +190,36 @@ class Table:
             *("--seed", str(run.seed), *units),
             *("--dataset", run.data.layout, "--dataset-path", str(run.data.path)),
             *self.extra,
-            # They count whatever is typed for all.
+            # After the flags for all runs, so that these cannot override them.
             *changes,
         ]
 
     def result(self, run: TableRun) -> Result | None:
-        """What came of a training; None where it has not ended."""
+        """The result of a training run; None if it has not ended."""
         path = self.run_folder(run) / _RESULT
         try:
             return Result(**json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError):
-            raise UserError(f"{path}: is damaged; remove it to train anew") from None
+            raise UserError(f"{path}: is damaged; remove it to train again") from None
 
     def record(self, run: TableRun, result: Result) -> None:
-        """Keep what came of a training."""
+        """Store the result of a training run."""
         folder = self.run_folder(run)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / _RESULT, asdict(result))
 
     def results(self) -> list[Result]:
-        """Those of all trainings that have ended."""
+        """The results of all training runs that have ended."""
         return [result for run in self.runs if (result := self.result(run)) is not None]
 
     def unended(self) -> list[TableRun]:
-        """The trainings that have not ended."""
+        """The training runs that have not ended."""
         return [run for run in self.runs if self.result(run) is None]
 
     def job(self, key: TableRun) -> Job:
-        """A training, from its checkpoint if it has one."""
+        """A training run, resumed from its checkpoint if it has one."""
         folder = self.run_folder(key)
         checkpoints = folder / _CHECKPOINTS
         description = f"training {self.runs.index(key) + 1} of {len(self.runs)}"
@@ -233,7 +233,7 @@ class Table:
         return Job(key.name, description, list(map(str, words)), _LAST)
 
     def _flags_to_score(self, run: TableRun) -> list[str | Path | int]:
-        """The flags of train.py for inference after a training; the rest is in its checkpoint."""
+        """The flags of train.py for inference after training; the rest is in the checkpoint."""
         options = parse_options(self.flags(run))
         folder = self.run_folder(run)
         return [
@@ -245,17 +245,17 @@ class Table:
         ]
 
     def ended(self, key: TableRun, outcome: Outcome) -> None:
-        """Record the figures of the last validation, or the reason why there are none."""
+        """Record the result, or why there is none."""
         if outcome.value is not None:
             self.record(key, _result(self.run_folder(key)))
-            # Gigabytes, which nobody needs any more.
+            # Gigabytes that nobody needs any more.
             shutil.rmtree(self.run_folder(key) / _CHECKPOINTS, ignore_errors=True)
         elif outcome.error:
             self.record(key, Result(error=outcome.error))
 
 
 def _result(folder: Path) -> Result:
-    """What a training, and the inference after it, have left in their folder."""
+    """The result of a training run and its inference, from the files in its folder."""
     last = logged(folder, _LAST)[-1][-1]
     metrics = read_metrics(folder / METRICS_FILE)
     decisions, pixels = metrics.decisions, metrics.pixels
@@ -281,7 +281,7 @@ def _result(folder: Path) -> Result:
 
 
 def swing(folder: Path) -> float | None:
-    """As `Result.swing`, of a training with a metrics.csv for each time it was started."""
+    """The `Result.swing` of a training run, which has a metrics.csv for each time it started."""
     rows = chain.from_iterable(logged(folder, _LAST))
     aurocs = {int(row["step"]): float(row[_LAST]) for row in rows}
     last = [aurocs[step] for step in sorted(aurocs)[-math.ceil(len(aurocs) / 3) :]]

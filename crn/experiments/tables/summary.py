@@ -1,4 +1,4 @@
-"""Trainings of a table put together: each method on each data set, over its seeds."""
+"""The results of a table: each method on each data set, over its seeds."""
 
 from collections.abc import Sequence
 from statistics import mean, stdev
@@ -11,7 +11,7 @@ BASELINES = (
     *("centred mean image", "centred high-pass image", "centred untrained features"),
     "centred coarse patches",
 )
-# Of the networks whose features are untrained: one alone may be lucky.
+# Seeds of the networks behind the untrained features: a single one may be lucky.
 UNTRAINED_SEEDS = range(5)
 
 
@@ -19,10 +19,10 @@ class Summary:
     """All results of a table.
 
     Attributes:
-        data: rows.
-        methods: what was trained.
-        seeds: of the trainings.
-        baselines: data set to baseline to AUROC, one or several; the error where there is none.
+        data: the data sets.
+        methods: the trained methods.
+        seeds: the seeds of the training runs.
+        baselines: for each data set the AUROCs of each baseline, or the error.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Summary:
         self._results = {run: result for run in table.runs if (result := table.result(run))}
 
     def values(self, data: DataSet, method: TableMethod, metric: str = "last_auroc") -> list[float]:
-        """One figure of `Result`, of every seed that has it."""
+        """One field of `Result`, for every seed that has it."""
         return [
             value
             for run, result in self._results.items()
@@ -44,7 +44,7 @@ class Summary:
         ]
 
     def errors(self, data: DataSet, method: TableMethod) -> list[str]:
-        """Why trainings failed."""
+        """Why training runs failed."""
         return [
             result.error
             for run, result in self._results.items()
@@ -52,7 +52,10 @@ class Summary:
         ]
 
     def averages(self, method: TableMethod) -> list[float]:
-        """The mean last AUROC over data sets, for every seed that has ended on all that have."""
+        """For each seed, the mean last AUROC over the data sets with results.
+
+        Seeds that lack one of these data sets are left out.
+        """
         aurocs = {
             (run.data, run.seed): result.last_auroc
             for run, result in self._results.items()
@@ -66,12 +69,12 @@ class Summary:
         ]
 
     def baseline(self, data: DataSet, name: str) -> list[float]:
-        """AUROC of a baseline, one or several; none where it failed."""
+        """The AUROCs of a baseline; empty if it failed."""
         aurocs = self.baselines[data]
         return aurocs[name] if isinstance(aurocs, dict) else []
 
     def best_baseline(self, data: DataSet) -> tuple[str, list[float]] | None:
-        """The baseline of the highest mean AUROC, and its figures; None where they failed."""
+        """The baseline with the highest mean AUROC, and its AUROCs; None if all failed."""
         aurocs = self.baselines[data]
         if isinstance(aurocs, str):
             return None
@@ -80,12 +83,12 @@ class Summary:
     def reached_by(
         self, method: TableMethod | None, data: DataSet
     ) -> tuple[str, list[float]] | None:
-        """Name and last AUROC of a method, of every seed; None where there is none."""
+        """Name and last AUROCs of a method; None if it has none."""
         if method is None or not (values := self.values(data, method)):
             return None
         return method.label, values
 
 
 def spread(values: Sequence[float]) -> float:
-    """Standard deviation of a sample, which one value does not tell: 0."""
+    """Standard deviation of a sample; 0 for a single value."""
     return stdev(values) if len(values) > 1 else 0.0

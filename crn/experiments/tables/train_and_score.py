@@ -1,6 +1,6 @@
-"""A training and, where it ends well, inference with what it has stored: a job of a table.
+"""The job of a table: a training run and, if it succeeds, inference with its checkpoint.
 
-``python train_and_score.py FLAGS -- FLAGS`` takes the flags of train.py for the one and the other.
+``python train_and_score.py FLAGS -- FLAGS`` takes the flags of train.py for training and inference.
 """
 
 import os
@@ -16,10 +16,10 @@ from train import main
 
 
 def train_and_score(argv: Sequence[str]) -> int:
-    """Run train.py twice; the exit status is that of the first that fails, or 0."""
+    """Run train.py twice; returns the exit status of the first that fails, or 0."""
     training, inference = split_words(argv)
     status = main(training)
-    # Processes that train with this one run the same command, and do not score as well.
+    # Other processes of the same training run execute this command, too, but only one scores.
     if status or os.environ.get("LOCAL_RANK", "0") != "0":
         return status
     return main(inference)
