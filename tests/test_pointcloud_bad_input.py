@@ -216,7 +216,7 @@ def test_flags_of_tiles(tmp_path, sound, refused):
     (tmp_path / "b.geojson").write_text('{"type": "Point", "coordinates": [1, 2]}')
     (tmp_path / "c.geojson").write_text('{"type": "Polygon", "coordinates": [[[1, "x"]]]}')
     for flag in ("--road", "--damages"):
-        assert "is no GeoJSON" in refused("tiles", scan, flag, tmp_path / "a.geojson")
+        assert "is not a GeoJSON" in refused("tiles", scan, flag, tmp_path / "a.geojson")
         assert "holds no polygon" in refused("tiles", scan, flag, tmp_path / "b.geojson")
         assert flag in refused("tiles", scan, flag, tmp_path / "c.geojson")
         assert "cannot be read" in refused("tiles", scan, flag, tmp_path / "missing")
@@ -263,7 +263,7 @@ def test_scans_that_cannot_be_scored(tmp_path, street, sound):
     coarse = write_las(tmp_path / "coarse.laz", street, scale=0.005)
     refuse("rounded to 5 mm, too much", coarse)
     run_score([copy], tmp_path / "out")
-    refuse("has a crn_anomalous already", tmp_path / "out/sound.laz", out=tmp_path / "again")
+    refuse("already has crn_anomalous", tmp_path / "out/sound.laz", out=tmp_path / "again")
 
 
 def test_without_its_libraries_the_program_names_the_command(monkeypatch, capsys):

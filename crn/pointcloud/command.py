@@ -1,4 +1,4 @@
-"""The command line of pointcloud.py, and what its three commands do from beginning to end."""
+"""The command line of pointcloud.py, and its three commands."""
 
 import argparse
 import json
@@ -53,16 +53,16 @@ from datasets.layouts import TILE_FOLDERS
 
 log = logging.getLogger(__name__)
 
-# What is called damaged where there is no threshold: the highest scores of this share.
+# Without a threshold, this share of the road with the highest scores is called damaged.
 _SHARE = 0.01
 _UNFINISHED = ".unfinished-"
 
 
 def run_pointcloud(argv: Sequence[str]) -> int:
-    """Do what a command line asks for.
+    """Run a command.
 
     Args:
-        argv: words after the program's name.
+        argv: the words after the program's name.
 
     Returns:
         The exit status, 0.
@@ -97,14 +97,14 @@ def run_pointcloud(argv: Sequence[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="pointcloud.py",
-        description="Tiles of the road from mobile-mapping point clouds, to train on; and scores "
-        "of a trained model back on the map and on the points. See docs/pointclouds.md.",
+        description="Make road tiles from mobile-mapping point clouds to train on, and bring the "
+        "scores of a trained model back onto the map and the points. See docs/pointclouds.md.",
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add = partial(commands.add_parser, allow_abbrev=False)
-    demo = add("demo", help="make a synthetic street, sound and damaged")
-    demo.add_argument("folder", type=typed_path, help="new folder for it")
+    demo = add("demo", help="make a synthetic street, undamaged and damaged")
+    demo.add_argument("folder", type=typed_path, help="new folder for the street")
     tiles = add("tiles", help="make height and intensity tiles to train on")
     score = add("score", help="score scans, and write points, layers and a page")
     for each in (tiles, score):
@@ -112,23 +112,25 @@ def _parser() -> Parser:
             "scans", type=typed_path, nargs="+", help="LAS or LAZ files, or folders of them"
         )
         each.add_argument(
-            "--out", type=typed_path, required=True, metavar="DIR", help="for the results"
+            "--out", type=typed_path, required=True, metavar="DIR", help="output folder"
         )
         each.add_argument(
-            "--crs", metavar="NAME", help="coordinate reference system of the scans, as EPSG:25832"
+            "--crs",
+            metavar="NAME",
+            help="coordinate reference system of the scans, e.g. EPSG:25832",
         )
         each.add_argument(
             "--road",
             type=typed_path,
             metavar="GEOJSON",
-            help="polygons of the road, in the coordinates of the scans (default: class 11, else "
-            "2, else a simple filter)",
+            help="polygons of the road, in the coordinates of the scans (default: points of class "
+            "11, else class 2, else a simple filter)",
         )
     tiles.add_argument(
         "--cell",
         type=float,
         choices=[cell / 100 for cell in CELLS],
-        help="side of a cell in metres (default: by the density of the points)",
+        help="side of a cell in metres (default: depends on the density of the points)",
     )
     tiles.add_argument(
         "--height-range-mm",
@@ -136,18 +138,22 @@ def _parser() -> Parser:
         nargs=2,
         default=(-60.0, 60.0),
         metavar=("LOW", "HIGH"),
-        help="heights that become black and white (default: -60 60)",
+        help="heights shown as black and white (default: -60 60)",
     )
-    tiles.add_argument("--no-intensity", action="store_true", help="go by the heights alone")
+    tiles.add_argument("--no-intensity", action="store_true", help="use heights only")
     tiles.add_argument(
         "--damages",
         type=typed_path,
         metavar="GEOJSON",
-        help="polygons of known damage: tiles that they touch go to bad_ones/, others to "
+        help="polygons of known damage; tiles that touch one go to bad_ones/, the others to "
         "good_ones/",
     )
     score.add_argument(
-        "--model-input", type=typed_path, required=True, metavar="CKPT", help="the model"
+        "--model-input",
+        type=typed_path,
+        required=True,
+        metavar="CKPT",
+        help="checkpoint of the model",
     )
     score.add_argument(
         "--tiles-from",
@@ -156,15 +162,17 @@ def _parser() -> Parser:
         metavar="JSON",
         help="the tiles.json of the tiles that the model was trained on",
     )
-    score.add_argument("--pairs", choices=PAIRS, help="as of train.py; as trained where not given")
+    score.add_argument("--pairs", choices=PAIRS, help="as in train.py (default: as trained)")
     score.add_argument(
         "--anomaly-score",
         choices=("reconstruction", "residual", "discrimination"),
-        help="as of train.py (default: that of the training)",
+        help="as in train.py (default: as trained)",
     )
     above = score.add_mutually_exclusive_group()
     above.add_argument(
-        "--threshold", type=_number, help="scores above it are damage (default: the highest 1 %%)"
+        "--threshold",
+        type=_number,
+        help="scores above it are damage (default: the highest 1 %% are)",
     )
     above.add_argument(
         "--threshold-from",
@@ -172,7 +180,7 @@ def _parser() -> Parser:
         metavar="JSON",
         help="take the pixel threshold from this metrics.json of train.py --mode inference",
     )
-    score.add_argument("--cpu", action="store_true", help="use no GPU")
+    score.add_argument("--cpu", action="store_true", help="do not use a GPU")
     return parser
 
 
@@ -187,7 +195,7 @@ def _number(text: str) -> float:
 
 
 def make_demo(folder: Path) -> None:
-    """Write a sound and a damaged synthetic street, and where the damage is.
+    """Write an undamaged and a damaged synthetic street, and where the damage is.
 
     Raises:
         UserError: the folder is not empty, or cannot be written to.
@@ -195,7 +203,7 @@ def make_demo(folder: Path) -> None:
     _require_new(folder, "demo")
     with _results(folder) as results:
         write_scan(results / "sound.laz", make_street(64, [], seed=1))
-        # Further east, as the next stretch: sorted by name, its tiles come last.
+        # The next stretch further east: sorted by name, its tiles come last.
         damages = some_damages(np.random.default_rng(5), 32)
         damaged = make_street(32, damages, seed=2, place=(362_100.0, 5_701_300.0, 66.0))
         write_scan(results / "damaged.laz", damaged)
@@ -207,7 +215,7 @@ def make_tiles(options: argparse.Namespace) -> None:
     """Make the tiles of some scans.
 
     Raises:
-        UserError: a file or the folder cannot be used, or no tile comes of them.
+        UserError: a file or the folder cannot be used, or there are no tiles.
     """
     low, high = options.height_range_mm
     if not -1e4 < low < 0 < high < 1e4:
@@ -229,7 +237,7 @@ def make_tiles(options: argparse.Namespace) -> None:
         for kind in counts:
             for name in (*TILE_FOLDERS, EMPTY_FOLDER):
                 (results / kind / name).mkdir(parents=True)
-        # A tile that begins in a block without road is half empty at least.
+        # A tile that begins in a block without road is at least half empty.
         for block in tqdm(roadway.points.blocks, unit="blocks", desc="tiles", disable=None):
             raster = raster_of(roadway.points, block, tiles)
             side = (BLOCK + 2 * STRIDE) // cell
@@ -266,9 +274,9 @@ def _kind(burnt: np.ndarray | None, corner: np.ndarray, side: int) -> str:
     """The folder of a tile.
 
     Args:
-        burnt: which cells of its block and beyond are damaged; None where nobody knows.
+        burnt: which cells of its block and beyond are damaged; None if unknown.
         corner: its column and row there.
-        side: its cells.
+        side: its width in cells.
     """
     if burnt is None:
         return "."
@@ -286,11 +294,11 @@ def score(
     """Score scans, and write points, layers and a page.
 
     Args:
-        options: of the command.
-        tiles: what the scorer was trained on.
-        scorer: what scores tiles.
-        threshold: what is above it is damage; the highest `_SHARE` where None.
-        source: of the threshold, in words.
+        options: options of the command.
+        tiles: the kind of tiles that the scorer was trained on.
+        scorer: scores the tiles.
+        threshold: higher scores are damage; None: the highest `_SHARE` of scores.
+        source: where the threshold comes from, in words.
 
     Raises:
         UserError: a file or the folder cannot be used.
@@ -371,16 +379,16 @@ def _cell(asked: float | None, roadway: Roadway) -> int:
 
 
 def _output_names(scans: Sequence[Scan], out: Path) -> dict[Scan, str]:
-    """The name of the painted copy of every scan.
+    """The file name of the painted copy of every scan.
 
     Raises:
-        UserError: two would have one name, or one is a scan itself.
+        UserError: two would have the same name, or one is a scan itself.
     """
     names: dict[Scan, str] = {}
     for scan in scans:
         name = name_of_copy(scan)
         if name in names.values():
-            raise UserError(f"{scan.path}: another scan is named {name}, too; rename one")
+            raise UserError(f"{scan.path}: another scan is named {name} as well; rename one")
         path = out / name
         if path.exists() and os.path.samefile(path, scan.path):
             raise UserError(f"--out {out}: {scan.path} itself is there; give another folder")
@@ -392,7 +400,7 @@ def _require_new(folder: Path, command: str) -> None:
     """Make a folder that has to be new or empty.
 
     Raises:
-        UserError: it is not, or cannot be made.
+        UserError: it is neither, or cannot be made.
     """
     if folder.is_dir() and any(not each.name.startswith(_UNFINISHED) for each in folder.iterdir()):
         raise UserError(f"{folder}: is not empty; give a new folder for {command}")
@@ -401,19 +409,19 @@ def _require_new(folder: Path, command: str) -> None:
 
 @contextmanager
 def _results(out: Path, scans: Sequence[Scan] = ()) -> Iterator[Path]:
-    """A folder whose content is moved to the output folder when all of it is whole.
+    """Yield a folder whose content moves to the output folder once it is complete.
 
-    What an earlier run left there is renamed, and what a killed one left unfinished is removed.
-    The folder's parent is for files that are gone afterwards.
+    Results of earlier runs are renamed, and unfinished ones of killed runs are removed. The parent
+    of the folder is for temporary files.
 
     Raises:
-        UserError: another run is at it, the disk has too little room for the points, or the system
-            refuses to write.
+        UserError: another run uses the folder, the disk has too little room for the points, or the
+            system refuses to write.
     """
     with claimed(out), writing(out):
         for left in out.glob(f"{_UNFINISHED}*"):
             shutil.rmtree(left, ignore_errors=True)
-            log.info("removed %s, which a killed run has left", left)
+            log.info("removed %s, left by a killed run", left)
         needed = 24 * sum(scan.points for scan in scans)
         free = shutil.disk_usage(out).free
         if free < needed:

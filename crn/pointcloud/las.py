@@ -1,7 +1,7 @@
-"""LAS and LAZ files: checked before they are read, and read so that damage ends in one line.
+"""LAS and LAZ files: checked before they are read; a damaged file ends in a `UserError`.
 
-Readers trust what headers promise: a changed byte makes them reserve gigabytes, loop over billions
-of records, or end the process. So counts are held against the size of the file first.
+Readers trust the header: a changed byte makes them reserve gigabytes, loop over billions of records
+or end the process. So its counts are first compared with the size of the file.
 """
 
 import logging
@@ -24,18 +24,18 @@ from crn.system.interrupts import ctrl_c_waits
 from crn.system.text import shortened
 
 log = logging.getLogger(__name__)
-# What it finds wrong is said here, once.
+# This module reports the problems that laspy finds, once.
 logging.getLogger("laspy").setLevel(logging.CRITICAL + 1)
 
-CHUNK = 1_000_000  # points that are in memory at a time
+CHUNK = 1_000_000  # points in memory at a time
 SUFFIXES = (".las", ".laz")
 COARSEST_HEIGHT = 0.005  # metres; a coarser z shows no damage
 
-# Of the header: its bytes, where numbers are in it, and the least bytes of a record.
+# Of the header: its size, the positions of numbers in it, and the least size of a record (bytes).
 _HEADER, _MINOR_VERSION_AT, _OFFSET_AT, _VLRS_AT, _EVLRS_AT = 227, 25, 96, 100, 243
 _VLR, _EVLR = 54, 60
 _POINTWISE = b"\1\0"  # LASzip's first way to compress, without chunks
-_AT_THE_END = 2**64 - 1  # where the place of the table of chunks is in a file that was a stream
+_AT_THE_END = 2**64 - 1  # the position of the chunk table then is in the last 8 bytes
 _LARGEST_CELL = 8  # centimetres
 
 
@@ -45,10 +45,10 @@ class Scan:
 
     Attributes:
         path: the file.
-        header: as laspy has read it; nobody changes it.
-        points: how many it has.
-        crs: its coordinate reference system; None where nobody knows.
-        has_crs: whether the file says so itself.
+        header: as laspy has read it; never changed.
+        points: number of points.
+        crs: its coordinate reference system; None if unknown.
+        has_crs: whether the file itself names its system.
         unit: metres in a unit of x and y.
         unit_of_z: metres in a unit of z.
     """
@@ -72,7 +72,7 @@ class Scan:
             cell: centimetres.
 
         Raises:
-            UserError: they are.
+            UserError: its coordinates are too coarse.
         """
         scale = max(self.scale(0), self.scale(1))
         if scale > cell / 1000 * 1.001:
@@ -92,10 +92,10 @@ class Scan:
 
 
 def find_files(inputs: Sequence[Path]) -> list[Path]:
-    """The files that are named, and those in the folders that are named.
+    """The given files, and the LAS and LAZ files in the given folders.
 
     Raises:
-        UserError: there is none, or one is named twice.
+        UserError: there are none, or one is given twice.
     """
     files = []
     for path in inputs:
@@ -115,11 +115,11 @@ def find_files(inputs: Sequence[Path]) -> list[Path]:
 
 
 def check_scans(files: Sequence[Path], crs_name: str | None) -> list[Scan]:
-    """Check the headers of all files; no point is read.
+    """Check the headers of all files without reading points.
 
     Args:
         files: at least one.
-        crs_name: of ``--crs``, as in EPSG:25832.
+        crs_name: value of ``--crs``, e.g. EPSG:25832.
 
     Raises:
         UserError: a file cannot be used, or the files do not go together.
@@ -161,7 +161,7 @@ def read_points(
 
     Args:
         scan: the file.
-        selection: what is needed of every point, where the format can leave out the rest.
+        selection: the fields that are needed, for formats that can skip the others.
 
     Raises:
         UserError: the file is damaged, or has fewer points than it promises.
@@ -176,7 +176,7 @@ def read_points(
             if len(points) < min(CHUNK, scan.points - done):
                 raise UserError(
                     f"{scan.path}: ends after {done + len(points):,} of {scan.points:,} points; "
-                    "it is cut off: get it anew"
+                    "it is cut off; get it again"
                 )
             done += len(points)
             yield points
@@ -184,21 +184,21 @@ def read_points(
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn whatever a damaged file makes its reader do into a message.
+    """Turn any error of a reader into a `UserError` about a damaged file.
 
     Raises:
         UserError: the file cannot be read.
     """
     try:
-        # lazrs makes of Ctrl-C during its reads what it makes of damaged files.
+        # lazrs would report Ctrl-C during a read as a damaged file.
         with warnings.catch_warnings(), ctrl_c_waits():
             warnings.simplefilter("ignore")
             yield
     except (UserError, KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # noqa: BLE001  (that of lazrs's Rust code is no Exception)
+    except BaseException as error:  # noqa: BLE001  (those of lazrs's Rust code are not Exceptions)
         reason = shortened(" ".join(str(error).split()) or type(error).__name__)
-        raise UserError(f"{path}: cannot be read ({reason}); it is damaged: get it anew") from None
+        raise UserError(f"{path}: cannot be read ({reason}); it is damaged, get it again") from None
 
 
 def _read_header(path: Path) -> laspy.LasHeader:
@@ -215,40 +215,40 @@ def _read_header(path: Path) -> laspy.LasHeader:
         if header.point_count * header.point_format.size > room:
             raise UserError(
                 f"{path}: promises {header.point_count:,} points, but has room for "
-                f"{max(0, room) // header.point_format.size:,}; it is cut off: get it anew"
+                f"{max(0, room) // header.point_format.size:,}; it is cut off; get it again"
             )
     return header
 
 
 def _refuse_impossible(path: Path) -> None:
-    """Refuse counts that are larger than the file has room for.
+    """Refuse counts that exceed the size of the file.
 
     Raises:
-        UserError: it is no LAS file, or has such counts.
+        UserError: it is not a LAS file, or has such counts.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
         if file.read(4) != b"LASF" or size < _HEADER:
-            raise UserError(f"{path}: is no LAS or LAZ file")
+            raise UserError(f"{path}: is not a LAS or LAZ file")
         start = _number(file, _OFFSET_AT, 4)
         damaged = start > size or _number(file, _VLRS_AT, 4) * _VLR > start
         if _number(file, _MINOR_VERSION_AT, 1) >= 4:
             damaged |= _number(file, _EVLRS_AT, 4) * _EVLR > size
     if damaged:
-        raise UserError(f"{path}: its header does not fit its {size:,} bytes; get it anew")
+        raise UserError(f"{path}: its header does not fit its {size:,} bytes; get it again")
 
 
 def _number(file: BinaryIO, position: int, length: int) -> int:
-    """The whole number in some bytes of a file."""
+    """The whole number stored at a position of a file."""
     file.seek(position)
     return int.from_bytes(file.read(length), "little")
 
 
 def _check_compression(path: Path, header: laspy.LasHeader) -> None:
-    """Refuse a LAZ file whose table of compressed chunks cannot be.
+    """Refuse a LAZ file whose table of compressed chunks is impossible.
 
     Raises:
-        UserError: it cannot, or only a library that is not installed can read the file.
+        UserError: it is impossible, or the library that can read the file is not installed.
     """
     records = header.vlrs.get("LasZipVlr")
     if records and records[0].record_data[:2] == _POINTWISE:
@@ -263,27 +263,29 @@ def _check_compression(path: Path, header: laspy.LasHeader) -> None:
         chunks = _number(file, table + 4, 4) if start < table <= size - 8 else 0
     in_a_chunk = int.from_bytes(records[0].record_data[12:16], "little") if records else 0
     if not header.point_count / max(1, in_a_chunk) <= chunks <= min(size, header.point_count):
-        raise UserError(f"{path}: its compressed points do not fit its {size:,} bytes; get it anew")
+        raise UserError(
+            f"{path}: its compressed points do not fit its {size:,} bytes; get it again"
+        )
 
 
 def _check_numbers(scan: Scan) -> None:
-    """Refuse scales and offsets of which nothing can come.
+    """Refuse unusable scales and offsets.
 
     Raises:
-        UserError: what is wrong.
+        UserError: says what is wrong.
     """
     scales, offsets = scan.header.scales, scan.header.offsets
     metres = [scan.scale(axis) for axis in range(3)]
     if not np.isfinite([*metres, *offsets]).all() or min(metres) <= 0:
         raise UserError(
             f"{scan.path}: its scale is {_listed(scales)} and its offset {_listed(offsets)}, which "
-            "are no coordinates; export it anew"
+            "are not coordinates; export it again"
         )
     scan.require_fine_scale(_LARGEST_CELL)
     if metres[2] > COARSEST_HEIGHT * 1.001:
         raise UserError(
-            f"{scan.path}: its heights are rounded to {metres[2] * 1000:.3g} mm, and damage is a "
-            "matter of a few; export it with a scale of 0.001"
+            f"{scan.path}: its heights are rounded to {metres[2] * 1000:.3g} mm, but damage is a "
+            "few millimetres deep; export it with a scale of 0.001"
         )
 
 
@@ -292,12 +294,12 @@ def _listed(values: Sequence[float]) -> str:
 
 
 def _own_crs(path: Path, header: laspy.LasHeader) -> pyproj.CRS | None:
-    """What the file says, its horizontal part; None where it says nothing that can be read."""
+    """The coordinate reference system of a file; None if it has none that can be read."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             crs = header.parse_crs()
-        # Compared and written as text: it has to be possible.
+        # As text, since it is compared and written as such.
         return pyproj.CRS.from_wkt(crs.to_wkt()) if crs else None
     except (pyproj.exceptions.CRSError, LaspyException, ValueError, UnicodeError) as error:
         log.warning(
@@ -311,12 +313,12 @@ def _crs_of_flag(name: str) -> pyproj.CRS:
         return pyproj.CRS.from_user_input(name)
     except pyproj.exceptions.CRSError:
         raise UserError(
-            f"--crs {name}: is no coordinate reference system; give one as EPSG:25832"
+            f"--crs {name}: is not a coordinate reference system; give one like EPSG:25832"
         ) from None
 
 
 def horizontal(crs: pyproj.CRS) -> pyproj.CRS:
-    """The part of a system that is about x and y."""
+    """The horizontal part of a coordinate reference system."""
     return crs.sub_crs_list[0] if crs.is_compound else crs
 
 
@@ -324,7 +326,7 @@ def _units(path: Path, crs: pyproj.CRS | None) -> tuple[float, float]:
     """Metres in a unit of x and y, and of z.
 
     Raises:
-        UserError: coordinates are degrees, or of the Earth's centre.
+        UserError: coordinates are degrees, or geocentric.
     """
     if crs is None:
         return 1.0, 1.0

@@ -1,4 +1,4 @@
-"""Layers for a map: GeoTIFF of score, height and intensity, and GeoJSON of what is damaged."""
+"""Map layers: GeoTIFF of score, height and intensity, and GeoJSON of damages."""
 
 import json
 import math
@@ -30,7 +30,7 @@ from crn.system.files import writing, written_whole
 
 LAYERS = ("score", "height_mm", "intensity")
 DAMAGES_FILE = "damages.geojson"
-LEAST_CELLS = 4  # of a damage
+LEAST_CELLS = 4  # in a damage
 
 _MOST_CELLS_ON_A_SIDE = 200_000  # of a picture: 8 km in cells of 4 cm
 _MOST_CELLS = 5_000_000  # of all damages
@@ -39,14 +39,14 @@ _CACHE_MB = 64
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the cells of some blocks are on the map.
+    """A grid of cells on the map that covers some blocks.
 
     Attributes:
-        left, bottom: the lowest numbers of blocks.
-        columns, rows: how many blocks.
-        cell: centimetres.
+        left, bottom: lowest block numbers.
+        columns, rows: its size in blocks.
+        cell: side of a cell in centimetres.
         unit: metres in a unit of the map.
-        crs: None where nobody knows.
+        crs: coordinate reference system; None if unknown.
     """
 
     left: int
@@ -61,17 +61,17 @@ class Grid:
     def around(
         cls, blocks: Sequence[Block], cell: int, unit: float, crs: pyproj.CRS | None
     ) -> "Grid":
-        """The smallest grid with all blocks.
+        """The smallest grid that covers all blocks.
 
         Raises:
-            UserError: they are too far apart for a picture.
+            UserError: they are too far apart for one picture.
         """
         east, north = zip(*blocks, strict=True)
         columns, rows = max(east) - min(east) + 1, max(north) - min(north) + 1
         if max(columns, rows) * BLOCK // cell > _MOST_CELLS_ON_A_SIDE:
             raise UserError(
-                f"the road spans {max(columns, rows) * BLOCK / 1e5:,.0f} km, which are too many "
-                f"cells of {cell} cm for one picture; score fewer files at a time"
+                f"the road spans {max(columns, rows) * BLOCK / 1e5:,.0f} km, too many cells of "
+                f"{cell} cm for one picture; score fewer files at a time"
             )
         return cls(min(east), min(north), columns, rows, cell, unit, crs)
 
@@ -82,13 +82,13 @@ class Grid:
 
     @property
     def transform(self) -> Affine:
-        """From columns and rows, counted from the north, to the map."""
+        """The transform from columns and rows, counted from the north, to the map."""
         size = self.cell / 100 / self.unit
         top = (self.bottom + self.rows) * BLOCK / 100 / self.unit
         return Affine(size, 0, self.left * BLOCK / 100 / self.unit, 0, -size, top)
 
     def window(self, block: Block) -> Window:
-        """The place of a block in a picture."""
+        """The window of a block in a picture."""
         row = self.rows - 1 - (block[1] - self.bottom)
         return Window((block[0] - self.left) * self.side, row * self.side, self.side, self.side)
 
@@ -117,7 +117,7 @@ def draw_layers(folder: Path, grid: Grid, mosaics: Iterable[tuple[Block, Mosaic]
         "bigtiff": "if_safer",
     }
     paths = [folder / f"{name}.tif" for name in LAYERS]
-    # GDAL prints what it finds wrong, and goes on.
+    # GDAL would print errors and go on.
     settings = {"GDAL_CACHEMAX": _CACHE_MB, "GDAL_TIFF_OVR_BLOCKSIZE": 256, "CPL_LOG": os.devnull}
     with _drawing(folder), rasterio.Env(**settings):
         windows = []
@@ -137,16 +137,15 @@ def draw_layers(folder: Path, grid: Grid, mosaics: Iterable[tuple[Block, Mosaic]
 
 
 def _read_all(path: Path, level: int, factor: int, windows: Sequence[Window]) -> None:
-    """Read what was written in some windows: a full disk is no error for GDAL when it closes.
+    """Read back what was written: GDAL reports no error if the disk fills up when it closes.
 
     Args:
         path: a picture.
-        level, factor: of the overview, and how many cells a side of its cells has; -1 and 1 for
-            the picture itself.
-        windows: in the picture.
+        level, factor: number of the overview and its reduction; -1 and 1 for the picture itself.
+        windows: what was written.
 
     Raises:
-        RasterioError: something is not there.
+        RasterioError: something is missing.
     """
     options = {} if level < 0 else {"overview_level": level}
     with rasterio.open(path, **options) as file:
@@ -171,19 +170,20 @@ def _drawing(folder: Path) -> Iterator[None]:
 def damages(
     folder: Path, grid: Grid, blocks: Sequence[Block], threshold: float
 ) -> list[dict[str, Any]]:
-    """GeoJSON features of what touches, those first that have most above the threshold in all.
+    """GeoJSON features of damages, the largest sum of scores above the threshold first.
 
-    A damage's depth is the lowest mean of three by three cells in it or in its holes: a network's
-    score may be lower in the middle of a hole than at its rim, and single noisy cells do not count.
+    A damage is a group of adjacent cells above the threshold. Its depth is the lowest mean of three
+    by three cells within its outer border: the middle of a hole may score lower than its rim, and
+    single noisy cells do not count.
 
     Args:
-        folder: with the layers.
-        grid: of the layers.
-        blocks: that they show.
-        threshold: of the scores.
+        folder: folder of the layers.
+        grid: grid of the layers.
+        blocks: blocks with scores.
+        threshold: threshold of the scores.
 
     Raises:
-        UserError: far too much is above it.
+        UserError: far too many cells are above the threshold.
     """
     with (
         rasterio.Env(GDAL_CACHEMAX=_CACHE_MB),
@@ -211,7 +211,7 @@ def _above(
     """The cells above a threshold (N, 2), row from the north and column, and their scores (N,).
 
     Raises:
-        UserError: they are far too many.
+        UserError: there are far too many.
     """
     cells, values = [np.empty((0, 2), np.int32)], [np.empty(0, np.float32)]
     count = 0
@@ -221,7 +221,7 @@ def _above(
         count += len(place)
         if count > _MOST_CELLS:
             raise UserError(
-                f"{count:,} cells and more have scores above {threshold:.6g}; give a higher "
+                f"more than {count:,} cells have scores above {threshold:.6g}; give a higher "
                 "--threshold"
             )
         cells.append((place + np.array((window.row_off, window.col_off))).astype(np.int32))
@@ -232,13 +232,13 @@ def _above(
 def write_features(
     path: Path, features: list[dict[str, Any]], crs: pyproj.CRS | None, **more: Any
 ) -> None:
-    """Write GeoJSON in the coordinates of the scan, which it names as GDAL and QGIS read it.
+    """Write GeoJSON in the coordinates of the scan, named in the way that GDAL and QGIS read.
 
     Args:
         path: the file.
-        features: what it holds.
-        crs: of the coordinates.
-        more: what else it says.
+        features: its features.
+        crs: the coordinate reference system; None if unknown.
+        more: further members.
 
     Raises:
         UserError: the system refuses to.
@@ -255,14 +255,14 @@ def write_features(
 
 
 def _connected(cells: np.ndarray) -> np.ndarray:
-    """The number of the part (N,) that each cell (N, 2) belongs to; corners touch, too."""
+    """For cells (N, 2), the number (N,) of the group of adjacent cells; corners are adjacent."""
     pairs = cKDTree(cells).query_pairs(1.5, output_type="ndarray")
     graph = coo_matrix((np.ones(len(pairs), bool), pairs.T), shape=(len(cells), len(cells)))
     return connected_components(graph, directed=False)[1]
 
 
 def _depth(mask: np.ndarray, top: int, left: int, heights: Any) -> float:
-    """The depth of a damage whose cells (H, W) begin at some row and column of the pictures."""
+    """The depth of a damage with a mask (H, W) whose corner is at a row and column."""
     window = Window(left, top, mask.shape[1], mask.shape[0])
     height = heights.read(1, window=window)
     known = np.isfinite(height)
@@ -280,14 +280,14 @@ def _feature(cells: np.ndarray, score: np.ndarray, grid: Grid, heights: Any) -> 
     transform = grid.transform @ Affine.translation(int(left), int(top))
     rings = [shape["coordinates"] for shape, _ in shapes(mask, mask=mask > 0, transform=transform)]
     size = grid.cell / 100
-    # Along and across the longest direction.
+    # Along its longest direction, and across.
     centred = place - place.mean(0)
     axes = np.linalg.svd(centred.T @ centred)[0]
     length, width = np.ptp(centred @ axes, axis=0) * size + size
     row, column = cells.mean(0) + 0.5
     east, north = grid.transform @ (column, row)
     properties = {
-        "number": 0,  # until all are known
+        "number": 0,  # set once all are known
         "score_max": float(score.max()),
         "score_mean": float(score.mean(dtype=np.float64)),
         "area_m2": round(len(place) * size**2, 4),

@@ -1,4 +1,4 @@
-"""The page to look at: the road from above with its scores, and the worst places."""
+"""The HTML page: the road from above with its scores, and the worst places."""
 
 import base64
 import io
@@ -26,22 +26,22 @@ _OVERVIEW = 2400  # pixels on its longer side
 _WORST = 24
 _ROWS = 200
 _PLACE = 3.84  # metres on a side of the pictures of places
-_SHOWN_MM = 40.0  # heights that are black and white there
+_SHOWN_MM = 40.0  # heights of -40 and 40 mm are black and white there
 _SMOOTHED_MM = 60.0
-_STEEPEST_SHADE = 0.06  # of the slope that is black or white in the overview
-# Colours of scores, from low to high; each is legible on gray.
+_STEEPEST_SHADE = 0.06  # slopes that are black or white in the overview
+# Colours of scores, from low to high; each can be seen on gray.
 _COLOURS = np.array([(60, 20, 110), (150, 30, 110), (220, 70, 50), (250, 150, 20), (255, 240, 120)])
 
 
 @dataclass(frozen=True)
 class _Scale:
-    """Scores from transparent to the last colour."""
+    """The range of scores, from transparent to the last colour."""
 
     low: float
     high: float
 
     def over(self, gray: np.ndarray, score: np.ndarray) -> np.ndarray:
-        """Scores (H, W) over a picture (H, W) of 0 to 255, as (H, W, 3) uint8."""
+        """Draw scores (H, W) over a picture (H, W) of 0 to 255; returns (H, W, 3) uint8."""
         share = np.nan_to_num((score - self.low) / (self.high - self.low)).clip(0, 1)
         steps = np.linspace(0, 1, len(_COLOURS))
         colour = np.stack([np.interp(share, steps, each) for each in _COLOURS.T], -1)
@@ -55,10 +55,10 @@ def write_page(
     """Write the page about the layers in a folder.
 
     Args:
-        folder: with the layers.
-        grid: of them.
+        folder: folder of the layers.
+        grid: grid of the layers.
         features: damages, the worst first.
-        facts: what else there is to know.
+        facts: further facts to show.
 
     Raises:
         UserError: the system refuses to write it.
@@ -105,7 +105,7 @@ def write_page(
 
 
 def _seen_from_above(opened: dict[str, Any]) -> tuple[Window, np.ndarray, np.ndarray]:
-    """The part of the layers with scores, and there the scores and a hillshade (H, W)."""
+    """The window of the layers that has scores, its scores and its hillshade (H, W)."""
     file = opened["score"]
     small = file.read(
         1, out_shape=_size(file.height, file.width, 1024), resampling=Resampling.average
@@ -126,7 +126,7 @@ def _seen_from_above(opened: dict[str, Any]) -> tuple[Window, np.ndarray, np.nda
     )
     step = window.width / size[1] * file.res[0] * 1000
     known = np.isfinite(score)
-    # Smoothed over a few centimetres, or the noise of single points is all that shows.
+    # Smoothed over a few centimetres; otherwise only the noise of single points shows.
     width = max(0.5, _SMOOTHED_MM / step)
     weight = gaussian_filter(known.astype(np.float32), width)
     height = gaussian_filter(np.where(known, height, 0), width) / np.maximum(weight, 1e-6)
@@ -144,7 +144,7 @@ def _size(high: int, wide: int, longest: int) -> tuple[int, int]:
 def _scale(score: np.ndarray, threshold: float) -> _Scale:
     known = score[np.isfinite(score)]
     low, high = (float(each) for each in np.quantile(known, (0.5, 0.9995)))
-    # The threshold is within, and the scale has a length, whatever the scores.
+    # The scale always includes the threshold and is never empty.
     low, high = min(low, threshold), max(high, threshold)
     return _Scale(low, high if high > low else low + 1)
 
@@ -152,8 +152,10 @@ def _scale(score: np.ndarray, threshold: float) -> _Scale:
 def _place(
     opened: dict[str, Any], grid: Grid, overview: Window, properties: dict[str, Any], scale: _Scale
 ) -> dict[str, Any]:
-    """What is known of a damage, with its place in the overview in percent from the left and the
-    top, and pictures: height, intensity, and its score over the intensity.
+    """The properties of a damage, its position in the overview and its pictures.
+
+    The position is in percent from the left and the top. The pictures show the height, the
+    intensity, and the score over the intensity.
     """
     column, row = ~grid.transform @ (properties["east"], properties["north"])
     side = round(_PLACE * 100 / grid.cell)

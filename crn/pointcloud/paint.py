@@ -1,4 +1,4 @@
-"""Scores back onto the points: a copy of the file in which every point of the road has its own."""
+"""Copies of scans in which every point of the road has its score."""
 
 from pathlib import Path
 
@@ -15,32 +15,32 @@ from crn.pointcloud.roadway import Roadway
 from crn.system.files import written_whole
 from crn.system.interrupts import ctrl_c_waits
 
-_MOST_BYTES = 300  # that become dimensions
+_MOST_BYTES = 300  # undescribed bytes of a point that become dimensions
 _WITH_WAVEFORMS = (4, 5, 9, 10)  # point formats
 SCORE, ANOMALOUS = "crn_score", "crn_anomalous"
 
 
 def refuse_unfit(scan: Scan) -> None:
-    """Refuse a file of which no copy can be painted.
+    """Refuse a file that cannot be copied with scores.
 
     Raises:
-        UserError: it has scores, or waveforms, whose place in the file the points tell.
+        UserError: it has scores already, or waveforms inside, to which its points refer.
     """
     names = set(scan.header.point_format.dimension_names) & {SCORE, ANOMALOUS}
     if names:
-        raise UserError(f"{scan.path}: has a {min(names)} already; score the scan as it was before")
+        raise UserError(f"{scan.path}: already has {min(names)}; score the original scan")
     if scan.header.start_of_waveform_data_packet_record:
         raise UserError(
-            f"{scan.path}: holds waveforms, which would be lost; score a copy that has none of its "
-            "own (pdal translate makes one)"
+            f"{scan.path}: holds waveforms, which would be lost; score a copy without them (pdal "
+            "translate makes one)"
         )
 
 
 def name_of_copy(scan: Scan) -> str:
     """The file name of the painted copy.
 
-    Points with waveforms are not compressed: lazrs 0.8 changes them where a scanner has several
-    channels, and what it makes of the older formats LASzip does not read.
+    Points with waveforms are not compressed: lazrs 0.8 changes them if the scanner has several
+    channels, and LASzip cannot read what it writes in the older formats.
     """
     name = scan.path.name
     if scan.header.point_format.id in _WITH_WAVEFORMS:
@@ -60,15 +60,15 @@ def paint(
 ) -> int:
     """Write a copy of a file with ``crn_score`` and, with a threshold, ``crn_anomalous``.
 
-    It is LAS 1.4, for which alone readers agree on extra dimensions; the format and the order of
-    the points, their whole numbers, scales, offsets and records are those of the file.
+    It is LAS 1.4, the only version in which readers agree on extra dimensions. The point format,
+    the order of the points, their stored integers, scales, offsets and records stay the same.
 
     Args:
         scan: the file.
-        path: of the copy; compressed where its name ends in .laz.
-        roadway, scores: of all files.
-        cell: centimetres.
-        threshold: of scores.
+        path: path of the copy; it is compressed if its name ends in .laz.
+        roadway, scores: the road and the scores of all files.
+        cell: side of a cell in centimetres.
+        threshold: threshold of the scores.
 
     Returns:
         How many points have a score.
@@ -87,7 +87,7 @@ def paint(
             for points in read_points(scan):
                 values = _scores_of(scan, points, roadway, scores, cell)
                 array = np.empty(len(points), header.point_format.dtype())
-                # The new dimensions come after the old ones, whose bytes are taken as they are.
+                # The new dimensions follow the old ones, whose bytes are copied.
                 content = array.view(np.uint8).reshape(len(array), -1)
                 content[:, :own] = points.array.view(np.uint8).reshape(len(array), -1)
                 array[SCORE] = values
@@ -97,7 +97,7 @@ def paint(
                 record = ScaleAwarePointRecord(
                     array, header.point_format, header.scales, header.offsets
                 )
-                # lazrs makes of Ctrl-C during its writes an error of the disk.
+                # lazrs would report Ctrl-C during a write as an error of the disk.
                 with ctrl_c_waits():
                     writer.write_points(record)
                 bar.update(len(points))
@@ -112,7 +112,7 @@ def paint(
 def _scores_of(
     scan: Scan, points: ScaleAwarePointRecord, roadway: Roadway, scores: BlockArrays, cell: int
 ) -> np.ndarray:
-    """The scores (N,) float32 of points, NaN where they are not of the road."""
+    """The scores (N,) float32 of points; NaN for points that are not of the road."""
     values = np.full(len(points), np.nan, np.float32)
     may_be = usable(points)
     i, j = centimetres(scan, points)
@@ -131,7 +131,7 @@ def _scores_of(
 def _new_header(scan: Scan, with_decision: bool) -> tuple[laspy.LasHeader, VLRList]:
     with reading(scan.path), laspy.open(scan.path) as reader:
         header, evlrs = reader.header.copy(), reader.evlrs or ()
-    # The order of a COPC file is that of its octree: what describes it is dropped.
+    # The octree of a COPC file does not fit the copy, so its records are dropped.
     header.vlrs = [each for each in header.vlrs if each.user_id != "copc"]
     evlrs = VLRList(each for each in evlrs if each.user_id != "copc")
     header.version = laspy.header.Version(1, 4)
@@ -146,7 +146,7 @@ def _new_header(scan: Scan, with_decision: bool) -> tuple[laspy.LasHeader, VLRLi
 
 
 def _describe_bytes(scan: Scan, header: laspy.LasHeader) -> None:
-    """Make a dimension of each byte that no record describes: only then can others follow.
+    """Turn each undescribed byte into a dimension, so that others can follow.
 
     Raises:
         UserError: there are too many.
@@ -157,8 +157,8 @@ def _describe_bytes(scan: Scan, header: laspy.LasHeader) -> None:
     count = dimensions.pop().num_elements
     if count > _MOST_BYTES:
         raise UserError(
-            f"{scan.path}: has {count} bytes in every point that nothing describes, which are too "
-            "many; remove them (pdal translate)"
+            f"{scan.path}: has {count} undescribed bytes in every point, which are too many; remove "
+            "them (pdal translate)"
         )
     names = [f"byte_{number}" for number in range(count)]
     header.add_extra_dims([laspy.ExtraBytesParams(each, "u1", "not described") for each in names])

@@ -1,8 +1,7 @@
-"""All points of all files, sorted into blocks of the map on disk: the only decoding but painting's.
+"""All points of all files, sorted on disk by blocks of the map.
 
-Blocks and cells are counted from the origin of the map, so that several files, and scans of other
-days, share one grid. A cell of 2, 4 or 8 cm is 2, 4 or 8 cells of a centimetre, so which cell size
-fits can be told afterwards.
+Blocks and cells are counted from the origin of the map, so that files and scans of different days
+share one grid. Points are stored by centimetres, so that the size of cells can be chosen later.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,9 +22,9 @@ CENTIMETRE = 0.01
 HEIGHT_STEP = 1e-4  # metres
 NOISE_CLASSES = (7, 18)
 
-# What lies on a border between cells goes to the one above it, whatever rounding makes of it.
+# A point on the border between cells belongs to the upper one, whatever its rounding.
 _BORDER = 1e-3
-_HIGHEST = 2e5  # metres; beyond it are no heights
+_HIGHEST = 2e5  # metres; larger numbers are not heights
 RECORD = np.dtype(
     [("i", "<u2"), ("j", "<u2"), ("z", "<i4"), ("intensity", "<u2"), ("kind", "u1"), ("_", "u1")]
 )
@@ -41,7 +40,7 @@ Block = tuple[int, int]
 
 
 def centimetres(scan: Scan, points: ScaleAwarePointRecord) -> tuple[np.ndarray, np.ndarray]:
-    """The cells of a centimetre that points are in, counted east and north: (N,) int64 each."""
+    """The centimetre cells of points, counted east and north: (N,) int64 each."""
     steps = (scan.steps(points, axis, CENTIMETRE) for axis in (0, 1))
     east, north = (np.floor(each + _BORDER, out=each).astype(np.int64) for each in steps)
     return east, north
@@ -54,17 +53,17 @@ def heights(scan: Scan, points: ScaleAwarePointRecord) -> np.ndarray:
 
 
 def usable(points: ScaleAwarePointRecord) -> np.ndarray:
-    """Which points (N,) may be of a surface: no noise, not withheld, the last of their pulse."""
+    """Which points (N,) may belong to a surface: last returns, neither noise nor withheld."""
     keep = np.asarray(points.return_number) >= np.asarray(points.number_of_returns)
     keep &= np.asarray(points.withheld) == 0
     return keep & ~np.isin(np.asarray(points.classification), NOISE_CLASSES)
 
 
 class Partition:
-    """Points in a folder, by block: a file of `RECORD` for each.
+    """The points of all blocks, each block in a file of `RECORD`.
 
     Attributes:
-        classes: (256,) how many points of each class `fill` has kept.
+        classes: (256,) number of points of each class that `fill` has kept.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -77,14 +76,14 @@ class Partition:
 
     @property
     def blocks(self) -> list[Block]:
-        """Those with points, by their numbers east and north, sorted."""
+        """The blocks with points, as numbers east and north, sorted."""
         return sorted(self._blocks)
 
     def fill(self, scans: Sequence[Scan]) -> None:
         """Read all scans.
 
         Raises:
-            UserError: a file is damaged, no point is of use, or the disk is full.
+            UserError: a file is damaged, no point is usable, or the disk is full.
         """
         total = sum(scan.points for scan in scans)
         with tqdm(total=total, unit="points", unit_scale=True, desc="read", disable=None) as bar:
@@ -94,7 +93,7 @@ class Partition:
                     bar.update(len(points))
         if not self._blocks:
             raise UserError(
-                f"{scans[0].path}: of {total:,} points none is of use: each is withheld, noise "
+                f"{scans[0].path}: none of {total:,} points can be used: each is withheld, noise "
                 "(classes 7 and 18), or not the last return of its pulse"
             )
 
@@ -131,11 +130,11 @@ class Partition:
     def around(
         self, block: Block, margin: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Points of a block and up to ``margin`` centimetres around it.
+        """The points of a block and up to ``margin`` centimetres around it.
 
         Yields:
             Columns and rows (N,) int32 in centimetres from the lower left corner of the block with
-            its margin, and the records; for one block after another.
+            its margin, and the records; one block after another.
         """
         last = BLOCK + 2 * margin
         near = [(block[0] + east, block[1] + north) for east in (-1, 0, 1) for north in (-1, 0, 1)]
@@ -157,7 +156,7 @@ class Partition:
 
 
 class BlockArrays:
-    """An array for each block, in the files of a folder."""
+    """An array for each block, each in a file of a folder."""
 
     def __init__(self, folder: Path) -> None:
         """Make the folder."""
@@ -166,7 +165,7 @@ class BlockArrays:
             folder.mkdir()
 
     def keep(self, block: Block, array: np.ndarray) -> None:
-        """Write the array of a block, before anything is looked up.
+        """Write the array of a block; all are written before any is read.
 
         Raises:
             UserError: the system refuses to.
@@ -175,7 +174,7 @@ class BlockArrays:
             np.save(self._path(block), array)
 
     def of(self, block: Block) -> np.ndarray | None:
-        """The array of a block; None where it has none."""
+        """The array of a block; None if it has none."""
         return _mapped(self._path(block))
 
     def _path(self, block: Block) -> Path:
@@ -188,14 +187,14 @@ def _mapped(path: Path) -> np.ndarray | None:
 
 
 def groups(columns: np.ndarray, rows: np.ndarray) -> Iterator[tuple[Block, np.ndarray | slice]]:
-    """The blocks (N,) that points are in, and for each the indices of its points, in order."""
+    """Yield each block with points and the indices of its points, in order."""
     left, bottom = int(columns.min()), int(rows.min())
     wide, high = int(columns.max()) - left + 1, int(rows.max()) - bottom + 1
     if wide * high == 1:
         yield (left, bottom), slice(None)
         return
     number = (columns - left) * high + (rows - bottom)
-    if wide * high < 1 << 16:  # but for a stray point, far from the others
+    if wide * high < 1 << 16:  # unless a stray point lies far from the others
         number = number.astype(np.uint16)  # which are sorted much faster
     order = np.argsort(number, kind="stable")
     ends = np.flatnonzero(np.diff(number[order])) + 1

@@ -1,4 +1,4 @@
-"""Cells: count, mean height and mean intensity of the road's points, and which gaps are filled."""
+"""Cells with the count, mean height and mean intensity of the road's points; gaps are filled."""
 
 from dataclasses import dataclass
 
@@ -8,9 +8,9 @@ from scipy import ndimage
 from crn.errors import UserError
 from crn.pointcloud.partition import BLOCK, HEIGHT_STEP, Block, Partition
 
-# Centimetres on a side of a cell, and the points in a square metre with which it holds about 0.8.
+# Side of a cell in centimetres: the least points per square metre, at about 0.8 points in a cell.
 CELLS = {1: 8000, 2: 2000, 4: 500, 8: 125}
-FEWEST_POINTS = 100  # in a square metre
+FEWEST_POINTS = 100  # per square metre
 
 _PATCH = 80  # centimetres on a side, over which densities are counted
 PATCH_AREA = (_PATCH / 100) ** 2  # square metres
@@ -22,10 +22,10 @@ class Raster:
     """Cells of a block and its margin; row 0 is in the south.
 
     Attributes:
-        count: (H, W) points in each cell.
-        height: (H, W) float64, their mean in metres; of the nearest cell where a gap is filled, and
+        count: (H, W), points in each cell.
+        height: (H, W) float64, mean height in metres; in a filled gap that of the nearest cell,
             NaN where nothing is known.
-        intensity: (H, W) float32, alike.
+        intensity: (H, W) float32, likewise.
     """
 
     count: np.ndarray
@@ -39,22 +39,22 @@ class Raster:
 
     @property
     def known(self) -> np.ndarray:
-        """The cells (H, W) bool with points, or filled from such."""
+        """The cells (H, W) bool with points, or filled from them."""
         return ~np.isnan(self.intensity)
 
 
 def rasterise(partition: Partition, block: Block, margin: int, cell: int, max_gap: float) -> Raster:
     """Make the cells of a block.
 
-    The sums are of whole numbers, which floats hold exactly up to 2**53, so any order of the points
+    The sums are of integers, which floats hold exactly up to 2**53, so any order of the points
     gives the same bits.
 
     Args:
-        partition: with the points of the road only.
-        block: of it.
-        margin: around it, whole cells in centimetres.
-        cell: its side in centimetres.
-        max_gap: metres from a cell with points up to which gaps are filled; one cell at least.
+        partition: the points of the road.
+        block: the block.
+        margin: centimetres around the block, whole cells.
+        cell: side of a cell in centimetres.
+        max_gap: metres from a cell with points up to which gaps are filled; at least one cell.
     """
     side = (BLOCK + 2 * margin) // cell
     count, height, intensity = (np.zeros(side * side) for _ in range(3))
@@ -79,13 +79,13 @@ def rasterise(partition: Partition, block: Block, margin: int, cell: int, max_ga
 
 
 def _fill_gaps(raster: Raster, reach: float) -> None:
-    """Give cells without points what the nearest cell has, up to ``reach`` cells away.
+    """Fill cells without points from the nearest cell, up to ``reach`` cells away.
 
-    Only what lies between cells with points is a gap: the road does not grow at its edges.
+    Only cells between cells with points are gaps: the road does not grow at its edges.
     """
     cells = int(reach)
     inner = slice(cells, -cells), slice(cells, -cells)
-    # Nothing is known beyond the margin, so what is closed there is closed by what is inside.
+    # Nothing is known beyond the margin, so only cells inside can close gaps there.
     measured = np.pad(raster.measured, cells)
     closed = ndimage.grey_closing(measured, 2 * cells + 1)
     gaps = np.argwhere((closed & ~measured)[inner])
@@ -104,7 +104,7 @@ def _fill_gaps(raster: Raster, reach: float) -> None:
 
 
 def densities(records: np.ndarray) -> np.ndarray:
-    """Points in a square metre, for every patch of a block that has points."""
+    """Points per square metre, for every patch of a block that has points."""
     side = BLOCK // _PATCH
     patch = (records["j"] // _PATCH).astype(np.int32) * side + records["i"] // _PATCH
     counts = np.bincount(patch)
@@ -112,20 +112,20 @@ def densities(records: np.ndarray) -> np.ndarray:
 
 
 def typical_density(density: np.ndarray, where: str) -> float:
-    """The median density of the road, without what is too sparse to be of use.
+    """The median density of the road, without patches that are too sparse.
 
     Args:
-        density: of all its patches, points in a square metre.
+        density: density of all its patches, points per square metre.
         where: what was read, for the message.
 
     Raises:
-        UserError: hardly any of it is dense enough.
+        UserError: hardly any patch is dense enough.
     """
     enough = density[density >= FEWEST_POINTS]
     if len(enough) * PATCH_AREA < 8:
         raise UserError(
-            f"{where}: its road has {np.median(density):.0f} points/m2, which are too few to see "
-            f"damage; {FEWEST_POINTS} are needed"
+            f"{where}: the road has {np.median(density):.0f} points/m2, too few to see damage; "
+            f"{FEWEST_POINTS} are needed"
         )
     return float(np.median(enough))
 

@@ -1,4 +1,4 @@
-"""The road in the points that were read: its points by blocks, its levels, and what it is like."""
+"""The road in the scans: its points by blocks, its levels and its density."""
 
 import logging
 import shutil
@@ -17,7 +17,7 @@ from crn.pointcloud.surface import Road, choose_road
 
 log = logging.getLogger(__name__)
 
-_PERCENT = (1.0, 99.0)  # of the points, between which intensities are black and white
+_PERCENT = (1.0, 99.0)  # percentiles of intensity that are black and white
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Roadway:
 
     Attributes:
         where: what was read, for messages.
-        points: those of the road.
-        road: how they were told from the others.
-        levels: of every block that has been read, as `Road.level`.
-        density: points in a square metre, of all patches of the road.
-        intensities: (65536,) points with each intensity.
+        points: the points of the road.
+        road: the rule that selects them.
+        levels: the `Road.level` of every block.
+        density: points per square metre of all patches of the road.
+        intensities: (65536,), number of points with each intensity.
     """
 
     where: str
@@ -42,7 +42,7 @@ class Roadway:
 
     @property
     def summary(self) -> str:
-        """How much road there is, how dense it is, and how it was found."""
+        """The area and density of the road, and the rule by which it was found."""
         area = len(self.density) * PATCH_AREA
         sparse = np.count_nonzero(self.density < FEWEST_POINTS) * PATCH_AREA
         text = f"{area:,.0f} m2 of road with {np.median(self.density):,.0f} points/m2"
@@ -54,14 +54,14 @@ class Roadway:
         """The intensities that become black and white.
 
         Raises:
-            UserError: all are one.
+            UserError: nearly all intensities are equal.
         """
         below = np.cumsum(self.intensities)
         low, high = (int(np.searchsorted(below, each / 100 * below[-1])) for each in _PERCENT)
         if low == high:
             raise UserError(
-                f"{self.where}: nearly all points of the road have intensity {low}, which says "
-                "nothing; --no-intensity goes by the heights alone"
+                f"{self.where}: nearly all points of the road have intensity {low}, which tells "
+                "nothing; --no-intensity uses heights only"
             )
         return float(low), float(high)
 

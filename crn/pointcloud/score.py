@@ -1,4 +1,4 @@
-"""Scores on the map: tiles that overlap are scored, and their maps averaged for every cell."""
+"""Scores on the map: overlapping tiles are scored, and their maps averaged in every cell."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,18 +9,18 @@ from crn.pointcloud.partition import BLOCK, Block
 from crn.pointcloud.roadway import Roadway
 from crn.pointcloud.tiles import MARGIN, STRIDE, TileSet, cut, images_of, raster_of
 
-# Tiles are scored that are less full than those of a training, so that the edge of the road has
-# scores, too; where fuller ones are, they hardly count.
+# Least known share of a scored tile. It is lower than in training, so that the edge of the road has
+# scores, too; where fuller tiles overlap, emptier ones hardly count.
 FILL = 0.25
 _FILL_POWER = 8
 
 
 class Scorer(Protocol):
-    """What scores tiles."""
+    """Scores tiles."""
 
     @property
     def name(self) -> str:
-        """What it is, in words."""
+        """Its name for people."""
         ...
 
     def __call__(self, height: np.ndarray, intensity: np.ndarray) -> np.ndarray:
@@ -38,12 +38,12 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Mosaic:
-    """What is known of the cells of a block, each (S, S) float32; row 0 is in the south.
+    """The cells of a block, each array (S, S) float32; row 0 is in the south.
 
     Attributes:
         score: NaN outside the road, and where no tile is full enough.
-        height_mm: above the levelled surface, alike.
-        intensity: NaN where there is no point nearby.
+        height_mm: millimetres above the levelled surface, NaN likewise.
+        intensity: NaN if there is no point nearby.
     """
 
     score: np.ndarray
@@ -58,7 +58,7 @@ def score_block(
     intensity_range: tuple[float, float],
     scorer: Scorer,
 ) -> Mosaic:
-    """Score all tiles that have a part in a block."""
+    """Score all tiles that overlap a block."""
     raster = raster_of(roadway.points, block, tiles)
     side, reach = tiles.pixels, STRIDE // tiles.cell
     wide = BLOCK // tiles.cell + 2 * reach

@@ -1,7 +1,6 @@
-"""Tiles to anomaly maps by a trained model: the only part of this package that knows models.
+"""Anomaly maps of tiles by a trained model: the only part of this package that knows models.
 
-A tile's pixels take the way of those of a RoadImages file, so a tile scores as it would in
-``--mode inference``.
+Tiles are processed like RoadImages files, so they score as in ``--mode inference``.
 """
 
 from dataclasses import dataclass
@@ -23,12 +22,12 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class TileScorer:
-    """A trained model.
+    """Scores tiles by a trained model.
 
     Attributes:
         name: the checkpoint and the anomaly score.
-        model: its networks, and how they score.
-        device: where it computes.
+        model: the model.
+        device: the device that it computes on.
     """
 
     name: str
@@ -43,9 +42,9 @@ class TileScorer:
 
         Args:
             path: the file.
-            pairs: one of `crn.config.PAIRS`; as trained where None.
-            anomaly_score: of `crn.config.SCORES`; that of the training where None.
-            cpu: whether to leave a GPU alone.
+            pairs: one of `crn.config.PAIRS`; None: as trained.
+            anomaly_score: one of `crn.config.SCORES`; None: as trained.
+            cpu: do not use a GPU.
 
         Raises:
             UserError: the checkpoint cannot be used.
@@ -61,7 +60,7 @@ class TileScorer:
         """The pixel threshold in the metrics.json of an inference with this model.
 
         Raises:
-            UserError: the file cannot be used, or is of another model or score.
+            UserError: the file cannot be used, or belongs to another model or score.
         """
         scoring, weights = self.model.config.scoring, self.model.fingerprint
         threshold = thresholds_from_file(metrics, scoring, weights).pixel
@@ -86,7 +85,7 @@ class TileScorer:
 
     def _score(self, height: np.ndarray, intensity: np.ndarray) -> Tensor:
         side, size = height.shape[1], self.model.config.network.imsize
-        # As datasets.reader has it: 16 bits on the scale of 8, each layer resized in its own type.
+        # As in datasets.reader: 16 bits on the scale of 8, each layer resized in its own type.
         layers = torch.from_numpy(height.astype(np.float32) / 257), torch.from_numpy(intensity)
 
         def stacked(size: int) -> Tensor:

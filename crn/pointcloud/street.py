@@ -1,8 +1,8 @@
-"""A made-up street as a mapping vehicle scans it, sound or damaged, with the truth.
+"""A synthetic street as a mapping vehicle scans it, undamaged or damaged, with ground truth.
 
-Its own axes are u, metres along it, and v, metres to its left; the road is 7 m wide, with a crown,
-kerbs, pavements, lane markings, parked cars and posts. It is passed twice, and each pass has its
-own lines, its own error of height and its own gain.
+Its axes are u, metres along it, and v, metres to its left. The road is 7 m wide, with a crown,
+kerbs, pavements, lane markings, parked cars and posts. It is scanned in two passes, each with its
+own scan lines, height error and gain.
 """
 
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from crn.system.files import written_whole
 from crn.system.interrupts import ctrl_c_waits
 
 CRS = "EPSG:25832"
-NOT_ROAD, SOUND = 0, 1  # values of the dimension truth; damages follow
+NOT_ROAD, SOUND = 0, 1  # values of the dimension truth; kinds of damage follow
 KINDS = ("pothole", "patch", "crack")
 HALF_WIDTH = 3.5
 KERB = 0.12
@@ -26,20 +26,21 @@ CROWN, SLOPE = 0.025, 0.08
 NOISE = 0.003
 _PAVEMENT = 2.0
 _CAR = (4.4, 1.8, 1.5)  # length, width and height in metres
-_GRID = 1024  # of textures, which repeat after 20 m
+_GRID = 1024  # side of textures, which repeat after 20 m
 _TEXEL = 0.02
 
 
 @dataclass(frozen=True)
 class Damage:
-    """A damage: a pothole of some radius, a patch of half its length and width, or a crack.
+    """A pothole, patch or crack.
 
     Attributes:
-        kind: of `KINDS`.
+        kind: one of `KINDS`.
         u, v: its middle.
-        size: radius; half length and width; or half the width and the length.
-        depth: metres that its bottom is below the road; a raised patch has a negative one.
-        line: corners (n, 2) of the middle of a crack.
+        size: radius of a pothole; half length and half width of a patch; half width and length of
+            a crack.
+        depth: metres from the road down to its bottom; negative for a raised patch.
+        line: corners (n, 2) of the middle line of a crack.
     """
 
     kind: str
@@ -85,8 +86,8 @@ class Street:
         intensity: (N,) uint16.
         truth: (N,) uint8: `NOT_ROAD`, `SOUND`, or 2 + the index in `KINDS`.
         seconds: (N,) float64.
-        damages: those in it.
-        outlines: their corners on the map, (n, 2) each.
+        damages: its damages.
+        outlines: corners of each damage on the map, (n, 2).
     """
 
     xyz: np.ndarray
@@ -139,11 +140,11 @@ def make_street(
     """Scan a street.
 
     Args:
-        length: in metres.
-        damages: in it.
-        seed: of all that is random.
-        density: points in a square metre, of both passes together.
-        angle: in degrees, from east to the direction of the street.
+        length: its length in metres.
+        damages: its damages.
+        seed: seed of everything random.
+        density: points per square metre, of both passes together.
+        angle: direction of the street in degrees, counted from east.
         place: easting, northing and height of its beginning, in the middle of the road.
     """
     rng = np.random.default_rng(seed)
@@ -223,7 +224,7 @@ def _scan(
     long, wide, high = _CAR
     for middle, side in cars:
         under = np.flatnonzero((abs(u - middle) < long / 2) & (abs(v - side) < wide / 2))
-        # Roof and bonnet, and the flanks, which are seen from the sill up.
+        # Roof and bonnet, and the flanks, visible from the sill up.
         top = z[under] + high - 0.5 * (abs(u[under] - middle) > long / 4)
         flank = abs(v[under] - side) > wide / 2 - 0.1
         top[flank] -= rng.uniform(0, high - 0.7, flank.sum())
@@ -237,12 +238,12 @@ def _scan(
 
 
 def _parked(rng: Generator, length: float) -> list[tuple[float, float]]:
-    """Where cars stand at the left kerb: u and v of their middles."""
+    """The middles (u, v) of cars parked at the left kerb."""
     return [(u, HALF_WIDTH - 1.05) for u in np.arange(4, length - 3, 7.0) if rng.random() < 0.6]
 
 
 def _texture(rng: Generator, exponent: float, highest: float) -> np.ndarray:
-    """Noise (G, G) of deviation 1 that repeats: amplitudes fall with the frequency."""
+    """Periodic noise (G, G) of standard deviation 1 whose amplitudes fall with the frequency."""
     spectrum = np.fft.rfft2(rng.standard_normal((_GRID, _GRID)))
     frequency = np.hypot(np.fft.fftfreq(_GRID)[:, None], np.fft.rfftfreq(_GRID)) * _GRID
     frequency[0, 0] = np.inf
@@ -251,7 +252,7 @@ def _texture(rng: Generator, exponent: float, highest: float) -> np.ndarray:
 
 
 def write_scan(path: Path, street: Street) -> None:
-    """Write a street as LAZ, its truth as an extra dimension.
+    """Write a street as LAZ, with the truth as an extra dimension.
 
     Raises:
         UserError: the system refuses to write it.

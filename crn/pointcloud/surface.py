@@ -1,8 +1,8 @@
-"""Which points are of the road: by their class, by polygons, or by a simple filter of this program.
+"""Which points belong to the road: by their class, by polygons, or by a simple filter.
 
-The filter knows three things of roads: what stands on them is narrower than 4.5 m, they are not
-steep, and a kerb ends them, below which the road is. It takes a driveway, a cycle path without a
-kerb or a square for road, too: classes or polygons that others have made are better.
+The filter assumes three things: objects on a road are narrower than 4.5 m, roads are not steep, and
+they end at a kerb, whose lower side is the road. It also takes driveways, squares and cycle paths
+without a kerb for road; given classes or polygons are better.
 """
 
 import json
@@ -19,29 +19,29 @@ from scipy import ndimage
 from crn.errors import UserError
 from crn.pointcloud.partition import BLOCK, HEIGHT_STEP, Block, Partition
 
-CELL = 16  # centimetres, in which the road is told from the rest
+CELL = 16  # centimetres, side of a cell of the filter
 ROAD_CLASS, GROUND_CLASS = 11, 2
-ABOVE, BELOW = 0.10, 0.15  # metres around its level in which points are of the road
+ABOVE, BELOW = 0.10, 0.15  # metres around the road's level in which points belong to it
 
-_EDGE = 50  # cells of the filter's view beyond a block
+_EDGE = 50  # cells around a block that the filter sees as well
 _MARGIN = _EDGE * CELL
 _WIDE = BLOCK // CELL + 2 * _EDGE
 _WIDEST_OBJECT = 28  # cells: 4.5 m
-_OVER_OPENING = 0.15  # what is higher above the opened surface stands on it
+_OVER_OPENING = 0.15  # metres; anything higher above the opened surface is an object
 _KERB = 0.05
 _STEEPEST = 0.15
 _SMALLEST_ROAD = 8 / 0.16**2  # cells: 8 m2
-_LARGEST_HOLE = 2 / 0.16**2  # which a pothole may be
+_LARGEST_HOLE = 2 / 0.16**2  # cells: 2 m2; it may be a pothole
 
 
 @dataclass(frozen=True)
 class Road:
-    """How points of the road are told from others.
+    """The rule that selects the points of the road.
 
     Attributes:
-        rule: in words.
-        classes: of its points; None where their class says nothing.
-        polygons: GeoJSON geometries in metres that it lies in; None without.
+        rule: the rule in words.
+        classes: classes of its points; None if classes do not decide.
+        polygons: GeoJSON geometries in metres that contain it; None without.
     """
 
     rule: str
@@ -51,7 +51,7 @@ class Road:
     def level(self, partition: Partition, block: Block) -> np.ndarray | None:
         """The height of the road (S, S) in a block, float32 metres, NaN where there is none.
 
-        None where classes decide, and heights do not count.
+        None if classes decide, since heights do not matter then.
         """
         if self.classes is not None:
             return None
@@ -71,13 +71,13 @@ class Road:
         z: np.ndarray,
         level: np.ndarray | None,
     ) -> np.ndarray:
-        """Which points (N,) of a block are of the road.
+        """Which points (N,) of a block belong to the road.
 
         Args:
             kind: their classes.
             i, j: centimetres from the lower left corner of the block.
             z: heights in steps of `HEIGHT_STEP`.
-            level: of the block, see above.
+            level: the `level` of the block.
         """
         if level is None:
             assert self.classes is not None
@@ -87,11 +87,11 @@ class Road:
 
 
 def choose_road(classes: np.ndarray, polygons: tuple[dict[str, Any], ...] | None) -> Road:
-    """The way that what is known of the points allows.
+    """Choose the rule: polygons, else classes, else the filter.
 
     Args:
-        classes: (256,) how many points there are of each.
-        polygons: of ``--road``.
+        classes: (256,), number of points of each class.
+        polygons: polygons of ``--road``.
     """
     if polygons is not None:
         return Road("polygons of --road", polygons=polygons)
@@ -102,15 +102,15 @@ def choose_road(classes: np.ndarray, polygons: tuple[dict[str, Any], ...] | None
 
 
 def read_polygons(path: Path, unit: float, flag: str) -> tuple[dict[str, Any], ...]:
-    """Polygons of a GeoJSON file in the scan's coordinates, turned into metres.
+    """The polygons of a GeoJSON file in the scan's coordinates, converted to metres.
 
     Args:
         path: the file.
         unit: metres in a unit of its coordinates.
-        flag: what asked for it, for messages.
+        flag: the flag that named it, for messages.
 
     Raises:
-        UserError: it cannot be read, or holds none.
+        UserError: it cannot be read, or holds no polygons.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -124,7 +124,7 @@ def read_polygons(path: Path, unit: float, flag: str) -> tuple[dict[str, Any], .
     except OSError as error:
         raise UserError(f"{flag} {path}: cannot be read ({error.strerror})") from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise UserError(f"{flag} {path}: is no GeoJSON file") from None
+        raise UserError(f"{flag} {path}: is not a GeoJSON file") from None
     if not shapes:
         raise UserError(f"{flag} {path}: holds no polygon")
     return tuple(shapes)
@@ -141,14 +141,14 @@ def burn(
     """The cells (side, side) bool whose middle is in a polygon.
 
     Args:
-        polygons: of `read_polygons`.
-        block, margin: where the cells begin, so many centimetres before the block.
-        cell: centimetres.
-        side: cells.
-        flag: for messages.
+        polygons: from `read_polygons`.
+        block, margin: the cells begin ``margin`` centimetres before the block.
+        cell: side of a cell in centimetres.
+        side: number of cells on a side.
+        flag: the flag that named the polygons, for messages.
 
     Raises:
-        UserError: the polygons are none.
+        UserError: the polygons are invalid.
     """
     left, bottom = ((number * BLOCK - margin) / 100 for number in block)
     transform = Affine(cell / 100, 0, left, 0, cell / 100, bottom)
@@ -166,7 +166,7 @@ def _scaled(coordinates: Any, unit: float) -> Any:
 
 
 def _lowest(partition: Partition, block: Block) -> np.ndarray:
-    """The lowest height in every cell of a block and its margin, metres; infinite without any."""
+    """The lowest height in every cell of a block and its margin, metres; infinite if empty."""
     none = np.iinfo(np.int32).max
     lowest = np.full(_WIDE * _WIDE, none, np.int32)
     for i, j, records in partition.around(block, _MARGIN):
@@ -175,10 +175,10 @@ def _lowest(partition: Partition, block: Block) -> np.ndarray:
 
 
 def _opened(lowest: np.ndarray) -> np.ndarray:
-    """The cells (S, S) bool of the ground: cars, posts and what hangs over it are not."""
+    """The cells (S, S) bool of the ground, without cars, posts and anything overhead."""
     opened = ndimage.minimum_filter(lowest, _WIDEST_OBJECT, mode="nearest")
     opened[np.isinf(opened)] = -np.inf
-    # The window of an even width is shifted back.
+    # A window of even width shifts the result; this shifts it back.
     opened = ndimage.maximum_filter(opened, _WIDEST_OBJECT, mode="nearest", origin=-1)
     with np.errstate(invalid="ignore"):
         return np.isfinite(lowest) & (lowest - opened <= _OVER_OPENING)
@@ -187,7 +187,7 @@ def _opened(lowest: np.ndarray) -> np.ndarray:
 def _largest_below_kerbs(lowest: np.ndarray, ground: np.ndarray) -> np.ndarray:
     """The ground (S, S) bool that is flat, large, and not above a kerb."""
     height = np.where(ground, lowest, np.inf)
-    # The upper cells at every step: the lower side keeps its last cell.
+    # The upper cells at every step; the lower side keeps its last cell.
     with np.errstate(invalid="ignore"):  # of infinite heights, where there is no ground
         raised = ground & (height - ndimage.minimum_filter(height, 3) > _KERB)
     flat = ground & ~raised
@@ -208,7 +208,7 @@ def _largest_below_kerbs(lowest: np.ndarray, ground: np.ndarray) -> np.ndarray:
 
 
 def _is_above_kerbs(part: np.ndarray, raised: np.ndarray, height: np.ndarray) -> bool:
-    """Whether a part is mostly the upper side of the steps along its border."""
+    """Whether a part is mostly on the upper side of the steps along its border."""
     border = raised & ndimage.binary_dilation(part, iterations=2)
     count = ndimage.uniform_filter(part.astype(float), 5)
     beside = ndimage.uniform_filter(np.where(part, height, 0), 5)
@@ -220,7 +220,7 @@ def _is_above_kerbs(part: np.ndarray, raised: np.ndarray, height: np.ndarray) ->
 def _smoothed(lowest: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The height in a mask (S, S), smoothed within it; NaN outside."""
     weight = ndimage.gaussian_filter(mask.astype(float), 3)
-    # About one height: the sums below keep their digits.
+    # Relative to one height, so that the sums keep their precision.
     middle = float(np.median(lowest[mask])) if mask.any() else 0.0
     total = ndimage.gaussian_filter(np.where(mask, lowest - middle, 0.0), 3)
     level = np.full(mask.shape, np.nan)

@@ -1,7 +1,7 @@
-"""Tiles of 2.56 m: cut from the map's grid, levelled, and written in the layout of RoadImages.
+"""Tiles of 2.56 m, cut from the map's grid, levelled and written in the layout of RoadImages.
 
-What all tiles of a set have in common is in its tiles.json. A model scores only tiles that are made
-as those it was trained on.
+The settings of a set of tiles are in its tiles.json. A model only scores tiles made with the
+settings of its training tiles.
 """
 
 import json
@@ -24,9 +24,9 @@ from datasets.layouts import TILE_FOLDERS
 TILE, STRIDE = 256, 128  # centimetres
 TILES_FILE = "tiles.json"
 EMPTY_FOLDER = "empty_files"
-MIN_FILL = 0.7  # share of a tile of a training that is known at least
-LARGEST_GAP = 0.05  # metres up to which gaps are filled, before that share is counted
-# What is the same for all tiles that this version makes.
+MIN_FILL = 0.7  # least known share of a training tile
+LARGEST_GAP = 0.05  # metres; gaps up to it are filled before that share is counted
+# The settings that are the same for all tiles of this version.
 _FIXED = {
     "version": 1,
     "tile": TILE,
@@ -39,19 +39,19 @@ _FIXED = {
 _ROUNDS = 4
 _HUBER = 1.345  # deviations; the usual choice, for 95 % efficiency on normal noise
 _AT_A_TIME = 1 << 20  # cells
-# Around a block: what its tiles reach, and what the gaps there reach further.
+# Centimetres around a block: the reach of its tiles, and the further reach of gaps there.
 _REACH, _GAPS = STRIDE, 16
 MARGIN = _REACH + _GAPS
 
 
 @dataclass(frozen=True)
 class TileSet:
-    """What all tiles of a set have in common.
+    """The settings of a set of tiles.
 
     Attributes:
         cell: side of a cell in centimetres.
-        height_range_mm: what is black and white in height images.
-        intensity: whether there is intensity; if not, the height is there twice.
+        height_range_mm: the heights that are black and white in height images.
+        intensity: whether there are intensities; if not, heights take their place.
     """
 
     cell: int
@@ -60,11 +60,11 @@ class TileSet:
 
     @property
     def pixels(self) -> int:
-        """Of a side of a tile."""
+        """The number of pixels on a side of a tile."""
         return TILE // self.cell
 
     def description(self, facts: dict[str, Any]) -> dict[str, Any]:
-        """What tiles.json holds: what is fixed, and under "facts" what was found."""
+        """The content of tiles.json: the settings, and under "facts" what was found."""
         return {**_FIXED, **asdict(self), "facts": facts}
 
 
@@ -72,9 +72,9 @@ def read_tile_set(path: Path) -> TileSet:
     """The tile set that a tiles.json describes.
 
     Raises:
-        UserError: it cannot be read, or this version of the program makes no such tiles.
+        UserError: it cannot be read, or this version of the program makes other tiles.
     """
-    mend = "give the tiles.json of the tiles that the model was trained on"
+    fix = "give the tiles.json of the tiles that the model was trained on"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         low, high = map(float, values["height_range_mm"])
@@ -82,13 +82,13 @@ def read_tile_set(path: Path) -> TileSet:
         is_ours = tiles.cell in CELLS and -math.inf < low < high < math.inf
         is_ours &= all(values[name] == value for name, value in _FIXED.items())
     except OSError as error:
-        raise UserError(f"--tiles-from {path}: cannot be read ({error.strerror}); {mend}") from None
+        raise UserError(f"--tiles-from {path}: cannot be read ({error.strerror}); {fix}") from None
     except (ValueError, TypeError, KeyError, RecursionError):
         is_ours = False
     if not is_ours:
         raise UserError(
-            f"--tiles-from {path}: describes no tiles as this version of the program makes them; "
-            f"{mend}, or make them anew"
+            f"--tiles-from {path}: does not describe tiles of this version of the program; {fix}, "
+            "or make them again"
         )
     return tiles
 
@@ -111,7 +111,7 @@ class Tiles:
 
     @property
     def known(self) -> np.ndarray:
-        """(N, S, S) bool: cells with points, or filled from near ones."""
+        """The cells (N, S, S) bool with points, or filled from neighbours."""
         return ~np.isnan(self.intensity)
 
 
@@ -124,11 +124,11 @@ def cut(raster: Raster, tiles: TileSet, min_fill: float, first: int) -> Iterator
     """The tiles of a block that are filled enough.
 
     Args:
-        raster: of `raster_of`.
-        tiles: how they are made.
-        min_fill: share of a tile that has to be known.
-        first: 0 for the tiles whose lower left corner is in the block, -`STRIDE` for all that have
-            a part in it.
+        raster: from `raster_of`.
+        tiles: the settings.
+        min_fill: least known share of a tile.
+        first: 0 for the tiles whose lower left corner is in the block, -`STRIDE` for all that
+            overlap it.
     """
     side, step = tiles.pixels, STRIDE // tiles.cell
     corners = np.arange(first, BLOCK, STRIDE)
@@ -162,14 +162,14 @@ def _quadratic(side: int) -> tuple[np.ndarray, np.ndarray]:
     return terms, (terms[:, :, None] * terms[:, None]).reshape(len(terms), 36)
 
 
-# The products are of six columns: more threads would mostly wait for each other, by spinning.
+# The products have six columns: more threads would mostly wait for each other.
 @threadpool_limits.wrap(limits=1, user_api="blas")
 def levelled(height: np.ndarray, measured: np.ndarray) -> np.ndarray:
-    """Heights above a quadratic surface, fitted so that damage hardly moves it.
+    """Heights above a quadratic surface, fitted robustly so that damage hardly moves it.
 
     Args:
         height: (N, S, S) float64 metres, NaN where nothing is known.
-        measured: (N, S, S) bool, what the surface is fitted to.
+        measured: (N, S, S) bool, the cells that the surface is fitted to.
 
     Returns:
         (N, S, S) float32, millimetres.
@@ -184,7 +184,7 @@ def levelled(height: np.ndarray, measured: np.ndarray) -> np.ndarray:
     weight = measured.astype(float)
     for turn in range(_ROUNDS + 1):
         normal = (weight @ products).reshape(count, 6, 6)
-        # A little more on the diagonal: cells in one line leave a quadratic undetermined.
+        # Slightly regularised: cells in one line leave a quadratic undetermined.
         normal += np.eye(6) * (1e-9 * np.trace(normal, axis1=1, axis2=2))[:, None, None]
         surface = np.linalg.solve(normal, ((weight * z) @ terms)[:, :, None])[:, :, 0]
         rest = z - surface @ terms.T
@@ -197,7 +197,7 @@ def levelled(height: np.ndarray, measured: np.ndarray) -> np.ndarray:
 
 
 def _medians(values: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """About the median (N,) of the values (N, P) at some places, by every fifth of them."""
+    """The approximate median (N,) of the values (N, P) in a mask, by every fifth value."""
     some = np.where(where[:, ::5], values[:, ::5], np.inf)
     some.sort(1)
     middle = np.count_nonzero(np.isfinite(some), axis=1) // 2
@@ -209,7 +209,7 @@ def images_of(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Height images (N, S, S) uint16 and intensity images (N, S, S) uint8, north up.
 
-    What is not known has height 0 and the tile's median intensity, so that it does not stand out.
+    Unknown cells have height 0 and the median intensity of the tile, so as not to stand out.
     """
     height = _share(np.nan_to_num(part.height[:, ::-1], nan=0.0), tiles.height_range_mm)
     intensity = height
@@ -221,13 +221,13 @@ def images_of(
 
 
 def _share(values: np.ndarray, ends: tuple[float, float]) -> np.ndarray:
-    """Where values lie between two ends, 0 to 1."""
+    """Scale values from a range to 0 to 1, clipped."""
     low, high = ends
     return ((values - low) / (high - low)).clip(0, 1)
 
 
 def tile_name(block: Block, corner: np.ndarray) -> str:
-    """The name of a tile, by the centimetres of its lower left corner on the map."""
+    """The name of a tile: the centimetres of its lower left corner on the map."""
     east, north = (number * BLOCK + int(place) for number, place in zip(block, corner, strict=True))
     return f"e{east:09d}_n{north:09d}"
 
@@ -238,10 +238,10 @@ def write_tile(
     """Write a tile below a folder that has a subfolder for each kind of image.
 
     Args:
-        folder: it appears in its place when all tiles are whole.
-        name: of the tile.
-        known: (S, S) bool, row 0 in the south; where all is, there is no image of what is empty.
-        height, intensity: of `images_of`.
+        folder: a temporary folder, moved to its place once all tiles are written.
+        name: name of the tile.
+        known: (S, S) bool, row 0 in the south; if not all are, another image shows the unknown.
+        height, intensity: from `images_of`.
 
     Raises:
         OSError: the system refuses to.
@@ -249,5 +249,5 @@ def write_tile(
     kinds = zip((*TILE_FOLDERS, EMPTY_FOLDER), (height, intensity, ~known[::-1]), strict=True)
     for kind, pixels in kinds:
         if kind != EMPTY_FOLDER or pixels.any():
-            # Noise is not worth compressing.
+            # Noise does not compress.
             Image.fromarray(pixels).save(folder / kind / f"{name}.png", compress_level=0)
