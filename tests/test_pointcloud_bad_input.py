@@ -82,10 +82,10 @@ def offset(path: Path) -> int:
 
 
 NOT_LAS = {
-    "text": (b"x y z\n1 2 3\n" * 50, "no LAS or LAZ"),
-    "picture": (b"\x89PNG\r\n\x1a\n" + bytes(500), "no LAS or LAZ"),
-    "empty": (b"", "no LAS or LAZ"),
-    "only the beginning of a header": (b"LASF" + bytes(90), "no LAS or LAZ"),
+    "text": (b"x y z\n1 2 3\n" * 50, "not a LAS or LAZ"),
+    "picture": (b"\x89PNG\r\n\x1a\n" + bytes(500), "not a LAS or LAZ"),
+    "empty": (b"", "not a LAS or LAZ"),
+    "only the beginning of a header": (b"LASF" + bytes(90), "not a LAS or LAZ"),
 }
 
 
@@ -104,9 +104,9 @@ HEADERS = {
     "4e9 records after the points": ("laz", 243, number(4 * 10**9), "header does not fit"),
     "points begin beyond the end": ("las", 96, number(10**9), "header does not fit"),
     "no points": ("laz", 247, number(0, 8), "no points"),
-    "scale 0": ("laz", 131, double(0), "no coordinates"),
-    "scale NaN": ("las", 139, double(np.nan), "no coordinates"),
-    "offset infinite": ("laz", 155, double(np.inf), "no coordinates"),
+    "scale 0": ("laz", 131, double(0), "not coordinates"),
+    "scale NaN": ("las", 139, double(np.nan), "not coordinates"),
+    "offset infinite": ("laz", 155, double(np.inf), "not coordinates"),
     "coarse scale": ("laz", 131, double(0.1), "rounded to 100 mm.*8 cm"),
     "coarse heights": ("laz", 147, double(0.01), "rounded to 10 mm"),
     "unknown point format": ("las", 104, bytes([77]), "cannot be read"),
@@ -199,7 +199,7 @@ def test_points_that_say_nothing(tmp_path, street, sound, refused):
     assert_matches("no road was found by the filter.*20,000 points of class 0", line)
     assert_matches("no road|too few", refused("tiles", made(street.xyz[:13])))
     some = write_las(tmp_path / "b.laz", street, slice(None, None, 150), classification=11)
-    assert_matches(r" \d points/m2, which are too few.* 100 are needed", refused("tiles", some))
+    assert_matches(r" \d points/m2, too few.* 100 are needed", refused("tiles", some))
     narrow = write_las(
         tmp_path / "c.laz", street, np.flatnonzero(street.xyz[:, 0] % 4 < 1), classification=11
     )
@@ -241,7 +241,7 @@ def test_flags_of_score(tmp_path, sound, refused):
         json.dumps({**good, "height_range_mm": [60, -60]}),
     ):
         tiles.write_text(content)
-        assert "no tiles as this version of the program makes them" in score()
+        assert "does not describe tiles of this version of the program" in score()
     tiles.write_text(json.dumps(good))
     assert "no.ckpt" in score()
     assert "--threshold" in score("--threshold", "nan")

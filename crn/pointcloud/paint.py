@@ -157,8 +157,8 @@ def _describe_bytes(scan: Scan, header: laspy.LasHeader) -> None:
     count = dimensions.pop().num_elements
     if count > _MOST_BYTES:
         raise UserError(
-            f"{scan.path}: has {count} undescribed bytes in every point, which are too many; remove "
-            "them (pdal translate)"
+            f"{scan.path}: has {count} undescribed bytes in every point, too many; remove them "
+            "(pdal translate)"
         )
     names = [f"byte_{number}" for number in range(count)]
     header.add_extra_dims([laspy.ExtraBytesParams(each, "u1", "not described") for each in names])
