@@ -1,6 +1,6 @@
-"""The paper: the networks of each method, what they minimise, and the anomaly maps that they make.
+"""The methods of the paper: networks, the losses that they minimise, and their anomaly maps.
 
-It may use the configuration, and no other room.
+It may use the configuration and no other package of crn.
 """
 
 from crn.config import ModelConfig

@@ -1,4 +1,4 @@
-"""A plain autoencoder, the baseline without any adversary: one network, |x - r|."""
+"""A plain autoencoder: the baseline without an adversary."""
 
 from collections.abc import Iterator, Sequence
 
@@ -20,7 +20,7 @@ class Autoencoder(Method):
 
     @property
     def networks(self) -> dict[str, nn.Module]:
-        """The one."""
+        """The only network."""
         return {"network": self.network}
 
     def training_losses(self, x: Tensor, trained: Sequence[int]) -> tuple[Tensor, Losses]:  # noqa: ARG002
@@ -29,10 +29,10 @@ class Autoencoder(Method):
         return loss, {"reconstruction": loss.detach()}
 
     def pairs(self, which: str) -> list[Pair]:  # noqa: ARG002
-        """The network alone."""
+        """The network paired with itself."""
         return [(0, 0)]
 
     def anomaly_maps(self, x: Tensor, pairs: Sequence[Pair]) -> Iterator[tuple[Tensor, Maps]]:  # noqa: ARG002
-        """The map of all scores is |x - r|."""
+        """The map |x - r| serves all scores."""
         r = self.network(x)
         yield r, dict.fromkeys(SCORES, (x - r).abs().mean(1))

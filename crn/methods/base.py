@@ -1,4 +1,4 @@
-"""What all methods have in common: networks that are trained together and make anomaly maps."""
+"""The base class of methods: networks that are trained together and make anomaly maps."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -9,21 +9,20 @@ from crn.config import ModelConfig
 from crn.methods.contrast import LocalContrast
 from crn.methods.maps import Maps
 
-# The losses of a training step by their names, detached; each a tensor of any shape.
+# The losses of a training step by name: detached tensors of any shape.
 Losses = dict[str, Tensor]
 
-
-# A generator's index and a discriminator's.
+# The indices of a generator and a discriminator.
 Pair = tuple[int, int]
 
 
 class Method(nn.Module, ABC):
     """Networks that are trained together, each with an optimizer of its own.
 
-    Whatever the method has to remember beside them is a buffer, so that checkpoints carry it.
+    Other state of a method is in buffers, so that checkpoints carry it.
 
     Attributes:
-        contrast: what the networks see of images.
+        contrast: turns images into what the networks see.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -33,7 +32,7 @@ class Method(nn.Module, ABC):
     @property
     @abstractmethod
     def networks(self) -> dict[str, nn.Module]:
-        """The networks by their names, which are also those of their places in the module."""
+        """The networks by name; the names are also their paths in the module."""
 
     def trained_in(self, seed: int, step: int) -> tuple[int, ...]:  # noqa: ARG002
         """The indices of the networks that a training step updates, a function of seed and step."""
@@ -41,38 +40,38 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def training_losses(self, x: Tensor, trained: Sequence[int]) -> tuple[Tensor, Losses]:
-        """Compute what a training step minimises.
+        """Compute the loss that a training step minimises.
 
         Args:
             x: images as `contrast` gives them, (B, 3, S, S) in [-1, 1].
-            trained: the networks that `trained_in` has given.
+            trained: the networks from `trained_in`.
 
         Returns:
-            A scalar whose gradients are, in every network that is trained, those of what it
-            minimises; and the losses that it is made of.
+            A scalar whose gradient in every trained network is the gradient of its own loss; and
+            the losses that it consists of.
         """
 
     def logged(self, losses: Losses) -> Losses:
-        """What is logged of a training step, as scalars."""
+        """The scalars to log of a training step."""
         return {f"losses/{name}": loss.mean() for name, loss in losses.items()}
 
     def remember(self, trained: Sequence[int], losses: Losses) -> None:
-        """Keep what the method has to know of a step; nothing is copied to the host."""
+        """Update the state of the method after a step, without copies to the host."""
 
     def state(self) -> dict[str, float]:
-        """What is logged of the method at a validation."""
+        """The state to log at a validation."""
         return {}
 
     def not_finite(self, trained: Sequence[int]) -> str:  # noqa: ARG002
-        """Whose losses are not finite, in words; ``trained`` are those of the latest step."""
+        """The networks with losses that are not finite, in words; ``trained`` are the last ones."""
         return " and ".join(self.networks)
 
     @abstractmethod
     def pairs(self, which: str) -> list[Pair]:
-        """The pairs that score, for each choice of ``--pairs``."""
+        """The pairs that score, for a value of ``--pairs``."""
 
     def scoring_networks(self, pairs: Sequence[Pair]) -> list[str]:  # noqa: ARG002
-        """The names of the networks that pairs are made of."""
+        """The names of the networks in the pairs."""
         return list(self.networks)
 
     @abstractmethod
@@ -81,8 +80,9 @@ class Method(nn.Module, ABC):
 
         Args:
             x: images as `contrast` gives them, (B, 3, S, S) in [-1, 1].
-            pairs: of which networks.
+            pairs: indices of generators and discriminators.
 
         Yields:
-            (B, 3, S, S), and for each of `SCORES` (B, S, S), higher where more anomalous.
+            The reconstructions (B, 3, S, S), and for each of `SCORES` a map (B, S, S), higher where
+            more anomalous.
         """

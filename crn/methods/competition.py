@@ -12,23 +12,24 @@ from crn.methods.base import Losses, Method, Pair
 from crn.methods.encoder_decoder import RECONSTRUCTIONS, EncoderDecoder
 from crn.methods.maps import Maps, maps_of_pairs, ordered_pairs, ring_of_pairs
 
-# Of the moving averages that choose the best units. A unit is trained in two of N steps; ten of
-# them average out the noise of single batches.
+# Decay of the moving averages that choose the best units. A unit is trained in two of N steps; ten
+# of these average out the noise of single batches.
 DECAY = 0.9
-# lambda of the balance: how fast k follows the game.
+# lambda of the balance: how fast k adapts.
 BALANCE_RATE = 0.01
 
 
 class CompetitiveReconstructionNetworks(Method):
-    """A pool of N units that train all against all: each is generator and discriminator.
+    """A pool of N units that compete in changing pairs; each is generator and discriminator.
 
     Attributes:
         units: the networks U_1 to U_N.
-        reconstruction_loss: (N,), the moving average of |x - r| of each unit as generator.
-        discrimination_margin: (N,), that of |r - f| of its answer to the other unit's
-            reconstruction, less |x - r| of its own.
-        times_trained: (N,), in how many steps, to correct the averages for their start at 0.
-        k: (N,), with --balance, the weight of each unit's discrimination.
+        reconstruction_loss: (N,), moving average of |x - r| of each unit as generator.
+        discrimination_margin: (N,), moving average of its |r - f| as discriminator minus its own
+            |x - r| as generator.
+        times_trained: (N,), number of steps that trained each unit; it corrects the averages for
+            their start at 0.
+        k: (N,), with --balance, the weight w_disc of each unit.
     """
 
     reconstruction_loss: Tensor
@@ -50,14 +51,14 @@ class CompetitiveReconstructionNetworks(Method):
         return {_name(index): unit for index, unit in enumerate(self.units)}
 
     def trained_in(self, seed: int, step: int) -> tuple[int, ...]:
-        """Two different units, or the only one, which then plays against itself."""
+        """Two different units, or the only one, which then competes with itself."""
         if len(self.units) == 1:
             return (0,)
         draw = random.Random(f"pair {seed} {step}")
         return tuple(draw.sample(range(len(self.units)), 2))
 
     def training_losses(self, x: Tensor, trained: Sequence[int]) -> tuple[Tensor, Losses]:
-        """Let two units play both roles against each other, with four forward passes.
+        """Let two units compete in both roles, with four forward passes.
 
         Unit g as generator, d as discriminator, |.| the mean absolute difference, sg() without
         gradient (section 3.2)::
@@ -65,13 +66,13 @@ class CompetitiveReconstructionNetworks(Method):
             L_gen(g)  = w_rec |x - r| + w_fb |r - sg(f)|    r = U_g(x)
             L_disc(d) = - w_disc |sg(r) - f|                f = U_d(sg(r))
 
-        With --balance gamma the state of the game sets w_disc, as in BEGAN (Berthelot et al. 2017):
-        it is k_d, which grows while unit d distorts less than gamma times what it errs itself.
+        With --balance gamma, w_disc is k_d, as in BEGAN (Berthelot et al. 2017): it grows while the
+        |r - f| of unit d is below gamma times its own |x - r|, else it falls.
 
         Returns:
-            As `Method.training_losses`; the losses "reconstruction" |x - r| and "feedback"
-            |r - f| are (P,), of each of the P units as generator; "discriminator" is (P,), the
-            L_disc of the unit that answered each of them.
+            As `Method.training_losses`; the losses are "reconstruction" |x - r| and "feedback"
+            |r - f|, each (P,) for the P units as generators; and "discriminator" (P,), the L_disc
+            of the unit opposite each of them.
         """
         w = self.weights
         r = {unit: self.units[unit](x) for unit in trained}
@@ -96,7 +97,7 @@ class CompetitiveReconstructionNetworks(Method):
         return total, {name: torch.stack(values) for name, values in losses.items()}
 
     def logged(self, losses: Losses) -> Losses:
-        """The means over the units of each loss, and of what the two roles minimise."""
+        """The mean over the units of each loss, and of the loss of each role."""
         w, logged = self.weights, super().logged(losses)
         logged["losses/generator"] = (
             w.reconstruction_weight * logged["losses/reconstruction"]
@@ -110,7 +111,7 @@ class CompetitiveReconstructionNetworks(Method):
     def remember(self, trained: Sequence[int], losses: Losses) -> None:
         """Update the moving averages of the units of a step."""
         own = losses["reconstruction"].to(self.reconstruction_loss)
-        # What a unit has distorted is the reconstruction of the other one.
+        # A unit has distorted the reconstruction of the other one.
         distorted = losses["feedback"].to(own).flip(0)
         margin = distorted - own
         step = BALANCE_RATE * (self.weights.balance * own - distorted)
@@ -123,9 +124,9 @@ class CompetitiveReconstructionNetworks(Method):
     def best_pair(self) -> tuple[int, int]:
         """Indices of the best generator and the best discriminator.
 
-        The best generator is the unit with the lowest |x - r|; the best discriminator is, of the
-        *other* units, the one with the highest margin, since U_i(U_i(x)) is never trained. Units
-        that have not been trained come last; a single unit is both (section 3.3).
+        The best generator is the unit with the lowest |x - r|; the best discriminator is the one of
+        the *other* units with the highest margin, since U_i(U_i(x)) is never trained. Units that
+        have not been trained come last; a single unit is both (section 3.3).
         """
         corrected = 1 - DECAY**self.times_trained
         trained = self.times_trained > 0
@@ -136,14 +137,14 @@ class CompetitiveReconstructionNetworks(Method):
         return generator, max(others, key=margin.__getitem__)
 
     def state(self) -> dict[str, float]:
-        """The units that score."""
+        """The indices of the best pair."""
         generator, discriminator = self.best_pair()
         return {"units/best_generator": generator, "units/best_discriminator": discriminator}
 
     def not_finite(self, trained: Sequence[int]) -> str:
-        """The units whose moving averages are not finite, else those of the step."""
-        spoilt = (~self.reconstruction_loss.isfinite()).nonzero().flatten().tolist()
-        return "units " + " and ".join(map(str, spoilt or sorted(trained)))
+        """The units whose moving averages are not finite, else the units of the step."""
+        diverged = (~self.reconstruction_loss.isfinite()).nonzero().flatten().tolist()
+        return "units " + " and ".join(map(str, diverged or sorted(trained)))
 
     def pairs(self, which: str) -> list[Pair]:
         """The best pair; all ordered pairs of different units; or a ring of them for "lowest"."""

@@ -1,4 +1,4 @@
-"""Images less their local mean: light that differs from image to image is no damage."""
+"""Images minus their local mean, since light that varies between images is not damage."""
 
 import torch
 from torch import Tensor, nn
@@ -8,10 +8,10 @@ from crn.methods.smoothing import smoothed, smoothing_matrix
 
 
 class LocalContrast(nn.Module):
-    """From images to what the networks see, and back to images that people can look at.
+    """Turns images into what the networks see, and reconstructions back into images.
 
-    With ``--local-contrast`` P the networks see z = 2 (x - m), where m is the local mean, by a
-    Gaussian whose standard deviation is P percent of the width; with 0 they see the images.
+    With ``--local-contrast`` P the networks see z = 2 (x - m); m is the local mean of x by a
+    Gaussian whose standard deviation is P percent of the width. With 0 they see the images.
     """
 
     matrix: Tensor | None
@@ -23,14 +23,14 @@ class LocalContrast(nn.Module):
         self.register_buffer("matrix", matrix, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Z of images x, both (B, 3, S, S) in [-1, 1], the range of the networks' tanh."""
+        """Compute z from images x; both are (B, 3, S, S) in [-1, 1], the range of tanh."""
         if self.matrix is None:
             return x
         with torch.autocast(x.device.type, enabled=False):
             return (2 * (x - smoothed(x, self.matrix))).clamp(-1, 1)
 
     def as_images(self, z: Tensor, x: Tensor) -> Tensor:
-        """Reconstructions z with the local means of the images x that they are of."""
+        """Turn reconstructions z into images by the local means of the original images x."""
         if self.matrix is None:
             return z
         return (z / 2 + smoothed(x, self.matrix)).clamp(-1, 1)

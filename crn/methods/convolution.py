@@ -1,8 +1,8 @@
 """The two convolutions of a competitive unit, each in the fastest of several equal forms.
 
-A convolution library spends much of a small convolution on rearranging weights and images; on a
-CPU a plain matrix product over channels-last images often does better, and upsampling then takes
-fewer multiplications as well. ``python -m benchmarks.convolution`` measures the forms.
+A convolution library spends much of the time of a small convolution on rearranging weights and
+images. On a CPU a plain matrix product over channels-last images is often faster, and upsampling
+then takes fewer multiplications, too. ``python -m benchmarks.convolution`` measures the forms.
 """
 
 import math
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, interpolate, linear, pad
 
-# On a CPU, halving convolutions of at most so many output positions (images x height x width) are
-# computed as a matrix product.
+# On a CPU, halving convolutions with at most this many output positions (images x height x width)
+# are computed as a matrix product.
 _PRODUCT_UP_TO = 256
-# On a GPU, upsampling is folded from so many input positions on; with fewer, folding the kernel
+# On a GPU, upsampling uses a folded kernel from this many input positions on; with fewer, folding
 # costs more than it saves.
 _FOLD_FROM = 512
 
@@ -24,12 +24,12 @@ class _Convolution(nn.Module):
     """The parameters of a convolution with square kernels.
 
     Attributes:
-        kernel: the weights, in the order in which a matrix product reads them, so that no step has
-            to rearrange them; `weight` shows them as torch's convolutions have them.
+        kernel: the weights in the order that a matrix product reads, so that no step rearranges
+            them; `weight` is a view in the order of torch's convolutions.
         bias: (C',) or None.
     """
 
-    # The dimensions of `weight` in the order of `kernel`, and the other way round.
+    # The permutation from the dimensions of `weight` to those of `kernel`, and its inverse.
     _stored: tuple[int, ...]
     _shown: tuple[int, ...]
 
@@ -38,8 +38,8 @@ class _Convolution(nn.Module):
         shape = (out_channels, in_channels, size, size)
         self.kernel = nn.Parameter(torch.empty([shape[dim] for dim in self._stored]))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
-        # Kaiming normal, fan out (He et al. 2015). nn.init would do it through the `weight`, whose
-        # order in memory makes drawing ten times slower.
+        # Kaiming normal, fan out (He et al. 2015). nn.init would need `weight`, whose memory order
+        # makes drawing ten times slower.
         nn.init.normal_(self.kernel, std=math.sqrt(2 / (out_channels * size * size)))
 
     @property
@@ -64,7 +64,7 @@ class HalvingConv(_Convolution):
         return conv2d(x, self.weight, self.bias, stride=2, padding=1)
 
     def as_plain(self) -> nn.Module:
-        """A layer of torch that computes the same."""
+        """A layer of torch that computes the same function."""
         out_channels, in_channels = self.weight.shape[:2]
         plain = nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1)
         return _with_parameters(plain, self.weight, self.bias)
@@ -87,7 +87,7 @@ class NearestConv(_Convolution):
         return conv2d(interpolate(x, scale_factor=2.0), self.weight, self.bias, padding=1)
 
     def as_plain(self) -> nn.Module:
-        """A layer of torch that computes the same."""
+        """A layer of torch that computes the same function."""
         out_channels, in_channels = self.weight.shape[:2]
         plain = nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1)
         return _with_parameters(plain, fold_kernel(self.weight), self.bias)
@@ -102,10 +102,10 @@ def _with_parameters(
 
 
 def with_plain_convolutions(network: nn.Module) -> nn.Module:
-    """Replace the convolutions of a network by torch's own, which compute the same.
+    """Replace the convolutions of a network in place by layers of torch; see ``as_plain``.
 
     Returns:
-        The network, changed; a NearestConv has become a transposed convolution.
+        The same network.
     """
     for name, child in network.named_children():
         if isinstance(child, HalvingConv | NearestConv):
@@ -140,9 +140,9 @@ def halve_by_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def upsample_by_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Nearest x2 and a 3x3 convolution with padding 1 as one matrix product.
 
-    Every output pixel is a sum of nine taps, each a kernel entry times an *input* pixel. So the
-    taps are multiplied out once for every input pixel and then added up: 9 multiplications for
-    four output pixels and a pair of channels, where the plain form takes 36 and a folded kernel 16.
+    Every output pixel is a sum of nine taps, each a kernel entry times an *input* pixel. The taps
+    are computed once for every input pixel and then added up. For four output pixels and a pair of
+    channels this takes 9 multiplications; the plain form takes 36, a folded kernel 16.
 
     Args:
         x: (B, C, H, W).
@@ -160,9 +160,9 @@ def upsample_by_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
 
 
 class _AddUpTaps(torch.autograd.Function):
-    """(B, H, W, 3, 3, C') to (B, 2H, 2W, C'): taps[h, w, dy, dx] go where the convolution has them.
+    """Add taps (B, H, W, 3, 3, C') up to output pixels (B, 2H, 2W, C').
 
-    The same separate step for rows and columns, without the copies that autograd would make.
+    Rows and columns are added up one after the other, without the copies of autograd.
     """
 
     @staticmethod
@@ -190,8 +190,8 @@ class _AddUpTaps(torch.autograd.Function):
 def _spread(taps: Sequence[Tensor], pixels: Sequence[Tensor], dim: int) -> None:
     """Along one dimension, add three taps of every position up to its two pixels.
 
-    Nearest upsampling makes pixels 2h and 2h+1 of position h, so that a kernel at pixel 2h sees
-    the positions h-1, h, h, and at pixel 2h+1 the positions h, h, h+1.
+    Nearest upsampling turns position h into pixels 2h and 2h+1, so a kernel at pixel 2h sees the
+    positions h-1, h, h, and at pixel 2h+1 the positions h, h, h+1.
     """
     first, middle, last = taps
     even, odd = pixels
@@ -203,7 +203,7 @@ def _spread(taps: Sequence[Tensor], pixels: Sequence[Tensor], dim: int) -> None:
 
 
 def _collect(pixels: Sequence[Tensor], taps: Sequence[Tensor], dim: int) -> None:
-    """The adjoint of `_spread`: from gradients of the pixels to those of the taps."""
+    """The adjoint of `_spread`: from gradients of pixels to gradients of taps."""
     even, odd = pixels
     first, middle, last = taps
     others = even.shape[dim] - 1
@@ -217,8 +217,8 @@ def _collect(pixels: Sequence[Tensor], taps: Sequence[Tensor], dim: int) -> None
 def fold_kernel(weight: Tensor) -> Tensor:
     """The kernel of the transposed convolution that equals nearest x2 and a 3x3 convolution.
 
-    It is ``weight`` convolved with a 2x2 block of ones: an output pixel sees only 2x2 input pixels,
-    whose weights are sums of kernel entries.
+    It is ``weight`` convolved with a 2x2 block of ones: an output pixel depends on 2x2 input pixels
+    only, whose weights are sums of kernel entries.
 
     Args:
         weight: (C', C, 3, 3), of a convolution that follows nearest x2.

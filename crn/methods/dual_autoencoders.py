@@ -26,7 +26,7 @@ class DualAutoEncoderGAN(Method):
 
     @property
     def networks(self) -> dict[str, nn.Module]:
-        """The two."""
+        """The generator and the discriminator."""
         return {"generator": self.generator, "discriminator": self.discriminator}
 
     def training_losses(self, x: Tensor, trained: Sequence[int]) -> tuple[Tensor, Losses]:  # noqa: ARG002
@@ -37,8 +37,8 @@ class DualAutoEncoderGAN(Method):
             L_G = w_con |x - r|² + w_adv |r - f|²
             L_D = w_d |x - d|² - w_adv |r - f|²
 
-        The last term is the same for both but for its sign, so the gradient of L_D's is turned
-        round on its way to the generator.
+        The last terms differ only in sign, so one term serves both: its gradient is reversed on
+        its way to the generator.
 
         Returns:
             As `Method.training_losses`; the losses are "reconstruction" |x - r|², "feedback"
@@ -46,9 +46,9 @@ class DualAutoEncoderGAN(Method):
         """
         w = self.weights
         r = self.generator(x)
-        turned = 2 * r.detach() - r  # r, with the gradient times -1
+        reversed_r = 2 * r.detach() - r  # equals r, with its gradient times -1
         reconstruction = mse_loss(r, x)
-        feedback = mse_loss(self.discriminator(turned, RECONSTRUCTIONS), turned)
+        feedback = mse_loss(self.discriminator(reversed_r, RECONSTRUCTIONS), reversed_r)
         discriminator_reconstruction = mse_loss(self.discriminator(x), x)
         total = (
             w.contextual_loss_weight * reconstruction
@@ -62,7 +62,7 @@ class DualAutoEncoderGAN(Method):
         }
 
     def logged(self, losses: Losses) -> Losses:
-        """Each loss, and what the two networks minimise."""
+        """Each loss, and the totals that the two networks minimise."""
         w = self.weights
         adversarial = w.adversarial_loss_weight * losses["feedback"]
         real = w.discriminator_reconstruction_loss_weight * losses["discriminator_reconstruction"]
@@ -72,7 +72,7 @@ class DualAutoEncoderGAN(Method):
         }
 
     def pairs(self, which: str) -> list[Pair]:  # noqa: ARG002
-        """The only pair that there is."""
+        """The only pair."""
         return [(0, 1)]
 
     def anomaly_maps(self, x: Tensor, pairs: Sequence[Pair]) -> Iterator[tuple[Tensor, Maps]]:  # noqa: ARG002

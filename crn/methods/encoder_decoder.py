@@ -1,4 +1,4 @@
-"""The encoder-decoder network of all methods: a U-Net, or an autoencoder without its skips."""
+"""The encoder-decoder of all methods: a U-Net or, without skip connections, an autoencoder."""
 
 import math
 
@@ -9,11 +9,11 @@ from torch.nn.functional import leaky_relu, relu
 from crn.config import Network
 from crn.methods.convolution import HalvingConv, NearestConv
 
-# Levels have at most so many times the channels of the first one.
+# Levels have at most this many times the channels of the first one.
 _WIDEST = 8
 
-# What a network is given. Batch norm keeps running statistics of each, since the two differ by
-# design: adversaries are trained to tell them apart.
+# The kinds of input. Batch norm keeps running statistics of each, since the two differ by design:
+# adversaries are trained to tell them apart.
 IMAGES, RECONSTRUCTIONS = "images", "reconstructions"
 
 
@@ -29,9 +29,9 @@ class EncoderDecoder(nn.Module):
     and the input of every up_k but the innermost is concatenated with the activated output of the
     encoder at its size, unless ``skips`` is false.
 
-    In training, batch norm normalises by the batch; in evaluation by running statistics, of which
-    there is a set for `IMAGES` and one for `RECONSTRUCTIONS`. Instance norm normalises every image
-    by its own statistics in both: then evaluation computes what was trained, for both roles.
+    In training, batch norm normalises by the batch; in evaluation by running statistics, one set
+    for `IMAGES` and one for `RECONSTRUCTIONS`. Instance norm normalises every image by its own
+    statistics, in training and evaluation alike.
     """
 
     def __init__(self, network: Network, skips: bool = True) -> None:
@@ -80,7 +80,7 @@ class EncoderDecoder(nn.Module):
         for up in reversed(self.up[:-1]):
             h = relu(h)
             if self._skips:
-                # Rectified apart, so that backward hands on whole tensors and not slices of one.
+                # Rectified separately, so that backward passes whole tensors, not slices of one.
                 h = torch.cat([relu(skips.pop()), h], dim=1)
             h = up(h, given)
         return torch.tanh(h)
@@ -98,7 +98,7 @@ class _Level(nn.Module):
     ) -> None:
         super().__init__()
         self.convolution = convolution
-        # Batch norm has a shift of its own; beside it a bias of the convolution would do nothing.
+        # Batch norm has its own shift, beside which a bias of the convolution has no effect.
         norms: list[nn.Module]
         if norm == "batch":
             first, second = nn.BatchNorm2d(channels), nn.BatchNorm2d(channels)
@@ -115,7 +115,7 @@ class _Level(nn.Module):
         return self.dropout(self.norms[given](self.convolution(h)))
 
     def initialize(self) -> None:
-        """Draw the weights that are not drawn yet."""
+        """Draw the weights that `_Convolution` has not drawn already."""
         if isinstance(self.convolution, nn.ConvTranspose2d):
             nn.init.kaiming_normal_(self.convolution.weight, mode="fan_out")
             if self.convolution.bias is not None:

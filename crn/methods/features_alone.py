@@ -1,4 +1,4 @@
-"""No networks of its own: the frozen features of a pretrained network score alone."""
+"""A baseline without networks to train: the frozen features of a pretrained network score."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,21 +9,21 @@ from crn.methods.maps import Maps
 
 
 class FeaturesAlone(Method):
-    """The baseline of all that is trained: its anomaly maps are those of the patches alone."""
+    """The baseline of all trained methods: the patch distances are its only anomaly maps."""
 
     @property
     def networks(self) -> dict[str, nn.Module]:
-        """None."""
+        """There are none."""
         return {}
 
     def training_losses(self, x: Tensor, trained: Sequence[int]) -> tuple[Tensor, Losses]:
-        """There is nothing to train, so that no training step asks for it."""
+        """Never called, since there is nothing to train."""
         raise NotImplementedError
 
     def pairs(self, which: str) -> list[Pair]:  # noqa: ARG002
-        """None."""
+        """There are none."""
         return []
 
     def anomaly_maps(self, x: Tensor, pairs: Sequence[Pair]) -> Iterator[tuple[Tensor, Maps]]:  # noqa: ARG002
-        """No map is of networks."""
+        """There are no maps of networks."""
         return iter(())

@@ -1,7 +1,7 @@
 """Anomaly maps of generators and discriminators.
 
-Every map is oriented so that higher means more anomalous. The orientation follows from
-what the networks are trained to do, never from labels.
+In every map, higher means more anomalous. This orientation follows from what the networks are
+trained to do, never from labels.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,8 +26,8 @@ def maps_of(x: Tensor, r: Tensor, f: Tensor) -> Maps:
 
     Returns:
         For each of `SCORES` a map (B, H, W): ``reconstruction`` |x - r| and ``residual`` |x - f|
-        in [0, 2]; ``discrimination`` in [-2, 0] is -|r - f|, since discriminators learn to distort
-        the reconstructions of normal images, and what they distort less is what they do not know.
+        in [0, 2], and ``discrimination`` -|r - f| in [-2, 0], since discriminators learn to distort
+        the reconstructions of normal images and distort unknown things less.
     """
     return {
         "reconstruction": (x - r).abs().mean(1),
@@ -43,7 +43,7 @@ def maps_of_pairs(
 
     Args:
         x: images, (B, 3, H, W) in [-1, 1].
-        units: networks, which take images and, as a discriminator, `RECONSTRUCTIONS`.
+        units: networks that take images and, as discriminators, `RECONSTRUCTIONS`.
         pairs: (generator, discriminator) indices.
 
     Yields:
@@ -56,11 +56,11 @@ def maps_of_pairs(
 
 
 def combined(maps: Iterable[tuple[Tensor, Maps]], lowest: bool = False) -> tuple[Tensor, Maps]:
-    """The mean reconstruction, and the maps of several pairs as one.
+    """Combine several pairs: the mean reconstruction, and the mean or lowest maps.
 
     Args:
         maps: at least one reconstruction (B, 3, H, W) with its maps (B, H, W).
-        lowest: take the lowest value at each pixel of the maps, else their mean.
+        lowest: take the lowest value of the maps at each pixel, not their mean.
     """
     combine = torch.minimum if lowest else torch.add
     each = iter(maps)
@@ -77,7 +77,7 @@ def combined(maps: Iterable[tuple[Tensor, Maps]], lowest: bool = False) -> tuple
 def maps_of_autoencoders(
     x: Tensor, generator: Reconstruct, discriminator: Reconstruct
 ) -> tuple[Tensor, Maps]:
-    """Reconstruction and anomaly maps of DAGAN, whose discriminator reconstructs images as well.
+    """Reconstruction and anomaly maps of DAGAN, whose discriminator also reconstructs images.
 
     Args:
         x: images, (B, 3, H, W) in [-1, 1].
@@ -85,7 +85,7 @@ def maps_of_autoencoders(
 
     Returns:
         G(x), and maps (B, H, W) in [0, 2]: ``reconstruction`` |x - G(x)|, ``discrimination``
-        |x - D(x)|, and ``residual``, the mean of the two, by which Tang et al. (2020) score.
+        |x - D(x)|, and ``residual``, the mean of the two, which is the score of Tang et al. (2020).
     """
     r, d = generator(x), discriminator(x)
     by_generator, by_discriminator = (x - r).abs().mean(1), (x - d).abs().mean(1)
@@ -97,12 +97,12 @@ def maps_of_autoencoders(
 
 
 def ordered_pairs(units: int) -> list[tuple[int, int]]:
-    """All (generator, discriminator) pairs of different units; (0, 0) where there is only one."""
+    """All (generator, discriminator) pairs of different units; (0, 0) for a single unit."""
     if units == 1:
         return [(0, 0)]
     return [(g, d) for g in range(units) for d in range(units) if g != d]
 
 
 def ring_of_pairs(units: int) -> list[tuple[int, int]]:
-    """As many (generator, discriminator) pairs as units, each of which has both roles once."""
+    """A ring of (generator, discriminator) pairs in which every unit has both roles once."""
     return [(unit, (unit + 1) % units) for unit in range(units)]
