@@ -1,4 +1,4 @@
 """The data sets: their layouts on disk, the table of samples, and one reader for all images.
 
-Of crn it uses crn.system and crn.errors alone.
+It may use crn.system and crn.errors and no other package of crn.
 """

@@ -1,7 +1,7 @@
 """Fetch the public data sets: ``python -m datasets.download mvtec|roads --root datasets``.
 
-An archive gets its name when it has the published checksum, and a data set its folder when it is
-whole. Nothing that exists is overwritten.
+An archive appears under its name once its checksum is verified, and a data set in its folder once
+it is complete. Nothing is overwritten.
 """
 
 import os
@@ -30,19 +30,19 @@ MVTEC_URL = (
 MVTEC_CHECKSUM = "sha256:cf4313b13603bec67abb49ca959488f7eedce2a9f7795ec54446c649ac98cd3d"
 ROADS_DOI = "10.5281/zenodo.7681876"
 _ATTEMPTS = 3
-_CHUNK = 256 * 1024  # bytes; pooch's own of a thousand take a minute for every 4 GB
+_CHUNK = 256 * 1024  # bytes; chunks of 1,000, pooch's default, cost a minute for every 4 GB
 
 
 class _DataSet(NamedTuple):
-    """A data set to make.
+    """A data set to download.
 
     Attributes:
-        archive: the name of the file that it comes in.
-        folder: its own.
-        layout: of `LAYOUTS`.
+        archive: file name of its archive.
+        folder: name of its folder.
+        layout: one of `LAYOUTS`.
         parts: the folders in it that have that layout.
-        mark: a folder at the top of it, by which it is found in the archive.
-        page: where people find the archive.
+        mark: a folder at its top, by which it is found in the archive.
+        page: the web page of the archive.
     """
 
     archive: str
@@ -53,10 +53,10 @@ class _DataSet(NamedTuple):
     page: str
 
     def summary(self, folder: Path) -> str:
-        """How many samples a folder has.
+        """The number of samples in a folder, in words.
 
         Raises:
-            UserError: it holds no whole data set.
+            UserError: it does not hold the whole data set.
         """
         layout = LAYOUTS[self.layout]
         samples = [sample for part in self.parts for sample in list_samples(layout, folder / part)]
@@ -75,23 +75,23 @@ _ROADS = (
 
 
 def _make(data: _DataSet, root: Path, source: pooch.Pooch) -> None:
-    """Make the folder of a data set, unless it is there.
+    """Download and extract a data set, unless its folder exists.
 
     Args:
         data: the data set.
-        root: where its archive and its folder are to be.
-        source: of the archive; where it lists no checksums yet, it is asked for them.
+        root: folder for its archive and its folder.
+        source: source of the archive; it fetches the checksums if it has none.
 
     Raises:
-        UserError: something else is in the way, or the archive cannot be had or extracted, or
-            holds no whole data set.
+        UserError: something else is in the way, or the archive cannot be downloaded or extracted,
+            or does not hold the whole data set.
     """
     archive, folder = root / data.archive, root / data.folder
     if os.path.lexists(folder):
         try:
-            print(f"{folder} is there already: {data.summary(folder)}")
+            print(f"{folder} exists already: {data.summary(folder)}")
         except UserError as error:
-            raise UserError(f"{folder}: is there, but not whole ({error}); move it away") from None
+            raise UserError(f"{folder}: exists, but is not whole ({error}); move it away") from None
         return
     kind = pooch.HTTPDownloader if source.urls else pooch.DOIDownloader
     download = kind(progressbar=sys.stderr.isatty(), chunk_size=_CHUNK)
@@ -102,9 +102,7 @@ def _make(data: _DataSet, root: Path, source: pooch.Pooch) -> None:
             source.fetch(data.archive, downloader=download)
         except (RequestException, ValueError, KeyError) as error:
             if archive.exists() and not isinstance(error, RequestException):
-                raise UserError(
-                    f"{archive}: is not the archive that is published; move it away"
-                ) from None
+                raise UserError(f"{archive}: is not the published archive; move it away") from None
             raise UserError(
                 f"{source.urls.get(data.archive, data.page)}: {data.archive} cannot be downloaded "
                 f"({_reason(error)}); check the connection, or get it from {data.page}, save it as "
@@ -116,19 +114,19 @@ def _make(data: _DataSet, root: Path, source: pooch.Pooch) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """What a chain of errors began with, without the objects that it went through."""
+    """The first error of a chain, in words."""
     while error.__context__ is not None:
         error = error.__context__
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _extract(data: _DataSet, archive: Path, folder: Path) -> str:
-    """Make a folder of what an archive holds, once it is whole, and say what that is."""
+    """Extract an archive, move its data set to its folder once complete, and describe it."""
     temporary = folder.with_name(f".{folder.name}.extracting")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a killed run
     try:
-        # Of zip files, nothing is extracted that leads out of the folder. Filters came with Python
-        # 3.11.4; by its checksum the archive is the published one in any case.
+        # Zip files cannot extract to other folders. Filters came with Python 3.11.4; the checksum
+        # guarantees the published archive in any case.
         filtered = archive.suffix != ".zip" and hasattr(tarfile, "data_filter")
         how: dict[str, Any] = {"filter": "data"} if filtered else {}
         shutil.unpack_archive(archive, temporary, **how)
@@ -139,7 +137,9 @@ def _extract(data: _DataSet, archive: Path, folder: Path) -> str:
         top.rename(folder)
         return samples
     except (UserError, shutil.ReadError, tarfile.TarError) as error:
-        raise UserError(f"{archive}: holds no whole data set ({error}); replace it") from None
+        raise UserError(
+            f"{archive}: does not hold the whole data set ({error}); replace it"
+        ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Args:
-        argv: command line, without the program's name; that of the process by default.
+        argv: command line without the program's name (default: that of the process).
 
     Returns:
         Exit status: 0, 2 for bad input or a failed download, 130 after Ctrl-C.
@@ -170,10 +170,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=typed_path,
         default=Path("datasets"),
         metavar="DIR",
-        help="the folder to make them in; an archive that lies there already is used "
+        help="folder for archives and data sets; an archive that is already there is used "
         "(default: datasets)",
     )
-    parser.add_argument("--url", help="a mirror of the archive of mvtec")
+    parser.add_argument("--url", help="mirror of the archive of mvtec")
     args = parser.parse_args(argv)
     if args.url is not None and args.name != "mvtec":
         parser.error("--url is for mvtec; the archives of roads come from the record of their DOI")

@@ -1,4 +1,4 @@
-"""What lies in the folders of a data set: images, other files, and what nobody has put there."""
+"""The content of data set folders: images, other files, and litter of systems and programs."""
 
 import os
 import stat
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from crn.errors import UserError
 from crn.system.text import quoted
 
-# What is read: Pillow's name of a format, and the endings of its files.
+# The formats that are read, by Pillow's names, with the endings of their files.
 FORMATS = {
     "PNG": (".png", ".apng"),
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -24,11 +24,11 @@ FORMATS = {
     "AVIF": (".avif", ".avifs"),
 }
 _ENDINGS = {ending for endings in FORMATS.values() for ending in endings}
-# Photographs as well, so they are not left out, but refused.
+# Formats of photographs that cannot be read: refused, not left out.
 _UNREAD = {".heic": "HEIC", ".heif": "HEIC", ".hif": "HEIC", ".jxl": "JPEG XL"}
 
-# What systems and programs put beside images, in lower case. Whatever begins with a dot, such as
-# .DS_Store, ._NAME, .thumbnails or .ipynb_checkpoints, is hidden and left out as well.
+# Files and folders that systems and programs put beside images, in lower case. Names that begin
+# with a dot, such as .DS_Store, ._NAME, .thumbnails or .ipynb_checkpoints, are litter, too.
 _LITTER = {
     # Windows
     *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini"),
@@ -38,19 +38,19 @@ _LITTER = {
     # Linux, and the storage of Synology and QNAP
     *("lost+found", "@eadir", "#recycle", "#snapshot", "@tmp", "@__thumb", "@recycle"),
     *("@recently-snapshot", "@sharebin"),
-    # programs, of which pointcloud.py keeps beside its tiles where they are empty
+    # programs; empty_files is written by pointcloud.py
     *("picasa.ini", "__pycache__", "empty_files"),
 }
-# Windows keeps these inside a file; copied to another system they lie beside it, as in
+# Windows keeps these streams inside a file; on another system they are files beside it, such as
 # photo.png:Zone.Identifier.
 _STREAMS = {"zone.identifier", "encryptable", "smartscreen", "afp_afpinfo", "afp_resource"}
-# Unicode's categories of what would break the lines of tables, or cannot be written to them:
-# control characters, surrogates (bytes that are not UTF-8), separators of lines and paragraphs.
+# Unicode categories that break the lines of tables or cannot be written: control characters,
+# surrogates (bytes that are not UTF-8), separators of lines and paragraphs.
 _NOT_TEXT = {"Cc", "Cs", "Zl", "Zp"}
 
 
 class Contents(NamedTuple):
-    """What lies in a folder, each sorted by name."""
+    """The content of a folder, each list sorted by name."""
 
     images: list[Path]
     folders: list[Path]
@@ -58,7 +58,7 @@ class Contents(NamedTuple):
 
 
 def is_litter(name: str) -> bool:
-    """Whether a file or folder of this name is no part of any data set."""
+    """Whether a file or folder of this name is not part of a data set."""
     name = name.lower()
     return name.startswith(".") or name in _LITTER or name.rpartition(":")[2] in _STREAMS
 
@@ -69,19 +69,19 @@ def is_image(name: str) -> bool:
 
 
 def normal_form(name: str) -> str:
-    """The name in the one of Unicode's spellings by which names are compared and sorted.
+    """The name in the Unicode form by which names are compared and sorted.
 
-    File systems and archives change é as one character into e with an accent, and back.
+    File systems and archives convert é between one character and e with an accent.
     """
     return unicodedata.normalize("NFC", name)
 
 
 def contents(folder: Path) -> Contents:
-    """What lies in a folder, without litter.
+    """The content of a folder, without litter.
 
     Raises:
-        UserError: the folder, or what is an image by its ending, cannot be read or named. A broken
-            link is an image that is missing, and reading a pipe would never end.
+        UserError: the folder, or a file with the ending of an image, cannot be read or named. A
+            broken link is a missing image, and reading a pipe would never end.
     """
     try:
         names = sorted(os.listdir(folder), key=lambda name: (normal_form(name), name))
@@ -100,7 +100,7 @@ def contents(folder: Path) -> Contents:
                     f"{path}: {_UNREAD[ending]} images cannot be read; convert it to PNG or JPEG, "
                     "or move it out of the data set"
                 )
-            # A link without an ending may have led to a folder of images.
+            # A broken link without an ending may have led to a folder of images.
             if ending not in _ENDINGS and (ending or not reason):
                 found.others.append(path)
                 continue
@@ -110,7 +110,7 @@ def contents(folder: Path) -> Contents:
                 "rename it"
             )
         if reason:
-            raise UserError(f"{path}: cannot be read ({reason}); mend or remove it")
+            raise UserError(f"{path}: cannot be read ({reason}); repair or remove it")
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             raise UserError(f"{path}: neither a file nor a folder; remove it")
         (found.folders if stat.S_ISDIR(mode) else found.images).append(path)
@@ -118,7 +118,7 @@ def contents(folder: Path) -> Contents:
 
 
 def _mode(path: Path) -> tuple[int, str]:
-    """The mode of a file, or 0 and the reason why it cannot be told."""
+    """The mode of a file, or 0 and the reason why it is unknown."""
     try:
         return path.stat().st_mode, ""
     except OSError as error:
@@ -163,7 +163,7 @@ def by_name(paths: Iterable[Path]) -> dict[str, Path]:
     """Files and folders by the normal form of their names without endings, for pairing them.
 
     Raises:
-        UserError: two have the same.
+        UserError: two have the same name.
     """
     named: dict[str, Path] = {}
     for path in paths:

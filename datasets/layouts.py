@@ -8,7 +8,7 @@ from crn.errors import UserError
 from datasets.folders import by_name, contents, image_files, normal_form, subfolder
 from datasets.samples import ANOMALOUS, NORMAL, TEST, TRAIN, Sample
 
-# Of MVTec AD.
+# The categories of MVTec AD.
 CATEGORIES = (
     *("bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut"),
     *("pill", "screw", "tile", "toothbrush", "transistor", "wood", "zipper"),
@@ -49,7 +49,7 @@ def mvtec(root: Path) -> Iterator[Sample]:
 
 
 def _masks(ground_truth: Path) -> dict[tuple[str, str], Path] | None:
-    """Masks by the kind of defect and the name; None where the data set comes without masks."""
+    """Masks by kind of defect and name; None if the data set has no masks."""
     if not os.path.isdir(ground_truth):
         return None
     kinds = {normal_form(folder.name): folder for folder in contents(ground_truth).folders}
@@ -81,7 +81,7 @@ def road_images(root: Path) -> list[Sample]:
 def _good_and_bad(
     root: Path, files_in: Callable[[Path], Sequence[tuple[Path, ...]]]
 ) -> list[Sample]:
-    """The first 70 % of the good ones train; the rest and the bad ones test."""
+    """The first 70 % of the good samples train; the rest and the bad ones test."""
     good, bad = (files_in(subfolder(root, name)) for name in ("good_ones", "bad_ones"))
     count = len(good) * _TRAIN_PERCENT // 100
     if count == 0:
@@ -114,7 +114,7 @@ def road_tiles(folder: Path) -> list[tuple[Path, Path]]:
 
 
 def folder(root: Path) -> list[Sample]:
-    """Samples of all images below a folder; the key is the path below it.
+    """Samples of all images below a folder; a key is the path below that folder.
 
     A folder with height_files/ and intensity_files/ holds road tiles, paired by file stem; the key
     is that of the height image. A folder that is reached twice, through links, is read once.
@@ -148,12 +148,12 @@ LABELLED: dict[str, Callable[[Path], Iterable[Sample]]] = {
     "Panorama": panorama,
     "RoadImages": road_images,
 }
-# With those that have no labels: they are for inference only.
+# With the layout without labels, for inference only.
 LAYOUTS = {**LABELLED, "Folder": folder}
 
 
 def layout_of(root: Path) -> str:
-    """The layout, of those with labels, that a folder seems to have."""
+    """The layout with labels that a folder seems to have."""
     if (root / "train").is_dir():
         return "MVTec"
     return "RoadImages" if (root / "good_ones" / TILE_FOLDERS[0]).is_dir() else "Panorama"

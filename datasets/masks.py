@@ -1,4 +1,4 @@
-"""Masks: which pixels of an image are anomalous, read once and kept small."""
+"""Masks of anomalous pixels, read once and kept compressed."""
 
 import logging
 import zlib
@@ -15,15 +15,15 @@ from datasets.samples import Sample
 
 log = logging.getLogger(__name__)
 
-# What the pixels of a mask are.
+# The classes of the pixels of a mask.
 _NORMAL, _ANOMALOUS, _IGNORED = 0, 1, 2
-# The highest number, where all others are below the second of these, is an edge to ignore.
+# These highest numbers are an edge to ignore if all others are below the second constant.
 _EDGE, _SMALL = (255, 65_535), 64
-# Of 255. Numbers of classes may be anything up to here; shades of gray go on to white.
+# Up to here (of 255), values may be numbers of classes; shades of gray go on to white.
 _MIDDLE = 127
-# An inverted mask covers most of the image, and almost all along the border.
+# An inverted mask covers more than this share of the image and of its border.
 _COVERS, _BORDERS = 0.5, 0.8
-# By EXIF orientation, how a mask with width and height exchanged is turned upright.
+# How to turn a mask upright, for EXIF orientations that exchange width and height.
 _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     5: np.transpose,
     6: lambda mask: np.rot90(mask, -1),
@@ -31,7 +31,7 @@ _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     8: np.rot90,
 }
 
-# What is said of masks.
+# Messages about masks.
 _BRIGHTER = "the brighter of two values is taken for anomalous"
 _SHADES = "they have shades of gray; above half of the brightest is taken for anomalous"
 _NUMBERS = "they have several values; all but 0 are taken for anomalous"
@@ -48,13 +48,13 @@ _EMPTY, _FULL = "no pixel is anomalous", "all pixels are anomalous"
 
 
 class Masks(Sequence[np.ndarray | None]):
-    """Arrays (H, W) bool, kept small; None for a sample that has none."""
+    """Compressed masks (H, W) bool; None for a sample without one."""
 
     def __init__(self) -> None:
         self._packed: list[tuple[bytes, tuple[int, ...]] | None] = []
 
     def append(self, mask: np.ndarray | None) -> None:
-        """Keep one more (H, W) bool."""
+        """Add a mask (H, W) bool, or None."""
         packed = None
         if mask is not None:
             packed = zlib.compress(np.packbits(mask).tobytes(), 1), mask.shape
@@ -74,19 +74,20 @@ class Masks(Sequence[np.ndarray | None]):
 def read_masks(
     samples: Sequence[Sample], sizes: Sequence[tuple[int, int]], orientations: Mapping[Path, int]
 ) -> tuple[Masks, Masks]:
-    """Read the masks of some samples, and say where they had to be interpreted.
+    """Read the masks of some samples, and log which had to be interpreted.
 
     Args:
-        samples, sizes: and the (height, width) of their images, upright.
-        orientations: of the files of the images, as EXIF numbers them, where they have one.
+        samples: the samples.
+        sizes: the (height, width) of their images, upright.
+        orientations: EXIF orientations of image files that have one.
 
     Returns:
-        Where images are anomalous, None for a sample without a mask; and where masks have pixels
-        to ignore, None for a sample whose mask has no such pixels.
+        The anomalous pixels of each sample, None without a mask; and the pixels to ignore, None if
+        there are none.
 
     Raises:
-        UserError: a file cannot be read, or has another size than its image; or half of the masks
-            or more are inverted.
+        UserError: a file cannot be read or does not have the size of its image, or half of the
+            masks or more are inverted.
     """
     anomalous, ignored = Masks(), Masks()
     notes: dict[str, list[Path]] = {}
@@ -129,7 +130,7 @@ def read_masks(
 def _upright(
     sample: Sample, size: tuple[int, int], orientations: Mapping[Path, int]
 ) -> tuple[np.ndarray, list[str]]:
-    """What the pixels of a mask (H, W) are, turned as its photograph, and what to say of them.
+    """The classes of the pixels (H, W) of a mask, turned as its photograph, and messages about it.
 
     Raises:
         UserError: see `read_masks`.
@@ -153,7 +154,7 @@ def _upright(
 
 
 def _interpreted(path: Path, own: dict[Path, int]) -> tuple[np.ndarray, str]:
-    """What the pixels of a mask (H, W) are, and what to say of it if it is not black and white."""
+    """The classes of the pixels (H, W) of a mask, and a message if it is not black and white."""
     array = decoded(path, _gray_and_alpha, own)
     if array.ndim == 2:
         return _marked(array)
@@ -163,7 +164,7 @@ def _interpreted(path: Path, own: dict[Path, int]) -> tuple[np.ndarray, str]:
     opaque = alpha > _MIDDLE
     if len(np.unique(gray[opaque])) <= 1:
         return opaque.astype(np.uint8), _ALPHA
-    # Several colours on transparent ground, which is normal.
+    # Several colours on a transparent background, which is normal.
     return _marked(np.where(opaque, gray, 0))
 
 
@@ -183,14 +184,14 @@ def _has_edge(levels: np.ndarray) -> bool:
 
 
 def _marked(values: np.ndarray) -> tuple[np.ndarray, str]:
-    """What pixels are by their values (H, W): two, or numbers, or shades of gray."""
+    """The classes of pixels by their values (H, W), and a message if these are ambiguous."""
     levels, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     if len(levels) == 2 and levels[0] > 0:
         return (values == levels[1]).astype(np.uint8), _BRIGHTER
     marked = (values != 0).astype(np.uint8)
     if len(levels) <= 2:
         return marked, ""
-    # A number fills areas, but a shade, or the noise of JPEG, only lines along edges.
+    # Numbers fill areas; shades, and the noise of JPEG, only line edges.
     areas = np.bincount(place.reshape(values.shape)[_in_areas(values)], minlength=len(levels))
     filling = (2 * areas > counts)[1:-1]
     if levels[-1] > _MIDDLE and 2 * filling.sum() < len(filling):

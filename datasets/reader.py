@@ -1,8 +1,8 @@
-"""One reader for every image file: from bytes on disk to a tensor of one size.
+"""The reader of all image files: from bytes on disk to tensors of one size.
 
-Values are on the scale of 8-bit images, 0 to 255, whatever the depth of the file, so that splits
-of 8-bit files can be kept as uint8 and all splits are normalised by one formula. The scale is fixed
-for each kind of file: it depends neither on the image nor on the data set.
+Values have the scale of 8-bit images, 0 to 255, whatever the depth of the file, so that 8-bit
+images can be kept as uint8 and one formula normalises all. The scale is fixed for each kind of
+file: it depends neither on the image nor on the data set.
 """
 
 import logging
@@ -28,34 +28,34 @@ from datasets.samples import Sample
 
 log = logging.getLogger(__name__)
 
-# A larger file is refused by its header: decoding it would take gigabytes, also where it has few
-# pixels in very many rows.
+# Larger files are refused by their headers: decoding them would take gigabytes, even with few pixels
+# in very many rows.
 MAX_PIXELS = 128 * 1024 * 1024
 MAX_SIDE = 65_535
-# Pillow's own guard warns at 89 million pixels; the limit above stands in for it.
+# The limit above replaces Pillow's own, which warns at 89 million pixels.
 Image.MAX_IMAGE_PIXELS = None
-# Pillow knows gray TIFF files of 16 bits whose white is zero in one of the two byte orders.
+# Pillow knows 16-bit gray TIFF files whose white is zero in one of the two byte orders only.
 TiffImagePlugin.OPEN_INFO.setdefault((b"MM", 0, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
-# Decoded images that are wanted again in their own size are kept up to so many bytes; single ones
-# that are very large are not, for they decide how much memory a run takes.
+# Decoded images that are needed again in their own size are kept up to this many bytes, except very
+# large ones, since these decide how much memory a run takes.
 _KEPT_BYTES = 512 * 1024 * 1024
 _LARGEST_KEPT = _KEPT_BYTES // 8
-# Where the 16-bit images of a data set use less of their range, the user is told.
+# A warning follows if the 16-bit images of a data set use less than this share of their range.
 _LITTLE_RANGE = 0.25
-# Tags of TIFF files, and their values that matter here.
+# Tags of TIFF files, and some of their values.
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 _COMPRESSION, _UNCOMPRESSED = 259, 1
 _BITS, _BANDS, _SAMPLE_FORMAT, _SIGNED, _FLOAT = 258, 277, 339, 2, 3
 _PLANES, _SEPARATE = 284, 2
 _ORIENTATION = 274  # of EXIF data, too
-# How files begin that may be called .jpg all the same.
+# The first bytes of files that may be called .jpg nevertheless.
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1")  # after "ftyp"
 _JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
 _ONE_SCALE = "scale all images of the data set alike and save them with 16 bits (docs/datasets.md)"
 
 
 class _PngStream(PngImagePlugin.PngStream):
-    """Leaves out text and profiles that are damaged or too large: the pixels are whole."""
+    """Skips text and profiles that are damaged or too large, since the pixels are intact."""
 
     def call(self, cid: bytes, pos: int, length: int) -> bytes:
         if not _is_ancillary(cid):
@@ -86,11 +86,11 @@ class Images:
     """The decoded images of some samples.
 
     Attributes:
-        pixels: (N, 3, S, S), uint8 or, where a file has more than 8 bits, float32; 0 to 255.
-        sizes: (height, width) of every sample's own file.
-        samples: whose images they are.
-        kept: those that were kept in their own size, by their index.
-        orientations: of the files that have one, 1 to 8 as EXIF numbers them.
+        pixels: (N, 3, S, S), 0 to 255; uint8, or float32 if a file has more than 8 bits.
+        sizes: (height, width) of the file of every sample.
+        samples: the samples of the images.
+        kept: images kept in their own size, by index.
+        orientations: EXIF orientations, 1 to 8, of the files that have one.
     """
 
     pixels: Tensor
@@ -100,7 +100,7 @@ class Images:
     orientations: dict[Path, int] = field(default_factory=dict)
 
     def own(self, index: int) -> Tensor:
-        """The image in the size of its file, (3, H, W) uint8; decoded again if it was not kept."""
+        """An image in the size of its file, (3, H, W) uint8; decoded again if it was not kept."""
         if index in self.kept:
             return self.kept[index]
         return _at_own_size(_read_layers(self.samples[index]))
@@ -121,11 +121,11 @@ def read_images(
     Args:
         samples: at least one.
         size: width and height of the result in pixels.
-        workers: threads that decode; the calling thread does it where 0.
-        keep: whether `Images.own` will be asked for them, too.
+        workers: threads that decode; 0: the calling thread decodes.
+        keep: whether `Images.own` will be called.
 
     Raises:
-        UserError: a file is no image, damaged, or of a kind that cannot be read.
+        UserError: a file is not an image, damaged, or of a kind that cannot be read.
     """
     try:
         pixels = torch.empty(len(samples), 3, size, size, dtype=torch.uint8)
@@ -159,7 +159,7 @@ def read_images(
                 kept[index] = own
                 room -= own.nbytes
     finally:
-        pool.shutdown(cancel_futures=True)  # the first error ends all
+        pool.shutdown(cancel_futures=True)  # an error ends all threads
     for found in ranges:
         _check_ranges(found)
     return Images(pixels, sizes, samples, kept, orientations)
@@ -173,11 +173,11 @@ def image_batches(
     Args:
         samples: what to read.
         size: width and height of the result in pixels; smaller images are enlarged.
-        workers: threads that decode; the calling thread does it where 0.
+        workers: threads that decode; 0: the calling thread decodes.
         batch: images in a batch.
 
     Yields:
-        (B, 3, size, size), 0 to 255, as `read_images` has them.
+        (B, 3, size, size), 0 to 255, as from `read_images`.
 
     Raises:
         UserError: a file cannot be read.
@@ -193,7 +193,7 @@ def image_batches(
 
 
 def say_how_many_are_small(sizes: Sequence[tuple[int, int]], size: int) -> None:
-    """Say how many images have fewer pixels than they are resized to, by (height, width)."""
+    """Log how many images, by (height, width), are smaller than the size for the features."""
     small = sum(max(each) < size for each in sizes)
     if small:
         log.info(
@@ -203,7 +203,7 @@ def say_how_many_are_small(sizes: Sequence[tuple[int, int]], size: int) -> None:
 
 
 class _Range(NamedTuple):
-    """What a 16-bit file uses of its range, and whether its numbers have a sign."""
+    """The range that a 16-bit file uses, and whether its numbers are signed."""
 
     path: Path
     is_signed: bool
@@ -212,10 +212,10 @@ class _Range(NamedTuple):
 
 
 def _check_ranges(ranges: Sequence[_Range]) -> None:
-    """Say where the 16-bit files of a data set, of one layer, use little of their range.
+    """Warn if the 16-bit files of one layer of a data set use little of their range.
 
     Raises:
-        UserError: some images have a sign and others none, so that they have two scales.
+        UserError: some images are signed and others unsigned, so that they have two scales.
     """
     if not ranges:
         return
@@ -249,13 +249,13 @@ def _read_layers(
 
 
 def _at_own_size(layers: Sequence[Tensor]) -> Tensor:
-    """One image in the size of its first file, (3, H, W) uint8."""
+    """The image (3, H, W) uint8 in the size of its first file."""
     _, height, width = layers[0].shape
     return _stacked(layers, (height, width)).round().byte()
 
 
 def _stacked(layers: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-    """One image (3, *size) of what `_read_layers` gives."""
+    """The image (3, *size) from the layers of `_read_layers`."""
     resized = [resize(layer, size) for layer in layers]
     if len(resized) == 1:
         return resized[0]
@@ -271,20 +271,20 @@ def read_file(
     ranges: list[_Range] | None = None,
     orientations: dict[Path, int] | None = None,
 ) -> Tensor:
-    """Decode one file, the first of its frames, turned upright as its EXIF orientation says.
+    """Decode one file, its first frame only, turned upright by its EXIF orientation.
 
     Args:
-        path: an image of 8 bits (colour, gray, palette; transparency is dropped) or of 16 bits
-            (gray): unsigned ones 0 to 65,535, and signed ones -32,768 to 32,767, become 0 to 255.
+        path: an image with 8 bits (colour, gray, palette; transparency is dropped) or 16 bits
+            (gray): unsigned 0 to 65,535, or signed -32,768 to 32,767, become 0 to 255.
         channels: 3 for colour, 1 for luminance.
-        ranges: gets that of a file of 16 bits.
+        ranges: the range of a 16-bit file is appended to it.
         orientations: as in `decoded`.
 
     Returns:
         (channels, H, W): uint8 for 8-bit files, float32 for 16-bit files; 0 to 255.
 
     Raises:
-        UserError: the file is no image, damaged, too large, or of a kind that cannot be read.
+        UserError: the file is not an image, damaged, too large, or of a kind that cannot be read.
     """
     array = decoded(path, partial(_pixels, path, "RGB" if channels == 3 else "L"), orientations)
     if array.dtype == np.uint8:
@@ -303,19 +303,19 @@ def decoded(
     take: Callable[[Image.Image], np.ndarray],
     orientations: dict[Path, int] | None = None,
 ) -> np.ndarray:
-    """What is taken of an image once it is decoded and turned upright.
+    """Decode an image, turn it upright, and return the array that ``take`` makes of it.
 
     Args:
-        path: of the image.
-        take: gets the image.
-        orientations: gets the file's orientation, 1 to 8 as in EXIF, where it has one.
+        path: the image file.
+        take: converts the decoded image.
+        orientations: receives the EXIF orientation of the file, 1 to 8, if it has one.
 
     Raises:
         UserError: see `read_file`.
     """
     try:
-        # From an open file: Pillow would map an uncompressed TIFF into memory and turn it wrongly.
-        # Other decoders are not tried: Pillow would hand PostScript to Ghostscript to run it.
+        # From an open file, since Pillow would map an uncompressed TIFF into memory and turn it
+        # wrongly. Only known formats, since Pillow would let Ghostscript run PostScript.
         with path.open("rb") as file, Image.open(file, formats=_known_formats()) as image:
             if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
                 raise UserError(
@@ -326,8 +326,8 @@ def decoded(
             tags: Any = getattr(image, "tag_v2", {})
             orientation = tags.get(_ORIENTATION)  # Pillow turns TIFF files when it loads them
             image.load()
-            # EXIF data that cannot be read say nothing about the pixels, which are whole; what
-            # cannot be written again is only found after they have been turned in place.
+            # Unreadable EXIF data say nothing about the pixels, which are intact. Data that cannot
+            # be written again raise an error only after the image has been turned.
             with suppress(Exception):
                 orientation = image.getexif().get(_ORIENTATION, orientation)
                 ImageOps.exif_transpose(image, in_place=True)
@@ -339,20 +339,20 @@ def decoded(
     except UnidentifiedImageError as error:
         raise UserError(f"{path}: {_what_it_is(path)}") from error
     except Exception as error:
-        # Decoders raise whatever a damaged file makes them stumble over.
+        # A damaged file can make a decoder raise anything.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}: cannot be read ({reason}); replace or remove it") from error
 
 
 @cache
 def _known_formats() -> list[str]:
-    """Those of `FORMATS` that this Pillow has."""
+    """The `FORMATS` that this Pillow can read."""
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _refuse_what_is_misread(path: Path, image: Image.Image) -> None:
-    """Refuse TIFF files whose numbers Pillow 13 gets wrong without a word."""
+    """Refuse TIFF files whose numbers Pillow 13 silently gets wrong."""
     tags: Any = getattr(image, "tag_v2", {})
     if tags.get(_COMPRESSION, _UNCOMPRESSED) != _UNCOMPRESSED:
         if image.mode == "I" and tags.prefix == b"MM":
@@ -370,7 +370,7 @@ def _refuse_what_is_misread(path: Path, image: Image.Image) -> None:
 
 
 def _what_it_is(path: Path) -> str:
-    """What to say of a file that no decoder takes."""
+    """Describe a file that no decoder accepts."""
     with path.open("rb") as file:
         start = file.read(16)
     kind = "JPEG XL" if start.startswith(_JPEG_XL) else ""
@@ -390,7 +390,7 @@ def _what_it_is(path: Path) -> str:
 
 
 def _tiff_kind(path: Path) -> str:
-    """What numbers a TIFF file has, in brackets; nothing where that cannot be told."""
+    """The kind of numbers in a TIFF file, in brackets; empty if unknown."""
     with suppress(Exception), path.open("rb") as file:
         header = file.read(8)
         tags = TiffImagePlugin.ImageFileDirectory_v2(header + file.read(8 * (header[2] == 43)))
@@ -410,13 +410,13 @@ def _pixels(path: Path, mode: str, image: Image.Image) -> np.ndarray:
         raise UserError(f"{path}: floating point images have no fixed range; {_ONE_SCALE}")
     if image.mode.startswith("I"):
         return _of_16_bits(path, image)
-    # It is dropped; where palette images have it, Pillow would warn.
+    # Dropped, since Pillow would warn about it in palette images.
     image.info.pop("transparency", None)
     return np.array(image.convert(mode))
 
 
 def _of_16_bits(path: Path, image: Image.Image) -> np.ndarray:
-    """Gray as uint16, or int16 where a TIFF file says that its 16 bits have a sign."""
+    """Gray as uint16, or int16 if a TIFF file says that its 16 bits are signed."""
     array = np.array(image)
     tags: Any = getattr(image, "tag_v2", {})
     if (tags.get(_BITS), tags.get(_SAMPLE_FORMAT)) == ((16,), (_SIGNED,)):
@@ -424,7 +424,7 @@ def _of_16_bits(path: Path, image: Image.Image) -> np.ndarray:
     if array.min() < 0 or array.max() > 65_535:
         raise UserError(f"{path}: has more than 16 bits; {_ONE_SCALE}")
     array = array.astype(np.uint16)
-    # Pillow inverts these at 8 bits only.
+    # Pillow inverts 8-bit images only.
     return 65_535 - array if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else array
 
 

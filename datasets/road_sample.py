@@ -1,8 +1,8 @@
-"""A small made-up RoadImages set: LiDAR height and intensity tiles of roads seen from above.
+"""A small synthetic RoadImages set: LiDAR height and intensity tiles of roads from above.
 
 Every tile is a square of about 2.5 m of asphalt. Heights are millimetres relative to the levelled
 road surface, intensities lie in 0..1, and both are float arrays of shape (size, size) until they
-are written. Lengths are in tile widths, so that a tile looks alike at every size.
+are written. Lengths are in tile widths, so that a tile looks the same at every size.
 """
 
 import tempfile
@@ -15,7 +15,7 @@ from numpy.random import Generator
 from PIL import Image
 
 DAMAGE_KINDS = ("crack", "pothole", "patch", "alligator")
-HEIGHT_RANGE_MM = (-26.0, 12.0)  # one range for all tiles, so that their heights compare
+HEIGHT_RANGE_MM = (-26.0, 12.0)  # the same for all tiles, so that heights are comparable
 
 
 @dataclass
@@ -34,14 +34,16 @@ def write_road_sample(
 ) -> None:
     """Write `good` whole and `bad` damaged road tiles of size x size pixels as a RoadImages set.
 
-    The set appears in `folder` only once it is complete. Raises FileExistsError when `folder`
-    exists and is anything but an empty folder.
+    The set appears in `folder` only once it is complete.
+
+    Raises:
+        FileExistsError: `folder` exists and is not an empty folder.
     """
     folder = Path(folder).resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists and is not an empty folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # The set is one level down because the temporary folder itself is private to its owner.
+    # One level down, because the temporary folder itself is private to its owner.
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         whole = Path(temporary) / folder.name
         for index in range(good):
@@ -52,7 +54,7 @@ def write_road_sample(
             tile = make_tile(kind, index, size, seed)
             write_tile(tile, whole / "bad_ones", f"{kind}_{index:03d}")
         if folder.exists():
-            folder.rmdir()  # not every system renames onto an empty folder
+            folder.rmdir()  # not every system can rename onto an empty folder
         whole.rename(folder)
 
 
@@ -72,11 +74,11 @@ def write_tile(tile: Tile, folder: Path, stem: str) -> None:
 def make_tile(kind: str, index: int, size: int, seed: int, damaged: bool = True) -> Tile:
     """Make one tile; `kind` is "good" or one of DAMAGE_KINDS.
 
-    With damaged=False a bad tile comes out as the same stretch of road before it was damaged.
+    With damaged=False a bad tile shows the same stretch of road before it was damaged.
     """
     rng = np.random.default_rng([seed, ("good", *DAMAGE_KINDS).index(kind), index])
     tile = _make_road(rng, size)
-    # All draws for the road come before those for its damage: that keeps the road the same.
+    # The road is drawn before its damage, so that it is the same with and without damage.
     if kind != "good" and damaged:
         add = {"crack": _crack, "pothole": _pothole, "patch": _patch, "alligator": _alligator}
         add[kind](rng, tile)
@@ -85,7 +87,7 @@ def make_tile(kind: str, index: int, size: int, seed: int, damaged: bool = True)
 
 @lru_cache(maxsize=64)
 def _spectrum(size: int, exponent: float, low: float, high: float) -> np.ndarray:
-    """Amplitudes frequency**-exponent with soft limits in cycles per tile, for np.fft.rfft2."""
+    """Amplitudes frequency**-exponent with soft limits (in cycles per tile), for np.fft.rfft2."""
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)) * size
     frequency[0, 0] = 1  # any number: the constant part is dropped below
     band = np.exp(-((frequency / high) ** 2)) * (1 - np.exp(-((frequency / low) ** 2)))
@@ -94,7 +96,7 @@ def _spectrum(size: int, exponent: float, low: float, high: float) -> np.ndarray
 
 
 def _noise(rng: Generator, size: int, exponent: float, low: float, high: float) -> np.ndarray:
-    """Band-limited Gaussian noise (size, size) of mean 0 and deviation 1."""
+    """Band-limited Gaussian noise (size, size) of mean 0 and standard deviation 1."""
     spectrum = np.fft.rfft2(rng.standard_normal((size, size)))
     spectrum *= _spectrum(size, exponent, low, high)
     noise = np.fft.irfft2(spectrum, s=(size, size))
@@ -103,7 +105,7 @@ def _noise(rng: Generator, size: int, exponent: float, low: float, high: float) 
 
 
 def _inside(margin: np.ndarray, softness: float) -> np.ndarray:
-    """Turn a distance to an edge, positive inside, into coverage 0..1 with a soft edge."""
+    """Convert a distance to an edge, positive inside, to coverage 0..1 with a soft edge."""
     ramp = np.clip(margin / softness + 0.5, 0, 1)
     return ramp * ramp * (3 - 2 * ramp)
 
@@ -120,7 +122,7 @@ def _asphalt(rng: Generator, size: int, grain: float, finest: float) -> np.ndarr
 
 
 def _make_road(rng: Generator, size: int) -> Tile:
-    """Make an undamaged tile with all that varies between stretches of sound road."""
+    """Make an undamaged tile with everything that varies between stretches of road."""
     steps = (np.arange(size) + 0.5) / size - 0.5
     along, across = _rotate(*np.meshgrid(steps, steps), rng.uniform(0, 2 * np.pi))
     lane = rng.uniform(-0.5, 0.5)
@@ -173,7 +175,7 @@ def _paint_line(rng: Generator, tile: Tile, position: float) -> None:
 
 
 def _scan(rng: Generator, tile: Tile) -> None:
-    """Add what the scanner adds: lines oblique to the road, each with its own error, and noise."""
+    """Add the errors of the scanner: oblique lines, each with its own error, and noise."""
     position, _ = _rotate(tile.along, tile.across, rng.choice((-1, 1)) * rng.uniform(0.6, 1.2))
     lines = np.linspace(-0.75, 0.75, tile.size // 2)
     tile.intensity *= 1 + np.interp(position, lines, rng.normal(0, 0.04, len(lines)))
@@ -200,7 +202,7 @@ def _crack(rng: Generator, tile: Tile) -> None:
 def _crack_line(
     rng: Generator, tile: Tile, start: np.ndarray, heading: float, length: float, width: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lead a crooked line from `start`, where it has half width `width`, ever thinner to its end.
+    """Draw a crooked line from `start`, with half width `width` there and thinner towards its end.
 
     Returns the distance (size, size) to its edge, positive inside, and its corners (n, 2).
     """
@@ -215,7 +217,7 @@ def _crack_line(
 
 
 def _alligator(rng: Generator, tile: Tile) -> None:
-    """Shatter an area drawn out along the road into small blocks and let it settle."""
+    """Shatter an area along the road into small blocks and let it settle."""
     u = tile.along - rng.uniform(-0.15, 0.15) + 0.012 * _noise(rng, tile.size, 1, 3, 20)
     v = tile.across - rng.uniform(-0.2, 0.2) + 0.012 * _noise(rng, tile.size, 1, 3, 20)
     block = rng.uniform(0.1, 0.125)

@@ -1,4 +1,4 @@
-"""The table of samples: what there is on disk, before any image is decoded."""
+"""The table of samples on disk, before any image is decoded."""
 
 import hashlib
 import logging
@@ -20,14 +20,14 @@ NORMAL, ANOMALOUS = 0, 1
 
 @dataclass(frozen=True)
 class Sample:
-    """One thing to look at: a photograph, or the height and intensity images of a road tile.
+    """A photograph, or the height and intensity images of a road tile.
 
     Attributes:
-        key: its unique name, DEFECT/NAME or folder/NAME; whatever is written for it is named so.
+        key: its unique name, DEFECT/NAME or folder/NAME; output files are named after it.
         files: one colour image, or a height and an intensity image.
         split: `TRAIN` or `TEST`.
-        label: `NORMAL` or `ANOMALOUS`; None where nobody knows.
-        mask: image of the anomalous pixels, where there is one.
+        label: `NORMAL` or `ANOMALOUS`; None if unknown.
+        mask: image of the anomalous pixels; None without a mask.
     """
 
     key: str
@@ -37,7 +37,7 @@ class Sample:
     mask: Path | None = None
 
     def identity(self) -> bytes:
-        """16 bytes that differ between any two samples whose files do not hold the same."""
+        """16 bytes that identify the content of its files."""
         digest = hashlib.blake2b(digest_size=16)
         for file in self.files:
             digest.update(hashlib.blake2b(file.read_bytes()).digest())
@@ -45,7 +45,7 @@ class Sample:
 
     @property
     def kind(self) -> str | None:
-        """The kind of defect, the folder in the key; "good" where normal, None where unknown."""
+        """The kind of defect, the folder in the key; "good" if normal, None if unknown."""
         if self.label == ANOMALOUS:
             return self.key.rpartition("/")[0]
         return None if self.label is None else "good"
@@ -55,12 +55,12 @@ def list_samples(layout: Callable[[Path], Iterable[Sample]], root: Path) -> list
     """List and check a data set.
 
     Args:
-        layout: the function that knows how the data set is laid out.
-        root: its folder.
+        layout: the function that lists the samples of a layout.
+        root: folder of the data set.
 
     Returns:
-        Samples with unique keys: normal ones to train on, and normal and anomalous ones to test;
-        or, from a layout without labels, at least one whose label nobody knows.
+        Samples with unique keys: normal ones to train on, normal and anomalous ones to test on; or,
+        from a layout without labels, at least one with an unknown label.
 
     Raises:
         UserError: a folder is missing or empty, files do not pair, or a split lacks a class.
@@ -90,7 +90,7 @@ def _require_both_classes(samples: Sequence[Sample], root: Path) -> None:
 
 
 def _say_what_is_left_out(samples: Sequence[Sample], root: Path) -> None:
-    """Tell of images where the layout has none, and of other files beside the images."""
+    """Log images where the layout has none, and other files beside the images."""
     used = {file for sample in samples for file in (*sample.files, sample.mask) if file}
     places = {file.parent for file in used}
     images: Counter[str] = Counter()
@@ -101,7 +101,7 @@ def _say_what_is_left_out(samples: Sequence[Sample], root: Path) -> None:
             folders.clear()
             continue
         visited.add(real)
-        # In the order of the layouts, which of two links to one folder follow the first as well.
+        # In the order of the layouts, which also follow the first of two links to one folder.
         folders[:] = sorted((f for f in folders if not is_litter(f)), key=normal_form)
         for path in (Path(place, name) for name in names if not is_litter(name)):
             if is_image(path.name) and path not in used:

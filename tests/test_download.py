@@ -183,7 +183,7 @@ def test_mvtec(mvtec: Callable, server: Server) -> None:
     assert os.access("data/mvtec/zipper/train/good/000.png", os.W_OK)
 
     ARCHIVE.unlink()
-    assert "data/mvtec is there already: 30 samples" in mvtec(content).out
+    assert "data/mvtec exists already: 30 samples" in mvtec(content).out
     assert not ARCHIVE.exists()
     assert server.asked == ["/mvtec"]
 
@@ -192,8 +192,8 @@ def test_mvtec(mvtec: Callable, server: Server) -> None:
     ("place", "words"),
     [
         ("data", "--root data"),
-        ("data/mvtec", "data/mvtec: is there, but not whole"),
-        ("data/mvtec/cable/train/good/001.png", "data/mvtec: is there, but not whole"),
+        ("data/mvtec", "data/mvtec: exists, but is not whole"),
+        ("data/mvtec/cable/train/good/001.png", "data/mvtec: exists, but is not whole"),
         (str(ARCHIVE), f"{ARCHIVE}: is not the archive that is published; move it away"),
     ],
 )
@@ -264,7 +264,9 @@ def test_an_address_with_nothing(run: Callable, server: Server, url: str, reason
 def test_of_an_archive_with_something_else_nothing_stays(
     mvtec: Callable, content: bytes, reason: str
 ) -> None:
-    assert_refused(mvtec(content), f"{ARCHIVE}: holds no whole data set", reason, "replace it")
+    assert_refused(
+        mvtec(content), f"{ARCHIVE}: does not hold the whole data set", reason, "replace it"
+    )
     assert tree(Path()) == {str(ARCHIVE): content}
 
 
@@ -313,7 +315,7 @@ def test_roads(roads: Callable, server: Server, tops: tuple[str, str]) -> None:
     assert "data/panorama: 2 samples to train on, 6 to test on" in result.out
     assert tree(Path("data/panorama")).keys() >= set(PANORAMA)
     server.asked.clear()
-    assert roads(**archives).out.count("is there already") == 2
+    assert roads(**archives).out.count("exists already") == 2
     assert server.asked == []
 
 
