@@ -28,8 +28,8 @@ from datasets.samples import Sample
 
 log = logging.getLogger(__name__)
 
-# Larger files are refused by their headers: decoding them would take gigabytes, even with few pixels
-# in very many rows.
+# Larger files are refused by their headers: decoding takes gigabytes, even for few pixels in very
+# many rows.
 MAX_PIXELS = 128 * 1024 * 1024
 MAX_SIDE = 65_535
 # The limit above replaces Pillow's own, which warns at 89 million pixels.

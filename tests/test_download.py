@@ -194,7 +194,7 @@ def test_mvtec(mvtec: Callable, server: Server) -> None:
         ("data", "--root data"),
         ("data/mvtec", "data/mvtec: exists, but is not whole"),
         ("data/mvtec/cable/train/good/001.png", "data/mvtec: exists, but is not whole"),
-        (str(ARCHIVE), f"{ARCHIVE}: is not the archive that is published; move it away"),
+        (str(ARCHIVE), f"{ARCHIVE}: is not the published archive; move it away"),
     ],
 )
 def test_what_is_in_the_way_stays(mvtec: Callable, server: Server, place: str, words: str) -> None:

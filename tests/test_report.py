@@ -192,7 +192,7 @@ def test_training_report_says_that_best_is_no_result(show, training_report):
     values = page.run("return [...document.querySelectorAll('.metrics dd')]"
                       ".map((e) => e.firstChild.textContent)")  # fmt: skip
     assert values == ["0.625", "0.875", "2 min 5 s"]
-    assert "chosen by the labels of the test images and is no result" in page.text()
+    assert "chosen by the labels of the test images, so it is not a result" in page.text()
     assert page.texts("figure.chart figcaption") == [
         "AUROC of the validations", "What the roles minimise", "Best units",
     ]  # fmt: skip

@@ -1,1 +1,1 @@
-"""Reports: one self-contained HTML page about a run, for a browser without a network."""
+"""Reports of a run: an HTML page that needs no network, pictures and tables."""

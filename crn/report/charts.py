@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from crn.report.curves import histogram
 
 _TICKS = 5
-_GLYPH = 7.8  # width of a character, at most, so that labels keep inside
+_GLYPH = 7.8  # largest width of a character, so that labels stay inside
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Axis:
     Attributes:
         label: what it measures, with its unit.
         low, high: the values at its ends.
-        whole: whether only whole numbers make sense.
-        mirrored: whether its numbers count upwards on both sides of zero.
+        whole: whether its ticks are whole numbers.
+        mirrored: whether ticks are positive on both sides of zero.
     """
 
     label: str
@@ -31,11 +31,11 @@ class Axis:
     mirrored: bool = False
 
     def share(self, value: float) -> float:
-        """Where a value lies between the ends, 0 to 1."""
+        """The relative position of a value between the ends, 0 to 1."""
         return (value - self.low) / (self.high - self.low)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Round values between the ends, and how they are written."""
+        """Round values between the ends, with their texts."""
         rough = (self.high - self.low) / _TICKS
         power = 10.0 ** math.floor(math.log10(rough))
         step = next(s * power for s in (1, 2, 5, 10) if s * power >= rough * 0.999)
@@ -45,7 +45,7 @@ class Axis:
         digits = max(0, -math.floor(math.log10(step) + 1e-9))
         form = ".2g" if digits > 4 or self.high >= 1e7 else f",.{digits}f"
         values = [number * step for number in range(first, last + 1)]
-        # Adding 0 makes 0 of -0.
+        # Adding 0 turns -0 into 0.
         texts = (format(abs(v) if self.mirrored else v + 0.0, form) for v in values)
         return [(v, text.replace("-", "−")) for v, text in zip(values, texts, strict=True)]
 
@@ -56,11 +56,11 @@ class Series:
 
     Attributes:
         name: for the legend.
-        points: (P, 2); for bars (P, 3), left and right end and height.
+        points: (P, 2); for bars (P, 3): left end, right end and height.
         look: number of its colour and dashes, 0 to 3; 0 is the accent.
-        kind: "line"; "steps", where a value holds until the next point; "dots"; "bars";
-            "reference", a thin line to compare with; "mark", a single point to look at; or "raw", a
-            faint line that the legend leaves out.
+        kind: "line"; "steps": a value holds until the next point; "dots"; "bars"; "reference": a
+            thin line to compare with; "mark": a single highlighted point; or "raw": a faint line
+            that is not in the legend.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Series:
 
     @property
     def style(self) -> str:
-        """Its classes in style.css."""
+        """The names of its classes in style.css."""
         if self.kind == "reference":
             return "reference"
         return f"{self.kind if self.kind in ('bars', 'raw') else 'series'} look-{self.look}"
@@ -81,10 +81,11 @@ class Chart:
     """A chart with its title and legend.
 
     Attributes:
-        title, description: what it shows; the second is read instead of the picture.
+        title: its title.
+        description: its text alternative.
         x, y: the axes.
-        series: the first is on top, but for marks, which are above all.
-        threshold: a value of x that is marked by a line.
+        series: drawn with the first on top, except that marks are above all others.
+        threshold: a value of x that a line marks; None for none.
     """
 
     title: str
@@ -94,7 +95,7 @@ class Chart:
     series: Sequence[Series]
     threshold: float | None = None
 
-    # In units of the view box, about CSS pixels; small, so that text stays readable on a phone.
+    # In units of the view box, about CSS pixels; small, so that text is readable on a phone.
     width, height = 400, 300
     left, right, top, bottom = 48, 388, 14, 254
 
@@ -105,7 +106,7 @@ class Chart:
         return [*(series for series in self.series[::-1] if series not in marks), *marks]
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        """Coordinates in the view box."""
+        """The coordinates of a point in the view box."""
         across = self.left + self.x.share(x) * (self.right - self.left)
         return round(across, 1), round(self.bottom - self.y.share(y) * (self.bottom - self.top), 1)
 
@@ -119,7 +120,7 @@ class Chart:
             return "".join(self._bars(series))
         (x, y), *rest = self.places(series)
         joint = "H{}V{}" if series.kind == "steps" else "L{} {}"
-        # A lone point is a line of no length, which round ends make visible.
+        # A single point is a line of length 0, which its round ends make visible.
         return f"M{x} {y}" + ("".join(joint.format(*place) for place in rest) or "h0")
 
     def _bars(self, series: Series) -> Iterator[str]:
@@ -130,7 +131,7 @@ class Chart:
 
     @property
     def x_labels(self) -> list[tuple[float, float, str]]:
-        """Place, centre of the text and text of every tick; texts stay in the view box."""
+        """Position, centre of the text and text of every tick; texts stay in the view box."""
         labels = []
         for value, text in self.x.ticks():
             x, half = self.at(value, self.y.low)[0], len(text) * _GLYPH / 2
@@ -139,12 +140,12 @@ class Chart:
 
     @property
     def y_labels(self) -> list[tuple[float, str]]:
-        """Place and text of every tick."""
+        """Position and text of every tick."""
         return [(self.at(self.x.low, value)[1], text) for value, text in self.y.ticks()]
 
 
 def axis_around(label: str, values: np.ndarray, *, whole: bool = False) -> Axis:
-    """An axis on which all values have room."""
+    """An axis that covers all values."""
     low, high = float(values.min()), float(values.max())
     margin = (high - low) * 0.04 or abs(high) * 0.1 or 1.0
     return Axis(label, low - margin, high + margin, whole)
@@ -153,14 +154,14 @@ def axis_around(label: str, values: np.ndarray, *, whole: bool = False) -> Axis:
 def histogram_chart(
     title: str, label: str, groups: Mapping[str, ArrayLike], threshold: float | None
 ) -> Chart:
-    """Bars upwards for the first group and, where there are two, downwards for the second.
+    """Bars upwards for the first group and downwards for a second one.
 
-    Each group is in percent of its own, so that a small one is seen beside a large one.
+    Heights are percentages of each group, so that a small group is visible beside a large one.
 
     Args:
         title, threshold: as in `Chart`.
-        label: of the values.
-        groups: one or two, by their names; none is empty.
+        label: label of the values.
+        groups: one or two groups of values by name; none is empty.
     """
     edges, counts = histogram(groups)
     shares = {name: number / number.sum() * 100 for name, number in counts.items()}

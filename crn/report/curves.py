@@ -1,4 +1,4 @@
-"""The curves that charts show, thinned out to what can be seen."""
+"""The curves of charts, reduced to as many points as can be seen."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ def roc(scores: ArrayLike, labels: ArrayLike) -> np.ndarray:
 
     Args:
         scores: (N,), finite; higher is more anomalous.
-        labels: (N,), 1 for anomalous, 0 for normal; both have to occur.
+        labels: (N,), 1 for anomalous and 0 for normal; both have to occur.
 
     Returns:
         (P, 2), false and true positive rates; at most `MOST_POINTS`.
@@ -30,13 +30,13 @@ def precision_recall(scores: ArrayLike, labels: ArrayLike) -> np.ndarray:
     """The precision-recall curve; arguments as `roc`.
 
     Returns:
-        (P, 2), recall and precision, from recall 1 to 0; at most `MOST_POINTS`. Between two points
-        the precision is that of the first: the area below these steps is the average precision.
+        (P, 2), recall and precision, from recall 1 to 0; at most `MOST_POINTS`. Precision is
+        constant from each point to the next; the area below these steps is average precision.
     """
     from sklearn.metrics import precision_recall_curve
 
     precision, recall, _ = precision_recall_curve(np.asarray(labels), np.asarray(scores))
-    precision[-1] = precision[-2]  # sklearn ends with a 1 that no image stands for
+    precision[-1] = precision[-2]  # sklearn ends with a 1 that belongs to no image
     return thin_curve(np.stack([recall, precision], axis=1))
 
 
@@ -49,7 +49,7 @@ def histogram(groups: Mapping[str, ArrayLike]) -> tuple[np.ndarray, dict[str, np
     arrays = {name: np.asarray(values, np.float64) for name, values in groups.items()}
     values = np.concatenate(list(arrays.values()))
     low, high = values.min(), values.max()
-    # Where all are equal, the bins are narrow ones around them.
+    # If all are equal, narrow bins surround them.
     margin = 0 if low < high else abs(high) * 0.1 or 1
     edges = np.linspace(low - margin, high + margin, _BINS + 1)
     return edges, {name: np.histogram(array, edges)[0] for name, array in arrays.items()}
@@ -58,7 +58,7 @@ def histogram(groups: Mapping[str, ArrayLike]) -> tuple[np.ndarray, dict[str, np
 def thin_curve(points: np.ndarray) -> np.ndarray:
     """At most `MOST_POINTS` of the points (P, 2) of a curve, evenly along its length.
 
-    The first and the last stay. What is left out is shorter than a pixel of a chart.
+    The first and the last stay. Points left out are less than a pixel of a chart apart.
     """
     if len(points) <= MOST_POINTS:
         return points
@@ -70,10 +70,10 @@ def thin_curve(points: np.ndarray) -> np.ndarray:
 
 
 def thin_series(points: np.ndarray) -> np.ndarray:
-    """At most `MOST_POINTS` of the points (P, 2) of a noisy series, sorted by their first figure.
+    """At most `MOST_POINTS` of the points (P, 2) of a noisy series, sorted by x.
 
-    The first and the last of each stretch stay, and so do its lowest and its highest: the band that
-    the noise fills looks as it did.
+    The first, last, lowest and highest point of each stretch stay, so that the band of the noise
+    looks the same.
     """
     if len(points) <= MOST_POINTS:
         return points
@@ -85,7 +85,7 @@ def thin_series(points: np.ndarray) -> np.ndarray:
 
 
 def running_mean(points: np.ndarray, window: int) -> np.ndarray:
-    """The points (P, 2) with the mean of ``window`` of them around each, fewer at the ends."""
+    """The points (P, 2) averaged over ``window`` points around each, fewer at the ends."""
     total = np.append(0, points[:, 1].cumsum())
     places = np.arange(len(points))
     start = (places - window // 2).clip(0)

@@ -1,4 +1,4 @@
-"""The gallery of a report: pictures of every image in files, and what is known of it in rows."""
+"""The gallery of a report: picture files of every image, and a row of data about it."""
 
 import logging
 import shutil
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 FILES_FOLDER = "report_files"
 PANELS = ("input", "reconstruction", "overlay", "mask")
 
-# The longer side of a panel on an overview, in pixels: at most, and at least.
+# The longer side of a panel in a thumbnail, in pixels: at most, and at least.
 _THUMBNAIL, _SMALLEST = 128, 64
 _GAP, _GAP_COLOUR = 3, (128, 128, 128)
 # Without subsampling the thin lines of overlays keep their colours.
@@ -31,10 +31,10 @@ _JPEG = {"quality": 85, "subsampling": 0}
 
 @dataclass(frozen=True)
 class Panels:
-    """The pictures of one image, as they were written.
+    """The written pictures of one image.
 
     Attributes:
-        names: which of `PANELS` there are, in their order.
+        names: which of `PANELS` there are, in that order.
         size: width and height of each panel.
         thumbnail: width and height of the picture with all of them side by side.
     """
@@ -46,17 +46,17 @@ class Panels:
 
 @contextmanager
 def files_folder(page_folder: Path) -> Iterator[Path]:
-    """A new folder report_files/version_N for a page's pictures, removed where the page fails.
+    """Yield a new folder report_files/version_N for the pictures of a page; removed if it fails.
 
-    Every page has its own, so that one that is set aside still shows its pictures.
+    Every page has its own, so that a page that is set aside still shows its pictures.
     """
     root = page_folder / FILES_FOLDER
     folder = root / f"version_{claim_version(root)}"
     try:
         yield folder
     except BaseException:
-        # Ctrl-C may come when the page is there already. Whatever hinders this has been the reason
-        # to give up.
+        # Ctrl-C may come after the page has been written. If this fails as well, the first error is
+        # the one to report.
         with suppress(OSError):
             page = page_folder / REPORT_FILE
             text = page.read_text("utf-8") if page.exists() else ""
@@ -68,12 +68,12 @@ def files_folder(page_folder: Path) -> Iterator[Path]:
 def write_panels(panels: dict[str, Image.Image], folder: Path, index: int) -> Panels:
     """Write the panels of one image, and a thumbnail with all of them.
 
-    File names are numbers: nothing in a data set decides where anything is written.
+    File names are numbers, so that a data set cannot decide where anything is written.
 
     Args:
-        panels: some of `PANELS`, of one size.
+        panels: some of `PANELS`, all of one size.
         folder: from `files_folder`.
-        index: of the image among the results.
+        index: index of the image among the results.
 
     Raises:
         UserError: the system refuses to write them.
@@ -92,7 +92,7 @@ def write_panels(panels: dict[str, Image.Image], folder: Path, index: int) -> Pa
 
 
 def _enlarged(panel: Image.Image) -> Image.Image:
-    """A panel of few pixels in whole multiples of them, so that each stays a square."""
+    """Enlarge a small panel by a whole factor, so that pixels stay squares."""
     factor = max(1, _SMALLEST // max(panel.size))
     return panel.resize((panel.width * factor, panel.height * factor), Image.Resampling.NEAREST)
 
@@ -100,7 +100,7 @@ def _enlarged(panel: Image.Image) -> Image.Image:
 def gallery_data(
     results: InferenceResults, shown: Sequence[Panels], folder: Path, page_folder: Path
 ) -> dict[str, Any]:
-    """What gallery.js reads; a short row for every image, so that 5,000 of them load quickly."""
+    """The data for gallery.js, in short rows, so that 5,000 images load quickly."""
     kinds = sorted({image.kind for image in results.images if image.kind is not None})
     panels = [name for name in PANELS if any(name in each.names for each in shown)]
     rows = [

@@ -1,4 +1,4 @@
-"""The report of a run of inference: how well it found what is anomalous, and every image."""
+"""The report of an inference run: its metrics, and every image."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,11 +29,11 @@ def write_inference_report(
     """Write report.html; an earlier report is renamed and stays whole.
 
     Args:
-        folder: for the page.
-        files: where the pictures that it shows are, from `files_folder`.
-        results: of the run.
+        folder: folder of the page.
+        files: folder of its pictures, from `files_folder`.
+        results: results of the run.
         shown: the pictures of all images.
-        scale: their colours.
+        scale: the colours of overlays.
     """
     path, metrics = folder / REPORT_FILE, results.metrics
     write_page(
@@ -53,7 +53,7 @@ def write_inference_report(
 
 
 def _charts(results: InferenceResults) -> Iterator[Chart]:
-    """As far as labels allow."""
+    """The charts; without labels only the histogram."""
     test = [image for image in results.images if image.split == TEST]
     if results.metrics.scores is not None:
         yield from _curves(results.metrics, results.metrics.scores, test)

@@ -1,4 +1,4 @@
-"""Anomaly maps over images: where an anomaly is, and what the colours mean."""
+"""Anomaly maps drawn over images, and the legend of their colours."""
 
 import base64
 import io
@@ -13,12 +13,12 @@ from crn.report.pictures import heat_map, share_of_range
 
 # Opacity of the hottest colour; the coldest is transparent, so that normal parts stay visible.
 _OPACITY = 0.75
-# Contours are white with a black border, seen on every image and colour. The colour of masks is
-# not among the heat colours.
+# Contours are white with a black border, visible on every image and colour. The colour of masks is
+# not a heat colour.
 CONTOUR, BORDER, MASK = (255, 255, 255), (0, 0, 0), (0, 230, 255)
-# A line of one pixel for every so many pixels of the image's longer side.
+# Lines are one pixel wide for every this many pixels of the image's longer side.
 _PIXELS_PER_LINE = 384
-_COLOURS = 256  # of the legend
+_COLOURS = 256  # in the legend
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ColourScale:
 
     Attributes:
         low, high: values with the first and the last colour.
-        threshold: contours are drawn around what is above it; None where there is none.
+        threshold: contours surround higher values; None without a threshold.
     """
 
     low: float
@@ -41,12 +41,12 @@ def overlay(
     scale: ColourScale,
     mask: np.ndarray | None = None,
 ) -> Image.Image:
-    """The anomaly map over the image, with the contours of what is above the threshold.
+    """Draw the anomaly map over the image, with contours around values above the threshold.
 
-    The image is shown in gray, so that every colour is one of the map.
+    The image is shown in gray, so that every colour belongs to the map.
 
     Args:
-        image: of any mode, W x H pixels.
+        image: W x H pixels, of any mode.
         anomaly_map: (H, W).
         scale: colours and threshold.
         mask: (H, W) bool; its outline is drawn as well.
@@ -66,14 +66,14 @@ def overlay(
 
 
 def line_width(height: int, width: int) -> int:
-    """Width of the lines on a picture of this size, in pixels."""
+    """The width in pixels of lines on a picture of this size."""
     return max(1, round(max(height, width) / _PIXELS_PER_LINE))
 
 
 def outline(region: np.ndarray, width: int) -> np.ndarray:
     """The pixels of a region (H, W) bool that are at most ``width`` pixels from its outside.
 
-    What lies beyond the picture is no outside.
+    Pixels beyond the border of the picture do not count as outside.
     """
     from scipy.ndimage import binary_erosion
 
@@ -81,11 +81,11 @@ def outline(region: np.ndarray, width: int) -> np.ndarray:
 
 
 def legend(scale: ColourScale, masks: bool) -> Markup:
-    """What the colours and lines of overlays mean, as SVG: a page or a file of its own shows it.
+    """The legend of overlays as SVG, for a page or a file of its own.
 
     Args:
-        scale: colours and threshold; the threshold is marked on the bar of all colours.
-        masks: whether overlays have the outlines of masks.
+        scale: colours and threshold, which is marked on the colour bar.
+        masks: whether overlays show outlines of masks.
     """
     lines, threshold = [], None
     if scale.threshold is not None:
@@ -107,9 +107,9 @@ def legend(scale: ColourScale, masks: bool) -> Markup:
 
 
 def _colour_bar(scale: ColourScale) -> Image.Image:
-    """All colours, from the lowest to the highest value, two pixels high.
+    """All colours from the lowest to the highest value, two pixels high.
 
-    They are transparent: the upper row shows them over light gray, the lower one over dark gray.
+    They are transparent: the upper row is over light gray, the lower row over dark gray.
     """
     gray = Image.fromarray(np.full((2, _COLOURS), [[200], [60]], np.uint8))
     ramp = np.linspace(scale.low, scale.high, _COLOURS, dtype=np.float32)

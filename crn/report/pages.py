@@ -1,4 +1,4 @@
-"""How a report becomes a page: templates are filled in, and escape what they are filled with."""
+"""Writing reports as HTML pages from templates, which escape their values."""
 
 import base64
 import dataclasses
@@ -19,7 +19,7 @@ from crn.system.text import counted
 
 REPORT_FILE = "report.html"
 
-# For every group of options, or "model", names and values, and whether they were typed.
+# For each group of options, or "model": the value of each name, and whether it was typed.
 Settings = dict[str, dict[str, tuple[Any, bool]]]
 
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -32,37 +32,37 @@ def write_page(
 
     Args:
         path: the page.
-        template: extends page.html.
+        template: a template that extends page.html.
         settings: see `typed_settings`.
-        data: for gallery.js, which is left out where there is none.
-        values: for the template.
+        data: data for gallery.js; None leaves the script out.
+        values: values for the template.
     """
     page = render(
         template,
         date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
-        style=_as_it_is("style.css"),
-        script="" if data is None else _as_it_is("gallery.js"),
+        style=_file("style.css"),
+        script="" if data is None else _file("gallery.js"),
         settings=settings,
         data=data,
         **values,
     )
     set_aside(path)
-    # What is no text in a path becomes replacement characters, not an error.
+    # Characters of paths that are not text are replaced; they do not raise an error.
     with written_whole(path, "w", encoding="utf-8", errors="xmlcharrefreplace") as file:
         file.write(page)
 
 
 def render(template: str, **values: Any) -> Markup:
-    """A file of templates/, filled in."""
+    """Render a file of templates/."""
     return Markup(_environment().get_template(template).render(values))
 
 
 def typed_settings(options: Options, names: Iterable[str]) -> Settings:
-    """The options of a run that counted.
+    """The options that had an effect in a run.
 
     Args:
-        options: of the run.
-        names: which groups of `crn.config.GROUPS`.
+        options: options of the run.
+        names: names of groups in `crn.config.GROUPS`.
     """
     return {
         group: {
@@ -76,7 +76,7 @@ def typed_settings(options: Options, names: Iterable[str]) -> Settings:
 
 
 def decimal(value: float | None) -> str:
-    """A metric with three decimals; a dash where it is unknown."""
+    """A metric with three decimals; a dash if it is unknown."""
     return "–" if value is None else f"{value:.3f}"
 
 
@@ -85,7 +85,7 @@ def _interval(ends: tuple[float, float]) -> str:
 
 
 def _readable(value: Any) -> Any:
-    """The value of an option for people; a long path breaks after a slash."""
+    """The value of an option as people read it; long paths break after slashes."""
     if value is None or value == "":
         return "–"
     if isinstance(value, bool):
@@ -96,11 +96,12 @@ def _readable(value: Any) -> Any:
 
 
 def _hash(text: str) -> str:
-    """What a content security policy names an inline style or script by."""
+    """The hash by which a content security policy allows an inline style or script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _as_it_is(name: str) -> Markup:
+def _file(name: str) -> Markup:
+    """A file of templates/ without escaping."""
     return Markup((_TEMPLATES / name).read_text(encoding="utf-8"))
 
 

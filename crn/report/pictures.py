@@ -13,8 +13,8 @@ from torch import Tensor
 
 from crn.system.files import writing, written_whole
 
-# Lightness rises evenly in the OKLab space (Ottosson 2020). matplotlib has such colours, too, but
-# it takes 75 MB, and its import alone writes a folder into the user's home.
+# Lightness rises evenly in OKLab (Ottosson 2020). matplotlib has similar colours, but takes 75 MB,
+# and its import alone writes a folder into the user's home.
 _HEAT = (
     *((6, 3, 19), (43, 7, 60), (93, 10, 83), (147, 25, 87), (193, 59, 75)),
     *((224, 105, 64), (238, 158, 85), (240, 209, 149), (250, 249, 235)),
@@ -22,7 +22,7 @@ _HEAT = (
 
 
 def to_bytes(pixels: Tensor) -> Tensor:
-    """From [-1, 1] to uint8, of any shape."""
+    """Convert a tensor in [-1, 1], of any shape, to uint8."""
     return ((pixels.detach().float() + 1) * 127.5).round().clamp(0, 255).byte()
 
 
@@ -42,15 +42,14 @@ def heat_map(anomaly_map: Tensor | np.ndarray, low: float, high: float) -> Image
 
     Args:
         anomaly_map: (H, W).
-        low, high: values that get the first and the last colour; the same for all maps that are
-            to compare.
+        low, high: values of the first and the last colour; the same for all maps to be compared.
     """
     index = np.rint(share_of_range(anomaly_map, low, high) * 255).astype(np.uint8)
     return Image.fromarray(heat_colours().take(index, axis=0))
 
 
 def share_of_range(values: ArrayLike, low: float, high: float) -> np.ndarray:
-    """Where values lie between the ends of a range, 0 to 1, float32."""
+    """The relative position of values in a range, 0 to 1, float32."""
     span = max(high - low, float(np.finfo(np.float32).tiny))
     return ((np.asarray(values, np.float32) - low) / span).clip(0, 1)
 
@@ -59,7 +58,7 @@ def share_of_range(values: ArrayLike, low: float, high: float) -> np.ndarray:
 def heat_colours() -> np.ndarray:
     """256 colours (256, 3) uint8 from black over violet and orange to pale yellow.
 
-    Equal steps of the anomaly map look equal, and the scale also reads in gray.
+    Equal steps of the anomaly map look equal, also in gray.
     """
     places = np.linspace(0, 255, len(_HEAT))
     columns = [np.interp(np.arange(256), places, column) for column in np.transpose(_HEAT)]
@@ -69,7 +68,7 @@ def heat_colours() -> np.ndarray:
 def side_by_side(
     *pictures: Image.Image, gap: int = 2, colour: str | tuple[int, int, int] = "white"
 ) -> Image.Image:
-    """Pictures of one height in a row, with gaps of a colour."""
+    """Join pictures of one height in a row, with coloured gaps."""
     width = sum(picture.width for picture in pictures) + gap * (len(pictures) - 1)
     row = Image.new("RGB", (width, pictures[0].height), colour)
     left = 0
@@ -84,7 +83,7 @@ def picture_grid(images: Tensor, reconstructions: Tensor, maps: Tensor) -> Image
 
     Args:
         images, reconstructions: (B, 3, H, W) in [-1, 1].
-        maps: (B, H, W), coloured on one scale.
+        maps: (B, H, W), all on one colour scale.
     """
     from torchvision.utils import make_grid
 
@@ -99,7 +98,7 @@ def picture_grid(images: Tensor, reconstructions: Tensor, maps: Tensor) -> Image
 
 
 def has_same_picture(path: Path, picture: Image.Image) -> bool:
-    """Whether a file is there that shows the same picture."""
+    """Whether a file exists and shows the same picture."""
     if not path.is_file():
         return False
     try:
@@ -110,19 +109,21 @@ def has_same_picture(path: Path, picture: Image.Image) -> bool:
 
 
 def write_picture(picture: Image.Image, path: Path, **options: Any) -> None:
-    """Write a picture in the format of its ending, and its folder where there is none.
+    """Write a picture in the format of its ending, whole or not at all, and make its folder.
 
     Args:
-        options: for Pillow's writer.
+        picture: the picture.
+        path: the file.
+        options: options of Pillow's writer.
 
     Raises:
-        UserError: the system refuses to write it; there is no half of it then.
+        UserError: the system refuses to write it.
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    # To a file Pillow writes past Python, and does not see that only a part has found room.
+    # Into memory first: writing to a file, Pillow does not notice that the disk is full.
     encoded = io.BytesIO()
     picture.save(encoded, Image.registered_extensions()[path.suffix], **options)
-    # They can be made again, and waiting for the disk thousands of times takes long.
+    # Pictures can be made again, and waiting for the disk thousands of times takes long.
     with written_whole(path, sync=False) as file:
         file.write(encoded.getbuffer())

@@ -1,4 +1,4 @@
-"""Pictures of what a model makes of images: files for people and programs, panels for reports."""
+"""Pictures of the results of inference: files for people and programs, panels for reports."""
 
 import logging
 from collections.abc import Sequence
@@ -22,9 +22,9 @@ from datasets.samples import Sample
 
 log = logging.getLogger(__name__)
 
-# The longer side of a panel of the report, in pixels, is at most so long.
+# The largest side of a panel of the report, in pixels.
 PANEL_SIZE = 512
-# What `ResultPictures.write` writes: folders of pictures, and what their colours mean.
+# The output of `ResultPictures.write`: folders of pictures, and the legend of overlays.
 FOLDERS = ("inference", "diff", "overlay")
 MAPS_FOLDER = "maps"
 COLOUR_SCALE_FILE = "colour_scale.svg"
@@ -33,14 +33,14 @@ PICTURES = (*FOLDERS, MAPS_FOLDER, COLOUR_SCALE_FILE)
 
 @dataclass(frozen=True)
 class ResultPictures:
-    """What pictures of the images of a run are made from; all in one order.
+    """The sources of the pictures of a run, all in the same order.
 
     Attributes:
-        samples: what was scored.
-        images: as the model saw them.
-        reconstructions: (N, 3, S, S) uint8; None of a model without networks.
-        maps: of the score that was asked for.
-        masks: where there are some.
+        samples: the scored samples.
+        images: their images.
+        reconstructions: (N, 3, S, S) uint8; None for a model without networks.
+        maps: maps of the score that was asked for.
+        masks: their masks; None for a sample without one.
         scale: the colours of all overlays.
     """
 
@@ -53,27 +53,28 @@ class ResultPictures:
 
     @property
     def threads(self) -> int:
-        """How many threads draw: together their images have no more pixels than one may have.
+        """The number of drawing threads.
 
-        So the memory that they take does not grow with the cores.
+        Together their images have at most as many pixels as a single one may have, so that memory
+        does not grow with the number of cores.
         """
         largest = max(height * width for height, width in self.images.sizes)
         return max(1, min(cpu_count(), MAX_PIXELS // largest))
 
     def write(self, folder: Path, files: Path, save_maps: bool) -> list[Panels]:
-        """Write the pictures of all images, and what earlier runs left there is renamed.
+        """Write the pictures of all images; those of earlier runs are renamed.
 
-        Of every image there is inference/KEY, what the model saw and made; diff/KEY, the anomaly
-        map; and overlay/KEY, the map over the image. One colour scale serves all maps, and another
-        one, drawn in colour_scale.svg, all overlays.
+        For every image: inference/KEY, input, reconstruction and map side by side; diff/KEY, the
+        anomaly map; and overlay/KEY, the map over the image. All maps share one colour scale; all
+        overlays share another, drawn in colour_scale.svg.
 
         Args:
-            folder: for all of them.
-            files: for the panels of the report.
+            folder: the output folder.
+            files: folder for the panels of the report.
             save_maps: whether to write maps/KEY.tiff as well, the map as 32-bit floats.
 
         Returns:
-            What the report shows of every image.
+            The panels of every image for the report.
         """
         folders = [folder / name for name in (*FOLDERS, *([MAPS_FOLDER] if save_maps else []))]
         for path in (*folders, folder / COLOUR_SCALE_FILE):
@@ -103,14 +104,14 @@ class ResultPictures:
         return shown
 
     def panels(self, index: int, image: Image.Image) -> dict[str, Image.Image]:
-        """What the report shows of one image: RGB pictures of one size.
+        """The panels of one image for the report: RGB pictures of one size.
 
-        They are "input", "overlay" (the anomaly map over the image, with contours) and, where there
-        are some, "reconstruction" and "mask".
+        They are "input", "overlay" (the anomaly map over the image, with contours) and, if they
+        exist, "reconstruction" and "mask".
 
         Args:
-            index: of the image.
-            image: in the size of its file; a side longer than `PANEL_SIZE` is made as long.
+            index: index of the image.
+            image: the image in the size of its file; reduced in place to `PANEL_SIZE`.
         """
         image.thumbnail((PANEL_SIZE, PANEL_SIZE))
         panels = {"input": image, "overlay": self._overlay(index, image)}
@@ -134,29 +135,27 @@ class ResultPictures:
         )
 
     def _overlay(self, index: int, image: Image.Image) -> Image.Image:
-        """The map that scored over an image of any size."""
+        """The anomaly map drawn over an image of any size."""
         anomaly_map = at_size(self.maps.scored[index], (image.height, image.width))
         mask = self._mask(index, image.size)
         return overlay(image, anomaly_map, self.scale, None if mask is None else np.asarray(mask))
 
 
 def picture_names(keys: Sequence[str]) -> list[PurePosixPath]:
-    """The PNG files that show some samples: KEY, or KEY.png where it has another ending."""
+    """The PNG file names of samples: KEY, or KEY.png if it has another ending."""
     paths = [PurePosixPath(key) for key in keys]
     return _unique([(path, path.name.removesuffix(".png"), ".png") for path in paths])
 
 
 def map_names(keys: Sequence[str]) -> list[PurePosixPath]:
-    """The TIFF files of some samples' maps: KEY with .tiff for its ending, as MVTec's evaluation
-    expects them.
-    """
+    """The TIFF file names of maps: KEY with the ending .tiff, as MVTec's evaluation expects."""
     paths = [PurePosixPath(key) for key in keys]
     return _unique([(path, path.stem, ".tiff") for path in paths])
 
 
 def _unique(wanted: Sequence[tuple[PurePosixPath, str, str]]) -> list[PurePosixPath]:
-    """Files with the given stems and endings beside some paths, with underscores where taken."""
-    # A file cannot be called as a folder is that another one lies in.
+    """File names with the given stems and endings beside some paths; underscores avoid clashes."""
+    # A file cannot have the name of a folder.
     taken = {parent for path, _, _ in wanted for parent in path.parents}
     result = []
     for path, stem, ending in wanted:

@@ -1,4 +1,4 @@
-"""Tables of a run of inference: the scores of all images as CSV, the metrics for the terminal."""
+"""Tables of an inference run: the scores of all images as CSV, the metrics for the terminal."""
 
 import csv
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ def write_score_table(path: Path, results: InferenceResults) -> None:
 
 
 def metrics_table(results: InferenceResults) -> str:
-    """Lines that tell how well scores and maps tell anomalous from normal, and what is where."""
+    """The metrics, decisions and most anomalous images as lines of text."""
     return "\n".join(_lines(results))
 
 
@@ -75,7 +75,7 @@ def _scores(metrics: dict[str, ScoreMetrics], asked: str) -> Iterator[str]:
 
 
 def _kinds(metrics: Metrics) -> Iterator[str]:
-    """A row for each kind of defect and one for all; nothing where that tells nothing new."""
+    """A row for each kind of defect and one for all; nothing for a single kind without masks."""
     kinds, has_pixels = metrics.kinds or {}, metrics.pixels is not None
     if len(kinds) < 2 and not has_pixels:
         return

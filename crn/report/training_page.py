@@ -1,4 +1,4 @@
-"""The report of a training: its curves over the steps, from the run's metrics.csv."""
+"""The report of a training run: its curves over the steps, from metrics.csv."""
 
 import csv
 import logging
@@ -26,7 +26,7 @@ _LOSSES = {
         "losses/discriminator": "discriminator",
     },
 }
-# A series with more points is noise around what one wants to see, a mean over this share of it.
+# A series with more points than `_FEW` is noisy: its mean over this share of them is shown, too.
 _FEW = 200
 _MEAN_OVER = 0.03
 
@@ -38,13 +38,12 @@ _UNITS = {
 
 @dataclass(frozen=True)
 class Validations:
-    """What the validations of a run have come to.
+    """A summary of the validations of a run.
 
     Attributes:
-        last, last_step: AUROC of the last, and when that was.
-        best, best_step: the highest; its step is None where it is of before a resumption, of which
-            this run knows the AUROC only.
-        time: of the training, in words.
+        last, last_step: AUROC and step of the last validation.
+        best, best_step: the highest AUROC and its step; None if it was before the run was resumed.
+        time: training time in words.
     """
 
     last: float
@@ -58,8 +57,8 @@ def write_training_report(folder: Path, options: Options) -> None:
     """Write report.html beside the metrics.csv that it shows.
 
     Args:
-        folder: of the run's logs, logged_metrics/version_N.
-        options: of the run, as it was resolved.
+        folder: folder of the logs, logged_metrics/version_N.
+        options: the resolved options of the run.
     """
     series, data = read_series(folder / "metrics.csv"), options.data.dataset_path
     path = folder / REPORT_FILE
@@ -77,9 +76,9 @@ def write_training_report(folder: Path, options: Options) -> None:
 
 
 def read_series(path: Path) -> dict[str, np.ndarray]:
-    """The columns of a metrics.csv as series (P, 2) of step and value, without the empty cells.
+    """The columns of a metrics.csv as series (P, 2) of step and value, without empty cells.
 
-    A run that was stopped before it logged anything has no file, and no series.
+    A run that was stopped before it logged anything has no file and no series.
     """
     series: dict[str, list[tuple[float, float]]] = {}
     if path.exists():
@@ -116,7 +115,7 @@ def _duration(seconds: float) -> str:
 def _charts(series: dict[str, np.ndarray], options: Options) -> Iterator[Chart]:
     steps = np.concatenate([points[:, 0] for points in series.values()])
     low, high = float(steps.min()), float(steps.max())
-    # From 0, but for what was resumed late; the same for all charts.
+    # From 0, except for a run that was resumed late; the same for all charts.
     x = Axis("training step", 0 if low < high / 4 else low, max(high, low + 1), whole=True)
     asked = options.scoring.anomaly_score
     names = sorted(SCORES, key=lambda name: name != asked)
@@ -145,16 +144,16 @@ def _chart(
     kind: str = "line",
     more: Sequence[Series] = (),
 ) -> Iterator[Chart]:
-    """A chart of some columns over the steps; none where nothing was logged of them.
+    """A chart of some columns over the steps; none if nothing was logged of them.
 
     Args:
-        series: of all columns.
-        title: of the chart.
-        names: column to its name in the legend.
-        x: the axis of the steps.
-        y: the other axis; around the values where None.
-        kind: as of `Series`.
-        more: to compare with.
+        series: the series of all columns.
+        title: title of the chart.
+        names: columns with their names in the legend.
+        x: the axis of steps.
+        y: the other axis; None: chosen to fit the values.
+        kind: `Series.kind`.
+        more: series to compare with.
     """
     present = {name: series[name] for name in names if name in series}
     if not present:
@@ -171,7 +170,7 @@ def _chart(
 
 
 def _lines(series: dict[str, np.ndarray], names: dict[str, str], kind: str) -> Iterator[Series]:
-    """The series that a chart shows; a long one as its running mean, over all its points."""
+    """The series of a chart; a long one as its running mean, over its faint raw points."""
     noise = []
     for look, (name, points) in enumerate(series.items()):
         if kind == "line" and len(points) > _FEW:
