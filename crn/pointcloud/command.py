@@ -49,6 +49,7 @@ from crn.pointcloud.tiles import (
 )
 from crn.system.files import claimed, require_writable_folder, set_aside, writing
 from crn.system.program import Parser, PrintableLines, print_result, typed_path
+from crn.system.text import printable
 from datasets.layouts import TILE_FOLDERS
 
 log = logging.getLogger(__name__)
@@ -358,7 +359,8 @@ def score(
     area = sum(feature["properties"]["area_m2"] for feature in features)
     print_result(
         f"{options.out}: {len(features)} places of {area:.2f} m2 with scores above {threshold:.4g} "
-        f"({source}); {', '.join(names.values())}, {', '.join(f'{n}.tif' for n in LAYERS)}, "
+        f"({source}); {', '.join(map(printable, names.values()))}, "
+        f"{', '.join(f'{n}.tif' for n in LAYERS)}, "
         f"{DAMAGES_FILE}, {PAGE_FILE}"
     )
 
