@@ -147,7 +147,7 @@ def test_without_threshold_the_page_leaves_out_decisions(show, tmp_path):
     assert "AUROC" in page.text()
     assert page.texts(".metrics dt") == ["AUROC", "Average precision"]
     assert page.find("[data-column=found], .mark, .threshold, .alarm, .miss, .found") == []
-    assert "--threshold-from takes that of an earlier inference" in page.text()
+    assert "--threshold-from takes one from an earlier inference" in page.text()
     assert page.run("return document.getElementById('verdicts').hidden")
     assert set(page.texts(".verdict")) == {"normal", "anomalous"}
 

@@ -103,7 +103,7 @@ def _threshold(metrics: Metrics) -> Iterator[str]:
     threshold, decisions = metrics.threshold, metrics.decisions
     if decisions is None:
         yield (
-            "no threshold, so no decisions: --threshold-from takes that of an earlier inference "
+            "no threshold, so no decisions: --threshold-from takes one from an earlier inference "
             "on a data set with normal training images"
         )
         return

@@ -2,8 +2,8 @@
 // The gallery: filters, sorts and enlarges the images of the JSON in #data. Names come from data
 // sets and are only ever set as text; file names are numbers.
 (() => {
-  // Cards come in lists of so many, whole rows of one to four: lists out of sight are not laid out,
-  // and the page is as quick with thousands of cards as with a few.
+  // Cards come in lists of this many, whole rows of one to four cards. Lists out of sight are not laid
+  // out, so that the page is as fast with thousands of cards as with a few.
   const GROUP = 48;
   const MOST_FETCHED = 500;
   const data = JSON.parse(document.getElementById("data").textContent);
@@ -44,9 +44,9 @@
 
   const chosen = (id) => byId(id).value;
   let descending = true;
-  let shown = []; // the images that pass the filters, in their order
+  let shown = []; // the images that pass the filters, in order
   let rendered = 0; // how many of them have a card
-  let current = -1; // the place in `shown` of the enlarged one
+  let current = -1; // the index in `shown` of the enlarged image
 
   const passes = (image) =>
     (chosen("kind") === "" || image.kind === chosen("kind"))
@@ -63,7 +63,7 @@
     const candidates = images.filter(passes);
     const of = (verdict) => verdict === "all" ? candidates
       : candidates.filter((image) => image.verdict === verdict);
-    // Beside every choice stands how many it would leave.
+    // Beside every choice is the number of images that it would leave.
     for (const input of document.querySelectorAll("[name=verdict]")) {
       byId(`count-${input.value}`).textContent = number.format(of(input.value).length);
       if (input.checked) shown = of(input.value).sort(compare);
@@ -102,7 +102,7 @@
     button.dataset.place = place;
     const strip = picture(image, `${image.index}.jpg`, image.stripWidth, image.stripHeight,
       `${image.panels.map((panel) => panelWords[panel]).join(", ")} of ${image.name}`, "lazy");
-    // All panels are as wide, also where an image has fewer of them.
+    // All panels have the same width, even if an image has fewer of them.
     strip.style.width = `${100 * image.panels.length / data.panels.length}%`;
     strip.style.maxHeight = `${HIGHEST}px`;
     const line = element("span", "line");
@@ -119,7 +119,7 @@
 
   function picture(image, file, width, height, words, loading = "eager") {
     const made = element("img");
-    made.loading = loading; // before the source: what is in memory is taken at once
+    made.loading = loading; // before the source, since cached pictures load at once
     made.decoding = "async";
     made.width = width;
     made.height = height;
@@ -170,10 +170,10 @@
     }
   }
 
-  // As many columns as make the panels as large as fits on the screen.
+  // The number of columns with the largest panels that fit on the screen.
   function arrange(image) {
     const panels = byId("dialog-panels");
-    const [gap, caption, words] = [13, 26, 105]; // in CSS pixels, about; words are a caption's width
+    const [gap, caption, words] = [13, 26, 105]; // in CSS pixels, roughly; words is the width of a caption
     const rest = byId("dialog").scrollHeight - panels.offsetHeight + 2 * gap;
     const count = image.panels.length;
     let best = {width: 0};
@@ -195,7 +195,7 @@
     if (byId("dialog").open) arrange(shown[current]);
   });
 
-  // Closed, the page is where the last enlarged image is.
+  // After closing, scroll to the last enlarged image.
   byId("dialog").addEventListener("close", () => {
     renderUpTo(current + 1);
     cardAt(current)?.focus();
@@ -238,7 +238,7 @@
   const observer = new IntersectionObserver((entries) => {
     if (!entries.some((entry) => entry.isIntersecting)) return;
     renderMore();
-    // It reports changes only: ask anew whether the end is still near, as on a tall screen.
+    // It only reports changes: observe again, since the end may still be near on a tall screen.
     observer.unobserve(byId("more"));
     observer.observe(byId("more"));
   }, {rootMargin: "600px"});
