@@ -21,35 +21,35 @@ _COLUMNS = (
 )
 
 
-def write_results(grid: Table, baselines: dict[DataSet, dict[str, list[float]] | str]) -> str:
+def write_results(table: Table, baselines: dict[DataSet, dict[str, list[float]] | str]) -> str:
     """Write results.csv, results.md and, for a table of units, units.png.
 
     Args:
-        grid: the trainings.
+        table: the training runs.
         baselines: as `Summary.baselines`.
 
     Returns:
         What results.md says.
     """
-    path = grid.folder / "results.csv"
+    path = table.folder / "results.csv"
     with written_whole(path, "w", newline="", encoding=SPREADSHEET_ENCODING) as file:
-        table = csv.DictWriter(file, _COLUMNS)
-        table.writeheader()
-        table.writerows(_trainings(grid))
-        table.writerows(_baselines(baselines))
-    summary = Summary(grid, baselines)
-    text = "\n\n".join(_page(grid, summary)) + "\n"
-    with written_whole(grid.folder / "results.md", "w", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, _COLUMNS)
+        writer.writeheader()
+        writer.writerows(_runs(table))
+        writer.writerows(_baselines(baselines))
+    summary = Summary(table, baselines)
+    text = "\n\n".join(_page(table, summary)) + "\n"
+    with written_whole(table.folder / "results.md", "w", encoding="utf-8") as file:
         file.write(text)
-    if grid.name == "units":
+    if table.name == "units":
         from crn.experiments.tables.plot import write_plot
 
-        write_plot(grid.folder / PLOT_FILE, summary)
+        write_plot(table.folder / PLOT_FILE, summary)
     return text
 
 
-def _trainings(grid: Table) -> Iterator[dict[str, Any]]:
-    for run in grid.runs:
+def _runs(table: Table) -> Iterator[dict[str, Any]]:
+    for run in table.runs:
         row = {
             "dataset": spreadsheet_cell(run.data.name),
             "method": run.method.model,
@@ -57,9 +57,9 @@ def _trainings(grid: Table) -> Iterator[dict[str, Any]]:
             "units": run.method.units,
             "seed": run.seed,
             "state": "missing",
-            "folder": spreadsheet_cell(str(grid.run_folder(run))),
+            "folder": spreadsheet_cell(str(table.run_folder(run))),
         }
-        if (result := grid.result(run)) is not None:
+        if (result := table.result(run)) is not None:
             row |= asdict(result)
             row["state"] = "failed" if result.error else "complete"
             row["error"] = spreadsheet_cell(result.error)
@@ -78,15 +78,15 @@ def _baselines(baselines: dict[DataSet, dict[str, list[float]] | str]) -> Iterat
                 yield row | drawn | {"state": "complete", "last_auroc": value}
 
 
-def _page(grid: Table, summary: Summary) -> Iterator[str]:
+def _page(table: Table, summary: Summary) -> Iterator[str]:
     """The paragraphs of results.md."""
     by_recipe = " and ".join(
-        f"`{parse_options(grid.flags(run)).scoring.anomaly_score}` ({recipe})"
-        for recipe, run in {run.method.recipe: run for run in grid.runs}.items()
+        f"`{parse_options(table.flags(run)).scoring.anomaly_score}` ({recipe})"
+        for recipe, run in {run.method.recipe: run for run in table.runs}.items()
     )
     seeds = ", ".join(map(str, summary.seeds))
-    yield f"# Results: {grid.name}"
-    yield f"`{printable(grid.command)}`"
+    yield f"# Results: {table.name}"
+    yield f"`{printable(table.command)}`"
     yield (
         f"AUROC of images by the score {by_recipe}, whose direction is fixed beforehand: mean ± "
         f"standard deviation over the seeds {seeds}. *Last* is the last validation, the result. "
@@ -119,13 +119,13 @@ def _page(grid: Table, summary: Summary) -> Iterator[str]:
             "*Untrained units* are those of CRN with the weights that training starts from, scored "
             "in the same way: what a row has above theirs is what training adds."
         )
-    ended = len(grid.results())
-    if ended < len(grid.runs):
-        yield f"**{ended} of {len(grid.runs)} trainings have ended.**"
+    ended = len(table.results())
+    if ended < len(table.runs):
+        yield f"**{ended} of {len(table.runs)} trainings have ended.**"
     if len(summary.data) > 1:
         yield _table(_overview(summary))
     yield _table(_details(summary))
-    if grid.name == "units":
+    if table.name == "units":
         yield f"![AUROC against the number of units]({PLOT_FILE})"
     if points := [*_verdicts(summary), *_errors(summary)]:
         yield "\n".join(points)
