@@ -70,6 +70,7 @@ def results_of(
     *,
     labels: bool = True,
     threshold: float | None = 0.6,
+    image_at: dict[str, float] | None = None,
     **changes: Any,
 ) -> InferenceResults:
     """Results of a run that scored `scored_images`, without masks."""
@@ -77,7 +78,7 @@ def results_of(
     chosen = options(**changes)
     thresholds = Thresholds()
     if threshold is not None:
-        thresholds = Thresholds(threshold, threshold, 0.99, "6 normal training images")
+        thresholds = Thresholds(threshold, threshold, 0.99, "6 normal training images", image_at)
     model = ModelFacts("crn", str(chosen.run.model_input), "0123456789abcdef", 20000, 128, "best")
     values = torch.linspace(0, 1, len(images)).view(-1, 1, 1)  # the range of the colours
     maps, none = AnomalyMaps(values), [None] * len(images)

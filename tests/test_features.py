@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import data_of, refuse
+from conftest import data_of, model_config, refuse
 from test_runs import read_table
 
 from crn.checkpoints.reading import load_model
-from crn.config import LITE0, SCORES, Pretrained
+from crn.config import LITE0, SCORES, Network, Pretrained, Scoring
 from crn.scoring import pretrained
+from crn.scoring.patch_distribution import PatchDistribution
 from crn.scoring.pretrained import PretrainedFeatures
+from crn.scoring.scorer import Scorer
 from datasets.layouts import LAYOUTS
 from datasets.reader import normalize, read_images
 from datasets.samples import TRAIN, list_samples
@@ -125,6 +127,54 @@ def test_size_and_normalisation_are_the_networks_own() -> None:
     features(white)
     mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     torch.testing.assert_close(seen[0][0, :, 0, 0], (1 - mean) / deviation)
+
+
+# --- what scores ---
+
+
+def test_a_hundredth_of_the_mean_variance_is_added_to_each() -> None:
+    """By hand, of 152 features of 20 images."""
+    distribution = PatchDistribution(PretrainedFeatures(Pretrained(LITE0, 64)))
+    random = torch.Generator().manual_seed(1)
+    features, new = (torch.randn(n, 152, 4, 4, generator=random) for n in (20, 3))
+    features[:, 0] *= 30
+    distribution.fit(distribution.sums([features]))
+    known, x = (f.double().flatten(2).permute(2, 0, 1).numpy() for f in (features, new))
+    covariances = np.stack([np.cov(each.T, bias=True) for each in known])
+    covariances = (20 * covariances + 152 * covariances.mean(0)) / 172
+    covariances += 0.01 * np.einsum("pii->", covariances) / 16 / 152 * np.eye(152)
+    away = x - known.mean(1, keepdims=True)
+    squares = np.einsum("pni,pij,pnj->np", away, np.linalg.inv(covariances), away)
+    np.testing.assert_allclose(
+        distribution.distances(new), np.sqrt(squares / 152).reshape(3, 4, 4), rtol=2e-3
+    )
+
+
+def test_networks_count_half_and_the_distances_are_not_logarithms() -> None:
+    """By hand from maps that are made up."""
+    mine = model_config(
+        "autoencoder",
+        network=Network(imsize=8, max_network_depth=2),
+        scoring=Scoring(maps="combined", pooling="max", map_smoothing=0),
+        pretrained=Pretrained(LITE0, 64),
+    )
+    scorer = Scorer(mine)
+    random = torch.Generator().manual_seed(4)
+    normal, x = (
+        {name: torch.rand(n, 8, 8, generator=random) + 0.5 for name in scorer.map_names}
+        for n in (20, 3)
+    )
+    scorer.measure(scorer.sums([normal]), step=1)
+
+    def centred(name: str, is_logarithm: bool) -> np.ndarray:
+        both = (maps[name].double().numpy() for maps in (normal, x))
+        before, now = (np.log(p + 2 / 255) if is_logarithm else p for p in both)
+        result = (now - before.mean(0)) / before.std(0)
+        # Of 64 values the median is the lower of the two in the middle.
+        return result - np.sort(result.reshape(3, -1), 1)[:, 31:32, None]
+
+    expected = 0.5 * centred("residual", True) + centred("patches", False)
+    np.testing.assert_allclose(scorer.measured(x)[0]["residual"], expected, atol=1e-3)
 
 
 # --- features alone ---

@@ -25,7 +25,7 @@ from crn.command_line import parse_options
 from crn.config import SCORES, Competition, Network
 from crn.evaluation.maps import AnomalyMaps
 from crn.evaluation.results import Thresholds, read_metrics
-from crn.evaluation.thresholds import thresholds_from_training
+from crn.evaluation.thresholds import most_above, thresholds_from_training
 from crn.infer import find_results
 from crn.report import result_pictures
 from crn.report.result_pictures import map_names, picture_names
@@ -128,6 +128,36 @@ def test_decisions_and_the_threshold(score, read_only_mvtec_category: Path) -> N
     assert decisions["false_positives"] == sum(above) - found
     assert decisions["false_negatives"] == 6 - found
     assert decisions["true_negatives"] == 3 - (sum(above) - found)
+
+
+def test_what_two_quantiles_would_give_whatever_the_threshold_is(
+    score, read_only_mvtec_category: Path
+) -> None:
+    """From the table of scores, by hand."""
+    table, metrics = score("MVTec", read_only_mvtec_category, "--threshold-quantile", 0.5)
+    trained = sorted(float(row["residual"]) for row in table if row["split"] == "train")
+    # Six images have five gaps: 0.99 is 4.95 of them up, 0.95 is 4.75.
+    last = trained[5] - trained[4]
+    expected = {"0.99": trained[4] + 0.95 * last, "0.95": trained[4] + 0.75 * last}
+    assert metrics["threshold"]["image_at"] == pytest.approx(expected, rel=1e-7)
+    assert metrics["decisions_at"].keys() == expected.keys()
+    test = [(float(r["residual"]), r["label"]) for r in table if r["split"] == "test"]
+    for quantile, limit in expected.items():
+        decisions = metrics["decisions_at"][quantile]
+        found, false = (sum(s > limit and y == x for s, y in test) for x in ("1", "0"))
+        assert (decisions["above"], decisions["of"]) == (found + false, 9)
+        assert (decisions["true_positives"], decisions["false_positives"]) == (found, false)
+        assert (decisions["false_negatives"], decisions["true_negatives"]) == (6 - found, 3 - false)
+
+
+def test_the_highest_training_image_is_not_above_the_threshold_that_it_is(
+    score, read_only_mvtec_category: Path
+) -> None:
+    table, metrics = score("MVTec", read_only_mvtec_category, "--threshold-quantile", 1)
+    trained = [row for row in table if row["split"] == "train"]
+    highest = max(float(row["residual"]) for row in trained)
+    assert metrics["threshold"]["image"] == pytest.approx(highest, rel=1e-7)
+    assert {row["decision"] for row in trained} == {"0"}
 
 
 @pytest.mark.parametrize("table", ["out/anomaly_scores.csv", "elsewhere.csv"])
@@ -237,6 +267,33 @@ def test_thresholds_are_quantiles_of_the_training_images_and_their_pixels() -> N
     assert (thresholds.quantile, thresholds.source) == (0.9, "4 normal training images")
     none = thresholds_from_training(scores, AnomalyMaps(smooth), trained & False, 0.9)
     assert none == Thresholds()
+
+
+@pytest.mark.parametrize(
+    ("count", "quantile", "percent"),
+    # Above the highest of n is, but for one in twenty times, at most 1 - 0.05^(1/n).
+    [(1, 1, "95 %"), (19, 1, "15 %"), (99, 1, "3 %"), (100, 1, None)],
+)
+def test_how_rough_a_threshold_from_few_images_is(
+    caplog: pytest.LogCaptureFixture, count: int, quantile: float, percent: str | None
+) -> None:
+    maps = AnomalyMaps(torch.zeros(count, 2, 2))
+    thresholds_from_training(np.arange(count), maps, np.ones(count, bool), quantile)
+    expected = (
+        f"a threshold from {count} normal training images is rough: up to {percent} of new normal "
+        "images may be above it"
+    )
+    assert caplog.messages == ([] if percent is None else [expected])
+
+
+@pytest.mark.parametrize(("count", "quantile"), [(41, 0.95), (101, 0.99), (21, 0.5)])
+def test_how_many_may_be_above_a_threshold_against_a_simulation(
+    count: int, quantile: float
+) -> None:
+    """Of scores from 0 to 1, all alike, as many are above a threshold as it is below 1."""
+    scores = np.random.default_rng(5).random((20_000, count))
+    above = 1 - np.quantile(scores, quantile, axis=1)
+    assert (above <= most_above(count, quantile)).mean() == pytest.approx(0.95, abs=0.006)
 
 
 def test_smoothing_changes_pixels_and_not_scores(score, read_only_mvtec_category: Path) -> None:
@@ -441,7 +498,9 @@ def test_a_folder_without_labels(score, photographs: Path) -> None:
     assert metrics["dataset"]["unlabelled"] == metrics["dataset"]["test"] == 3
     for name in ("scores", "decisions", "pixels", "kinds"):
         assert metrics[name] is None
-    assert metrics["threshold"] == dict.fromkeys(("image", "pixel", "quantile", "source"))
+    names = ("image", "pixel", "quantile", "source", "image_at")
+    assert metrics["threshold"] == dict.fromkeys(names)
+    assert metrics["decisions_at"] is None
     for name in ("overlay/Straße/日本.jpg.png", "inference/x.png", "maps/Straße/é 1.tiff"):
         assert Path("out", name).is_file()
 
@@ -482,6 +541,20 @@ def test_a_given_threshold_stands_against_that_of_the_training_images(
     _, other = score("Panorama", read_only_panorama, "--threshold-from", "out/metrics.json")
     assert other["threshold"]["image"] == first["threshold"]["image"]
     assert Path("out/metrics-v1.json").is_file()
+
+
+def test_a_threshold_of_a_version_that_knew_no_other_quantiles(
+    score, read_only_mvtec_category: Path
+) -> None:
+    _, metrics = score("MVTec", read_only_mvtec_category)
+    del metrics["threshold"]["image_at"], metrics["decisions_at"]
+    Path("earlier.json").write_text(json.dumps(metrics))
+    given = ("--threshold-from", "earlier.json")
+    _, again = score("MVTec", read_only_mvtec_category, *given, folder="again")
+    assert again["decisions"] == metrics["decisions"]
+    assert again["threshold"]["image"] == metrics["threshold"]["image"]
+    assert again["threshold"]["image_at"] is again["decisions_at"] is None
+    assert "two quantiles" not in Path("again/report.html").read_text()
 
 
 # --- thresholds that do not fit ---

@@ -142,7 +142,7 @@ def test_two_processes_train_as_one_and_stop_together(run_main, read_only_panora
 def test_torchrun_resumes_what_one_process_began(
     run_main, run_python, read_only_panorama, tmp_path
 ):
-    words = (*SMALL, read_only_panorama, "--optimizer", "sgd", "--lr", 0.01)
+    words = (*SMALL, read_only_panorama, "--optimizer", "sgd", "--lr", 0.01, "--maps", "combined")
     began = run_main(*words, "--training-steps", 4, "--seed", 3, "--checkpoint-path", "began")
     assert began.status == 0
     words = (*words, "--training-steps", 9, "--model-input", "began/last.ckpt")
@@ -155,6 +155,8 @@ def test_torchrun_resumes_what_one_process_began(
     assert together.stderr.count("resuming began/last.ckpt from step 4") == 1
     one, two = (states(tmp_path / name / "last.ckpt") for name in ("one", "two"))
     assert one.keys() == two.keys()
+    # Statistics of maps and of patches, which are of the normal images of both, among them.
+    assert {f"model scorer.{n}" for n in ("deviation", "patches.mean")} <= one.keys()
     for name in one:
         torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-6)
 

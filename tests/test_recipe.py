@@ -1,6 +1,7 @@
 """The balanced recipe: the control of the game, local contrast, statistics of normal images."""
 
 import json
+import signal
 from functools import partial
 from pathlib import Path
 
@@ -10,12 +11,16 @@ import torch
 from conftest import data_of, model_config, refuse, smooth_images
 from scipy.ndimage import gaussian_filter
 from test_runs import read_table
+from victims import Victim, run_program
 
-from crn.checkpoints.reading import read_checkpoint
+from crn.checkpoints.reading import load_model, read_checkpoint
 from crn.command_line import parse_options
 from crn.config import RECIPES, SCORES, Competition, Network
 from crn.methods import make_method
 from crn.methods.contrast import LocalContrast
+from datasets.layouts import LAYOUTS
+from datasets.reader import normalize, read_images
+from datasets.samples import TRAIN, list_samples
 
 SMALL = (
     "--precision", 32, "--imsize", 16, "--max-network-depth", 3, "--batch-size", 8,
@@ -177,6 +182,54 @@ def test_going_on_with_other_images_measures_these(use, trained, panorama, tmp_p
     )
     for name in ("patches.mean", "patches.whitening", "mean"):
         assert not torch.allclose(after[f"scorer.{name}"], before[f"scorer.{name}"], rtol=0.01)
+
+
+def test_statistics_are_of_all_pairs_and_of_images_held_out(trained, easy_set: Path) -> None:
+    """By hand from the networks and the distances in the checkpoint."""
+    model = load_model(trained[0], torch.device("cpu"))
+    samples = [s for s in list_samples(LAYOUTS["Panorama"], easy_set) if s.split == TRAIN]
+    x = normalize(read_images(samples, 16).pixels)
+    sigma = model.config.scoring.map_smoothing / 100 * 16
+
+    def smooth(maps: torch.Tensor) -> np.ndarray:
+        return gaussian_filter(maps.double().numpy(), (0, sigma, sigma), mode="reflect")
+
+    method, scorer = model.method, model.scorer
+    with torch.no_grad():
+        pairs = [m for _, m in method.anomaly_maps(method.contrast(x), [(0, 1), (1, 0)])]
+    assert scorer.patches is not None
+    assert model.held_out is not None
+    known = [model.held_out.find(sample.identity()) for sample in samples]
+    large = torch.nn.functional.interpolate(
+        torch.stack([each for each in known if each is not None])[:, None], 16, mode="bilinear"
+    )
+    expected = [np.min([smooth(maps[name]) for maps in pairs], axis=0) for name in SCORES]
+    for mean, each in zip(scorer.mean[0], [*expected, smooth(large[:, 0])], strict=True):
+        np.testing.assert_allclose(mean, each.mean(0), rtol=1e-3, atol=1e-4)
+    # To the fit itself they look far more normal.
+    assert scorer.mean[0, 3].mean() > 1.1 * scorer.patches(x).mean()
+
+
+def test_a_checkpoint_before_the_first_validation_scores_plain_maps_only(
+    run_main, easy_set: Path, tmp_path: Path
+) -> None:
+    words = (
+        "--cpu", *SMALL, "--recipe", "balanced", "--validation-interval", 1000,
+        "--checkpoint-path", "kept", *data_of("Panorama", easy_set),
+    )  # fmt: skip
+    victim = Victim(tmp_path / "stopped", run_program, words, True)
+    assert victim.wait_for("saved kept/last.ckpt at step 2"), victim.err
+    victim.send(signal.SIGTERM)
+    status, err = victim.end()
+    assert status == 128 + signal.SIGTERM, err
+    checkpoint = tmp_path / "stopped/kept/last.ckpt"
+    score = (*data_of("Panorama", easy_set), "--mode", "inference", "--model-input", checkpoint)
+    refuse(
+        run_main("--cpu", *score),
+        f"{checkpoint}: has reached no validation, which measures normal images for --maps "
+        "combined; train on, or give --maps plain",
+    )
+    assert run_main("--cpu", *score, "--maps", "plain").status == 0
 
 
 @pytest.mark.parametrize(

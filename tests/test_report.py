@@ -9,9 +9,10 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 from outputs import assert_report_is_whole
-from reports import NAMES, PHONE, options, results_of, write_report
+from reports import NAMES, PHONE, options, results_of, scored_images, write_report
 
 from crn.report.inference_page import write_inference_report
+from crn.report.tables import metrics_table
 from crn.report.training_page import read_series, write_training_report
 
 
@@ -49,6 +50,33 @@ def test_the_page_shows_metrics_and_pictures(show, report, results):
     )
     assert page.run("return [...document.querySelectorAll('.card img')].every("
                     "(i) => i.loading === 'lazy' && i.decoding === 'async')")  # fmt: skip
+
+
+def test_what_thresholds_at_two_quantiles_give_is_shown_and_printed(tmp_path: Path) -> None:
+    """An image whose score is the threshold is not above it."""
+    names = {kind: [str(n) for n in range(count)] for kind, count in (("good", 4), ("crack", 3))}
+    scores = {image.key: image.scores["residual"] for image in scored_images(names)}
+    # About 0.18, 0.33, 0.48 and 0.63 of normal images; 0.45, 0.65 and 0.85 of anomalous ones.
+    image_at = {"0.99": scores["crack/1"], "0.95": scores["good/2"]}
+    results = results_of(names, threshold=scores["crack/1"], image_at=image_at)
+    page = write_report(tmp_path, results).read_text()
+    _, _, table = page.partition("two quantiles of the normal training images give")
+    rows = [
+        re.sub(r"<.*?>", "\n", row).split("\n")
+        for row in re.findall(r"<tr.*?</tr>", table.partition("</table>")[0], re.DOTALL)
+    ]
+    assert [[cell for cell in row if cell] for row in rows] == [
+        ["quantile", "threshold", "found", "false alarms", "F1"],
+        ["0.99", "0.65", "1 of 3", "0 of 4", "0.500"],
+        ["0.95", "0.475", "2 of 3", "1 of 4", "0.667"],
+    ]
+    printed = metrics_table(results).splitlines()
+    above = printed.index("above it are 1 of 3 anomalous and 0 of 4 normal test images; F1 0.500")
+    # That of the threshold itself is not said twice.
+    assert printed[above + 1 :][:2] == [
+        "at the 0.95 quantile: 2 of 3 anomalous and 1 of 4 normal",
+        "most anomalous:",
+    ]
 
 
 def test_the_colour_scale_is_beside_the_images_and_in_the_dialog(show, report):
