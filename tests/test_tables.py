@@ -343,6 +343,20 @@ def test_baselines_with_maps_find_what_is_small() -> None:
     assert (brighter["standardised mean image"] > scores["standardised mean image"] + 1).all()
 
 
+def test_centred_baselines_count_more_than_the_highest_pixel() -> None:
+    """Three of 256 count: a single spot scores less than four that are as bright."""
+    train = 0.05 * torch.randn(40, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    test = train.mean(0).repeat(2, 1, 1, 1)
+    test[0, :, 4, 4] += 1
+    for row, column in ((4, 4), (4, 10), (10, 4), (10, 10)):
+        test[1, :, row, column] += 1
+    scores = scores_of_maps(train, test)
+    single, several = scores["centred mean image"].tolist()
+    assert several > 2 * single
+    single, several = scores["standardised mean image"].tolist()
+    assert single <= several < 1.4 * single
+
+
 def test_baselines_on_real_images(shared_data: Path, tmp_path: Path) -> None:
     """What they are known to reach on MVTec's transistors at 64 pixels."""
     data = DataSet("transistor", "MVTec", shared_data / "mvtec/transistor")
