@@ -18,6 +18,7 @@ from crn.checkpoints.reading import Checkpoint
 from crn.command_line import DEMO_LIMITS, refuse_flags_of_others, warn_of_flags_without_effect
 from crn.config import GROUPS, UNTRAINED_MODELS, Network, Options, Pretrained
 from crn.errors import Diverged, UserError
+from crn.evaluation.results import AUROC_UNDEFINED
 from crn.option import has_effect, option_names
 from crn.report.training_page import write_training_report
 from crn.system.files import claimed, set_aside, written_whole
@@ -161,14 +162,14 @@ def _train(options: Options, samples: Sequence[Sample], place: Place) -> int:
         if place.rank == 0:
             raise
         return 0
-    log.info(
-        "%s in %.1f s; AUROC (%s) %.3f at the last validation, %.3f at the best",
-        f"trained {model.step - start} steps" if model.method.networks else "fitted",
-        model.training_seconds,
-        options.scoring.anomaly_score,
-        trainer.callback_metrics["metrics/roc_auc"],
-        model.max_roc_auc,
-    )
+    said, last = AUROC_UNDEFINED, trainer.callback_metrics.get("metrics/roc_auc")
+    if last is not None:
+        said = (
+            f"AUROC ({options.scoring.anomaly_score}) {last:.3f} at the last validation, "
+            f"{model.max_roc_auc:.3f} at the best"
+        )
+    how = f"trained {model.step - start} steps" if model.method.networks else "fitted"
+    log.info("%s in %.1f s; %s", how, model.training_seconds, said)
     _write_report(table, options)
     return 0
 

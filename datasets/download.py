@@ -20,7 +20,7 @@ from crn.system.files import claimed, require_writable_folder, writing
 from crn.system.program import Parser, program, typed_path
 from datasets.folders import is_litter
 from datasets.layouts import CATEGORIES, LAYOUTS
-from datasets.samples import TRAIN, list_samples
+from datasets.samples import ANOMALOUS, TRAIN, list_samples
 
 MVTEC_PAGE = "https://www.mvtec.com/company/research/datasets/mvtec-ad"
 MVTEC_URL = (
@@ -59,7 +59,11 @@ class _DataSet(NamedTuple):
             UserError: it does not hold the whole data set.
         """
         layout = LAYOUTS[self.layout]
-        samples = [sample for part in self.parts for sample in list_samples(layout, folder / part)]
+        samples = []
+        for part in self.parts:
+            samples += (mine := list_samples(layout, folder / part))
+            if not any(sample.label == ANOMALOUS for sample in mine):
+                raise UserError(f"{folder / part}: contains no anomalous images")
         train = sum(sample.split == TRAIN for sample in samples)
         return f"{train:,} samples to train on, {len(samples) - train:,} to test on"
 

@@ -61,10 +61,10 @@ def _masks(ground_truth: Path) -> dict[tuple[str, str], Path] | None:
 
 
 def panorama(root: Path) -> list[Sample]:
-    """Samples of good_ones/* and bad_ones/*.
+    """Samples of good_ones/* and, where there are some, bad_ones/*.
 
     Raises:
-        UserError: a folder is missing or empty, or there is one good image only.
+        UserError: good_ones/ is missing, a folder is empty, or there is one good image only.
     """
     return _good_and_bad(root, lambda folder: [(file,) for file in image_files(folder)])
 
@@ -81,8 +81,9 @@ def road_images(root: Path) -> list[Sample]:
 def _good_and_bad(
     root: Path, files_in: Callable[[Path], Sequence[tuple[Path, ...]]]
 ) -> list[Sample]:
-    """The first 70 % of the good samples train; the rest and the bad ones test."""
-    good, bad = (files_in(subfolder(root, name)) for name in ("good_ones", "bad_ones"))
+    """The first 70 % of the good samples train; the rest and the bad ones, if any, test."""
+    good = files_in(subfolder(root, "good_ones"))
+    bad = files_in(root / "bad_ones") if os.path.lexists(root / "bad_ones") else []
     count = len(good) * _TRAIN_PERCENT // 100
     if count == 0:
         raise UserError(

@@ -59,11 +59,11 @@ def list_samples(layout: Callable[[Path], Iterable[Sample]], root: Path) -> list
         root: folder of the data set.
 
     Returns:
-        Samples with unique keys: normal ones to train on, normal and anomalous ones to test on; or,
-        from a layout without labels, at least one with an unknown label.
+        Samples with unique keys: normal ones to train on, and normal and perhaps anomalous ones to
+        test on; or, from a layout without labels, at least one with an unknown label.
 
     Raises:
-        UserError: a folder is missing or empty, files do not pair, or a split lacks a class.
+        UserError: a folder is missing or empty, files do not pair, or a split lacks normal images.
     """
     if not os.path.exists(root):
         raise UserError(f"{root}: no such folder; give the data set's folder with --dataset-path")
@@ -73,20 +73,15 @@ def list_samples(layout: Callable[[Path], Iterable[Sample]], root: Path) -> list
     if not samples:
         raise UserError(f"{root}: contains no images")
     if any(sample.label is not None for sample in samples):
-        _require_both_classes(samples, root)
+        _require_normal_images(samples, root)
     _say_what_is_left_out(samples, root)
     return samples
 
 
-def _require_both_classes(samples: Sequence[Sample], root: Path) -> None:
-    present = Counter((sample.split, sample.label) for sample in samples)
-    for split, label, words in (
-        (TRAIN, NORMAL, "normal images to train on"),
-        (TEST, NORMAL, "normal images to test on"),
-        (TEST, ANOMALOUS, "anomalous images to test on"),
-    ):
-        if not present[split, label]:
-            raise UserError(f"{root}: contains no {words}")
+def _require_normal_images(samples: Sequence[Sample], root: Path) -> None:
+    for split in (TRAIN, TEST):
+        if not any(sample.split == split and sample.label == NORMAL for sample in samples):
+            raise UserError(f"{root}: contains no normal images to {split} on")
 
 
 def _say_what_is_left_out(samples: Sequence[Sample], root: Path) -> None:

@@ -257,9 +257,10 @@ def test_an_address_with_nothing(run: Callable, server: Server, url: str, reason
         ),
         (tar_xz("cats/a.png"), "bottle"),
         (mvtec_archive(without="pill/test/good/000.png"), "pill: contains no normal images"),
+        (mvtec_archive(without="pill/test/crack/000.png"), "pill: contains no anomalous images"),
         (b"no archive", "not a compressed"),
     ],
-    ids=["out", "cats", "a part missing", "none"],
+    ids=["out", "cats", "a part missing", "defects missing", "none"],
 )
 def test_of_an_archive_with_something_else_nothing_stays(
     mvtec: Callable, content: bytes, reason: str

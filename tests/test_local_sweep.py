@@ -254,7 +254,7 @@ def test_failed_runs_are_recorded_and_the_rest_goes_on(tmp_path: Path, sweep) ->
     assert [(row["end"], row["state"], row["error"]) for row in rows] == [
         ("fail", "failed", "the reason"),
         ("die", "failed", "killed by SIGKILL"),
-        ("silent", "failed", f"did not log {METRIC}"),
+        ("silent", "failed", f"did not log {METRIC}, which needs anomalous test images"),
         ("nan", "failed", f"the last {METRIC} is nan"),
         ("well", "complete", ""),
     ]

@@ -79,5 +79,6 @@ def test_max_f1_may_call_everything_anomalous():
 def test_confusion_by_hand():
     decisions = confusion([1, 1, 0, 0, 1], [1, 0, 1, 0, 1])
     assert decisions == Decisions(3, 5, 2, 1, 1, 1, pytest.approx(2 / 3))
-    assert confusion([0, 0], [0, 0]).f1 == 0
+    assert confusion([0, 0], [0, 1]).f1 == 0
+    assert confusion([1, 0, 0], [0, 0, 0]) == Decisions(1, 3, 0, 1, 2, 0, None)
     assert confusion([1, 0], [None, None]) == Decisions(above=1, of=2)

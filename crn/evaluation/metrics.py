@@ -125,14 +125,19 @@ def max_f1(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
 
 
 def confusion(decisions: Sequence[int], labels: Sequence[int | None]) -> Decisions:
-    """Counts of right and wrong decisions, and F1; both (N,), 1 for anomalous, 0 for normal."""
+    """Counts of right and wrong decisions, and F1, which needs anomalous images.
+
+    Args:
+        decisions, labels: (N,), 1 for anomalous, 0 for normal; None where nobody knows.
+    """
     from sklearn.metrics import confusion_matrix, f1_score
 
     above, of = sum(decisions), len(decisions)
     if None in labels:
         return Decisions(above, of)
     (tn, fp), (fn, tp) = confusion_matrix(labels, decisions, labels=(0, 1)).tolist()
-    return Decisions(above, of, tp, fp, tn, fn, float(f1_score(labels, decisions, zero_division=0)))
+    f1 = float(f1_score(labels, decisions, zero_division=0)) if ANOMALOUS in labels else None
+    return Decisions(above, of, tp, fp, tn, fn, f1)
 
 
 def evaluate(
@@ -156,7 +161,7 @@ def evaluate(
     scoring = options.scoring
     test = [image for image in images if image.split == TEST]
     labels = [image.label for image in test]
-    labelled = None not in labels
+    has_both = {*labels} == {NORMAL, ANOMALOUS}
     count = sum(mask is not None for mask in masks)
     pixels = _pixel_metrics(images, maps, masks, ignored) if count else {}
     return Metrics(
@@ -180,11 +185,11 @@ def evaluate(
             sigma_in_pixels(scoring.map_smoothing, model.imsize),
             *maps.range,
         ),
-        scores={name: _score_metrics(test, name) for name in SCORES} if labelled else None,
+        scores={name: _score_metrics(test, name) for name in SCORES} if has_both else None,
         decisions=None if thresholds.image is None else confusion(_decisions(test), labels),
         decisions_at=_decisions_at(thresholds, test, scoring.anomaly_score),
         pixels=pixels.get(None),
-        kinds=_kinds(test, scoring.anomaly_score, pixels) if labelled else None,
+        kinds=_kinds(test, scoring.anomaly_score, pixels) if has_both else None,
         bootstrap=Bootstrap(BOOTSTRAP_RESAMPLES, BOOTSTRAP_SEED),
     )
 

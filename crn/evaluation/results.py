@@ -15,6 +15,8 @@ from crn.system.files import set_aside, written_whole
 METRICS_FILE = "metrics.json"
 # Whatever the threshold is, what these quantiles of the normal training images give is told.
 QUANTILES = (0.99, 0.95)
+# What is said in the place of an AUROC.
+AUROC_UNDEFINED = "AUROC is undefined: all test images are normal"
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ class ScoreMetrics:
 class Decisions:
     """What the threshold gives: the images above it, and which of them are rightly there.
 
-    All but ``above`` and ``of`` is None without labels.
+    All but ``above`` and ``of`` is None without labels, and F1 without anomalous images as well.
     """
 
     above: int
@@ -187,11 +189,11 @@ class Metrics:
     Attributes:
         anomaly_score: the one of `SCORES` that was asked for: thresholds, decisions, maps and kinds
             of defect are about it.
-        scores: for each of `SCORES`; None without labels.
+        scores: for each of `SCORES`; None without labels, or where all test images are normal.
         decisions: None without a threshold.
         decisions_at: what the thresholds at each of `QUANTILES` would give.
         pixels: None without masks.
-        kinds: for each kind of defect; None without labels.
+        kinds: for each kind of defect; None where ``scores`` is.
     """
 
     model: ModelFacts
@@ -207,7 +209,7 @@ class Metrics:
     decisions_at: dict[str, Decisions] | None = None
 
     def every_kind(self) -> KindMetrics:
-        """All anomalous test images together, as if they were of one kind; there are labels."""
+        """All anomalous test images together, as if they were of one kind; there are some."""
         assert self.scores is not None
         asked = self.scores[self.anomaly_score]
         return KindMetrics(

@@ -277,5 +277,6 @@ def _judged(status: int, folder: Path, metric: str) -> tuple[float | None, str]:
     try:
         value = float(logged(folder, metric)[-1][-1][metric])
     except (LookupError, ValueError):
-        return None, f"did not log {metric}"
+        why = ", which needs anomalous test images" if "roc_auc" in metric else ""
+        return None, f"did not log {metric}{why}"
     return (value, "") if math.isfinite(value) else (None, f"the last {metric} is {value}")

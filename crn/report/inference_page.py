@@ -7,7 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from crn.config import SCORES
-from crn.evaluation.results import InferenceResults, Metrics, ScoredImage, ScoreMetrics
+from crn.evaluation.results import (
+    AUROC_UNDEFINED,
+    InferenceResults,
+    Metrics,
+    ScoredImage,
+    ScoreMetrics,
+)
 from crn.report.charts import Axis, Chart, Series, histogram_chart
 from crn.report.curves import precision_recall, roc
 from crn.report.gallery import Panels, gallery_data
@@ -46,6 +52,7 @@ def write_inference_report(
         gallery_data(results, shown, files, folder),
         name=Path(metrics.dataset.path).name or metrics.dataset.layout,
         metrics=metrics,
+        auroc_undefined=AUROC_UNDEFINED,
         charts=list(_charts(results)),
         legend=legend(scale, metrics.dataset.masks > 0),
     )

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from crn.config import SCORES
 from crn.evaluation.results import (
+    AUROC_UNDEFINED,
+    DatasetFacts,
+    Decisions,
     InferenceResults,
     KindMetrics,
     Metrics,
@@ -53,8 +56,10 @@ def metrics_table(results: InferenceResults) -> str:
 
 def _lines(results: InferenceResults) -> Iterator[str]:
     metrics = results.metrics
-    if metrics.scores is None:
+    if metrics.dataset.unlabelled:
         yield f"{counted(metrics.dataset.test, 'image')} without labels"
+    elif metrics.scores is None:
+        yield f"{counted(metrics.dataset.test, 'test image')}; {AUROC_UNDEFINED}"
     else:
         yield f"{metrics.dataset.test} test images, {metrics.dataset.anomalous} of them anomalous"
         yield from _scores(metrics.scores, metrics.anomaly_score)
@@ -111,17 +116,18 @@ def _threshold(metrics: Metrics) -> Iterator[str]:
         f"threshold {threshold.image:.6g} (of pixels {threshold.pixel:.6g}): "
         f"{threshold.quantile:g} quantile, from {threshold.source}"
     )
-    if decisions.f1 is None:
+    if metrics.dataset.unlabelled:
         yield f"above it: {decisions.above:,} of {counted(decisions.of, 'image')}"
         return
-    yield (
-        f"above it are {decisions.true_positives} of {metrics.dataset.anomalous} anomalous and "
-        f"{decisions.false_positives} of {metrics.dataset.normal} normal test images; "
-        f"F1 {decisions.f1:.3f}"
-    )
+    f1 = "" if decisions.f1 is None else f"; F1 {decisions.f1:.3f}"
+    yield f"above it are {_above(decisions, metrics.dataset)} test images{f1}"
     for quantile, row in (metrics.decisions_at or {}).items():
         if quantile != f"{threshold.quantile:g}":
-            yield (
-                f"at the {quantile} quantile: {row.true_positives} of {metrics.dataset.anomalous} "
-                f"anomalous and {row.false_positives} of {metrics.dataset.normal} normal"
-            )
+            yield f"at the {quantile} quantile: {_above(row, metrics.dataset)}"
+
+
+def _above(row: Decisions, dataset: DatasetFacts) -> str:
+    normal = f"{row.false_positives} of {dataset.normal} normal"
+    if not dataset.anomalous:
+        return normal
+    return f"{row.true_positives} of {dataset.anomalous} anomalous and {normal}"

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from crn.config import GROUPS, SCORES, Options
+from crn.evaluation.results import AUROC_UNDEFINED
 from crn.report.charts import Axis, Chart, Series, axis_around
 from crn.report.curves import running_mean, thin_series
 from crn.report.pages import REPORT_FILE, decimal, typed_settings, write_page
@@ -26,6 +27,9 @@ _LOSSES = {
         "losses/discriminator": "discriminator",
     },
 }
+# Of every validation.
+_TIME = "metrics/training_time"
+_NOTHING = "The run ended before it logged anything"
 # A series with more points than `_FEW` is noisy: its mean over this share of them is shown, too.
 _FEW = 200
 _MEAN_OVER = 0.03
@@ -38,7 +42,7 @@ _UNITS = {
 
 @dataclass(frozen=True)
 class Validations:
-    """A summary of the validations of a run.
+    """A summary of the validations of a run that have an AUROC.
 
     Attributes:
         last, last_step: AUROC and step of the last validation.
@@ -70,6 +74,7 @@ def write_training_report(folder: Path, options: Options) -> None:
         options=options,
         last_step=max((points[-1, 0] for points in series.values()), default=0),
         validations=_validations(series) if "metrics/roc_auc" in series else None,
+        note=AUROC_UNDEFINED if _TIME in series else None if series else _NOTHING,
         charts=list(_charts(series, options)) if series else [],
     )
     log.info("wrote %s", path)
@@ -100,7 +105,7 @@ def _validations(series: dict[str, np.ndarray]) -> Validations:
         last_step=aurocs[-1, 0],
         best=best,
         best_step=steps[0] if len(steps) else None,
-        time=_duration(series["metrics/training_time"][-1, 1]),
+        time=_duration(series[_TIME][-1, 1]),
     )
 
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from crn.checkpoints.writing import write_checkpoint
 from crn.errors import Diverged, DivergedInOneProcess
+from crn.evaluation.results import AUROC_UNDEFINED
 from crn.report.pictures import has_same_picture, picture_grid, write_picture
 from crn.system.files import hard_link, set_aside
 from crn.training.distributed import STOP_SIGNALS, StopRequest
@@ -33,7 +34,7 @@ GRID_IMAGES = 8
 
 
 class Checkpoints(pl.Callback):
-    """Keep best.ckpt, of the highest validation AUROC so far, and last.ckpt.
+    """Keep best.ckpt, of the highest validation AUROC so far where there is one, and last.ckpt.
 
     last.ckpt is written at least every ten minutes (oftener where that takes less than a hundredth
     of the time), before best.ckpt, which is another name of it, and when the training ends or is
@@ -56,13 +57,16 @@ class Checkpoints(pl.Callback):
         self._seconds_to_write = SECONDS_TO_WRITE_GUESSED
 
     def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Save where this validation was the best so far."""
-        if module_of(trainer).is_best:
+        """Save where this validation was the best so far, or is all that there is."""
+        model = module_of(trainer)
+        if model.is_best or not model.method.networks:
             self.save_last(trainer)
+        # Without an AUROC, too, because the best of another training is not this one's.
+        if model.is_best or model.max_roc_auc < 0:
             self._make_way_for(self.best)
-            # For large networks a second writing would take as long as many steps.
-            if not hard_link(self.last, self.best):
-                self._save(trainer, self.best)
+        # For large networks a second writing would take as long as many steps.
+        if model.is_best and not hard_link(self.last, self.best):
+            self._save(trainer, self.best)
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Save where the last time was long enough ago."""
@@ -219,14 +223,11 @@ class StepProgress(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Say the AUROC in words where there is no bar to show it."""
         if self._bar is not None and self._bar.disable:
-            metrics = trainer.callback_metrics
-            log.info(
-                "step %d/%d: AUROC %.3f, best so far %.3f",
-                module_of(trainer).step,
-                self._steps,
-                metrics["metrics/roc_auc"],
-                metrics["metrics/max_roc_auc"],
-            )
+            said, metrics = AUROC_UNDEFINED, trainer.callback_metrics
+            if "metrics/roc_auc" in metrics:
+                current, best = (metrics[f"metrics/{name}roc_auc"] for name in ("", "max_"))
+                said = f"AUROC {current:.3f}, best so far {best:.3f}"
+            log.info("step %d/%d: %s", module_of(trainer).step, self._steps, said)
 
     def on_train_end(self, *_: Any) -> None:
         """Close the bar."""

@@ -42,7 +42,7 @@ class TrainingModule(pl.LightningModule):
         fitted: what is known of images once the scorer's patches are fitted to the normal ones.
         step: training steps done; a step is one batch.
         max_roc_auc: the best validation AUROC so far, of the score that was asked for; -1 before
-            the first.
+            the first, and as long as all test images are normal.
         best_step: after how many steps that was.
         images: what it is trained on.
         stop: the signal to stop, if any process has received one.
@@ -85,7 +85,7 @@ class TrainingModule(pl.LightningModule):
     @property
     def is_best(self) -> bool:
         """Whether the validation after the present step was the best so far."""
-        return self.step == self.best_step
+        return self.max_roc_auc >= 0 and self.step == self.best_step
 
     def configure_optimizers(self) -> list[Optimizer]:
         """One optimizer for every network."""
@@ -257,7 +257,7 @@ class TrainingModule(pl.LightningModule):
         return self.trainer.strategy.reduce(sums, reduce_op="sum")
 
     def on_validation_epoch_end(self) -> None:
-        """Log the AUROC of all three scores.
+        """Log the AUROC of all three scores, which is undefined where all test images are normal.
 
         Raises:
             Diverged: a score is not finite.
@@ -270,19 +270,16 @@ class TrainingModule(pl.LightningModule):
         scores = {name: torch.cat([each[name] for each, _ in batches]) for name in SCORES}
         if not all(values.isfinite().all() for values in scores.values()):
             raise self.diverged(self.step, "the anomaly scores")
-        aurocs = {name: auroc(values, labels) for name, values in scores.items()}
-        current = aurocs[self.config.scoring.anomaly_score]
-        if current > self.max_roc_auc:
-            self.max_roc_auc, self.best_step = current, self.step
-        self._report(
-            {
-                "metrics/roc_auc": current,
-                "metrics/max_roc_auc": self.max_roc_auc,
-                **{f"metrics/roc_auc_{name}": value for name, value in aurocs.items()},
-                "metrics/training_time": self.training_seconds,
-                **self.method.state(),
-            }
-        )
+        metrics = {}
+        if labels.any():
+            aurocs = {name: auroc(values, labels) for name, values in scores.items()}
+            current = aurocs[self.config.scoring.anomaly_score]
+            if current > self.max_roc_auc:
+                self.max_roc_auc, self.best_step = current, self.step
+            metrics = {f"metrics/roc_auc_{name}": value for name, value in aurocs.items()}
+            metrics |= {"metrics/roc_auc": current, "metrics/max_roc_auc": self.max_roc_auc}
+        time_taken = {"metrics/training_time": self.training_seconds}
+        self._report(metrics | time_taken | self.method.state())
 
     @property
     def training_seconds(self) -> float:

@@ -22,6 +22,7 @@ from torch.nn.functional import interpolate
 from crn.config import GROUPS, RECIPES, SCORES, ModelConfig, Network, Options
 from crn.errors import UserError
 from crn.evaluation.metrics import auroc
+from crn.evaluation.results import AUROC_UNDEFINED
 from crn.experiments.folder import write_json
 from crn.experiments.jobs import say
 from crn.experiments.tables.runs import DataSet
@@ -56,6 +57,8 @@ def baseline_aurocs(data: DataSet, size: int, folder: Path) -> dict[str, list[fl
     path = folder / "baselines" / f"{data.name}-{size}.json"
     try:
         samples = list_samples(LAYOUTS[data.layout], data.path)
+        if not any(sample.label == ANOMALOUS for sample in samples):
+            raise UserError(f"{data.path}: {AUROC_UNDEFINED}")
         fingerprint = _fingerprint(samples)
         if (kept := _kept(path, fingerprint)) is not None:
             return kept
