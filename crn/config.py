@@ -137,7 +137,7 @@ class Network(OptionGroup):
 
     imsize: int = option(128, "width and height of the images in pixels", choices=IMAGE_SIZES)
     max_network_depth: int = option(
-        8, "maximum number of U-Net levels; there are log2(imsize) at most", low=1, high=10
+        8, "maximum number of U-Net levels; at most log2(imsize) are possible", low=1, high=10
     )
     width: int = option(
         64,

@@ -69,7 +69,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--seed",
         type=whole_number(0),
         metavar="N",
-        help="seed of the methods random and bayes; with one worker they try the same again",
+        help="seed of the methods random and bayes (reproducible with one worker only)",
     )
     words, arguments = split_words(argv)
     return parser.parse_args(words), arguments

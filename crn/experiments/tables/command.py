@@ -106,8 +106,8 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         nargs="+",
         choices=RECIPES_OF,
         help="models to train; control: the units of crn without their competition; untrained: "
-        "the units without training. crn and dagan alone have the recipe published, features has "
-        f"pretrained alone (default: {' '.join(_MODELS)}; for units crn)",
+        "the units without training. Only crn and dagan have the recipe published, and features "
+        f"has only pretrained (default: {' '.join(_MODELS)}; for units crn)",
     )
     parser.add_argument(
         "--recipes",
