@@ -87,6 +87,12 @@ def test_pairs_are_uniform_and_depend_on_seed_and_step_alone():
     assert model.trained == pairs[77]
 
 
+def test_two_units_play_each_other_and_a_single_one_plays_itself():
+    both = [make_model(2).method.trained_in(3, step) for step in range(20)]
+    assert set(both) == {(0, 1), (1, 0)}
+    assert make_model(1).method.trained_in(3, 5) == (0,)
+
+
 def assert_same_function(layer, x, mine, plain):
     """Values, and gradients of input and parameters, in float64."""
     out = torch.randn_like(plain)

@@ -10,7 +10,6 @@ from test_runs import assert_same_states, read_table
 
 from crn.config import Adversarial, Network
 from crn.methods import make_method
-from crn.methods.encoder_decoder import EncoderDecoder
 from crn.methods.maps import maps_of_autoencoders
 
 WEIGHTS = Adversarial(2.0, 30.0, 3.0)
@@ -58,9 +57,9 @@ def test_the_discriminator_has_no_way_around_its_code(depth: int) -> None:
     """What is made of the innermost level alone is all that it makes of an image."""
     torch.manual_seed(0)
     network = Network(imsize=32, max_network_depth=depth)
-    plain, unet = (EncoderDecoder(network, skips=skips).eval() for skips in (False, True))
+    method = make_method(model_config("dagan", network=network)).eval()
     x = torch.rand(2, 3, 32, 32) * 2 - 1
-    for each, has_skips in ((plain, False), (unet, depth > 1)):
+    for each, has_skips in ((method.discriminator, False), (method.generator, depth > 1)):
         # An image of which the code knows nothing.
         each.down[-1].register_forward_hook(lambda _, __, code: torch.zeros_like(code))
         y = each(x)

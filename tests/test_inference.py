@@ -272,7 +272,7 @@ def test_thresholds_are_quantiles_of_the_training_images_and_their_pixels() -> N
 @pytest.mark.parametrize(
     ("count", "quantile", "percent"),
     # Above the highest of n is, but for one in twenty times, at most 1 - 0.05^(1/n).
-    [(1, 1, "95 %"), (19, 1, "15 %"), (99, 1, "3 %"), (100, 1, None)],
+    [(1, 1, "95 %"), (19, 1, "15 %"), (99, 1, "3 %"), (100, 1, None), (300, 1, None)],
 )
 def test_how_rough_a_threshold_from_few_images_is(
     caplog: pytest.LogCaptureFixture, count: int, quantile: float, percent: str | None

@@ -115,6 +115,15 @@ def test_by_hand() -> None:
     assert metrics.aupro == pytest.approx((0.25 * 0.5 + 0.05 * 1) / 0.3)
 
 
+def test_an_anomalous_pixel_with_the_lowest_value_of_all_counts() -> None:
+    values = np.array([[0.9, 0.5, 0.2, 0.0]])
+    mask = np.array([[True, False, False, True]])
+    metrics = counted([(values, mask)]).metrics()
+    assert metrics.auroc == pytest.approx(2 / 4)
+    assert metrics.average_precision == pytest.approx((1 + 2 / 4) / 2)
+    assert metrics.aupro == pytest.approx(0.5)
+
+
 def test_small_regions_count_as_much_as_large_ones() -> None:
     values, mask = np.zeros((8, 8)), np.zeros((8, 8), bool)
     mask[:3, :3] = mask[6, 6] = True
