@@ -37,7 +37,7 @@ def thresholds_from_training(
     if count < FEW_IMAGES:
         log.warning(
             "a threshold from %d normal training images is rough: up to %.0f %% of new normal "
-            "images may be above it",
+            "images may be above it, and more if maps are measured against these few",
             *(count, 100 * most_above(count, quantile)),
         )
     return Thresholds(
