@@ -60,7 +60,7 @@ def test_what_thresholds_at_two_quantiles_give_is_shown_and_printed(tmp_path: Pa
     image_at = {"0.99": scores["crack/1"], "0.95": scores["good/2"]}
     results = results_of(names, threshold=scores["crack/1"], image_at=image_at)
     page = write_report(tmp_path, results).read_text()
-    _, _, table = page.partition("two quantiles of the normal training images give")
+    _, _, table = page.partition("Decisions at two quantiles of the normal training images")
     rows = [
         re.sub(r"<.*?>", "\n", row).split("\n")
         for row in re.findall(r"<tr.*?</tr>", table.partition("</table>")[0], re.DOTALL)
