@@ -83,7 +83,8 @@ class Run(OptionGroup):
     demo: bool = option(
         False,
         "small and quick: batch 2, 32x32 images, 3 units, depth at most 3, at most 50 steps; "
-        "without --dataset-path on a generated road sample",
+        "without --dataset-path on a generated road sample, with the balanced recipe on 64x64 "
+        "images, and the test images are scored at the end",
     )
     cpu: bool = option(False, "use the CPU even if there is a GPU")
     devices: int = option(

@@ -115,8 +115,6 @@ def _make_demo_sample(root: Path) -> None:
                 raise
         else:
             log.info("demo: made a sample of road tiles in %s", root)
-            return
-    log.info("demo: training on the road sample in %s", root)
 
 
 def _check_outputs(options: Options) -> None:

@@ -15,13 +15,18 @@ from lightning_fabric.plugins import environments
 from pytorch_lightning.utilities import rank_zero_only
 
 from crn.checkpoints.reading import Checkpoint
-from crn.command_line import DEMO_LIMITS, refuse_flags_of_others, warn_of_flags_without_effect
+from crn.command_line import (
+    DEMO_LIMITS,
+    refuse_flags_of_others,
+    uses_demo_sample,
+    warn_of_flags_without_effect,
+)
 from crn.config import GROUPS, UNTRAINED_MODELS, Network, Options, Pretrained
 from crn.errors import Diverged, UserError
 from crn.evaluation.results import AUROC_UNDEFINED
 from crn.option import has_effect, option_names
 from crn.report.training_page import write_training_report
-from crn.system.files import claimed, set_aside, written_whole
+from crn.system.files import claimed, require_writable_folder, set_aside, written_whole
 from crn.system.hardware import lightning_precision, pick_device, set_up_cpu
 from crn.training.batches import steps_of_epochs
 from crn.training.callbacks import (
@@ -122,6 +127,8 @@ def _train(options: Options, samples: Sequence[Sample], place: Place) -> int:
     data = InMemoryData(samples, options.network.imsize, options.data.num_workers, place, interval)
     model.images = data
     table = MetricsLogger(options.output.log_dir) if place.rank == 0 else None
+    if table and uses_demo_sample(options) and options.output.checkpoint_path is None:
+        options = options.replace(checkpoint_path=table.folder)
     if table:
         log_options(options, table, wandb)
     if resumed:
@@ -171,7 +178,22 @@ def _train(options: Options, samples: Sequence[Sample], place: Place) -> int:
     how = f"trained {model.step - start} steps" if model.method.networks else "fitted"
     log.info("%s in %.1f s; %s", how, model.training_seconds, said)
     _write_report(table, options)
+    if table and uses_demo_sample(options):
+        _score_sample(options, samples, table.folder)
     return 0
+
+
+def _score_sample(options: Options, samples: Sequence[Sample], logs: Path) -> None:
+    """Score the demo's sample with what it has trained: the report of that shows what it finds."""
+    # No other training needs it.
+    from crn.infer import infer
+
+    checkpoints, pictures = options.output.checkpoint_path, options.output.image_output_path
+    assert checkpoints is not None
+    pictures = pictures or logs / "results"
+    require_writable_folder(pictures, "--log-dir")
+    changes = {"model_input": checkpoints / LAST, "image_output_path": pictures}
+    infer(options.replace(mode="inference", **changes), samples)
 
 
 def _resume(options: Options) -> tuple[Options, Checkpoint | None]:
@@ -336,6 +358,9 @@ def _describe(
             log.info("%s: %s", name, "  ".join(shown))
     if options.output.auto_set_name:
         log.info("run: %s", run_name(options))
+    if uses_demo_sample(options):
+        path = options.data.dataset_path
+        log.info("demo: trains on the road tiles in %s, with --recipe %s", path, options.run.recipe)
     log.info(
         "images: %d to train on (%d steps an epoch), %d to test on (%d of them anomalous)",
         len(data.train_pixels),

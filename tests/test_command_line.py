@@ -11,7 +11,7 @@ import pytest
 from conftest import REPOSITORY, data_of, model_config
 
 from crn.command_line import parse_options, uses_demo_sample
-from crn.config import GROUPS, ModelConfig, Run
+from crn.config import GROUPS, RECIPES, ModelConfig, Run
 from crn.errors import UserError
 from crn.option import flag, has_effect, is_list, value_type
 
@@ -153,6 +153,24 @@ def test_demo_profile() -> None:
     assert {name: values[name] for name in small} == small
     unlike = {name for name, value in parse().items() if values[name] != value}
     assert unlike == {*small, "demo"}
+
+
+def test_demo_on_its_own_sample_has_the_balanced_recipe_unless_another_is_typed() -> None:
+    def on_sample(*words: str) -> dict[str, Any]:
+        return parse_options(["--demo", *words]).flat()
+
+    values = on_sample()
+    profile = {"batch_size": 2, "num_competitive_units": 3, "max_network_depth": 3}
+    own = {"recipe": "balanced", "imsize": 64, "width": 16, "anomaly_score": "discrimination"}
+    expected = RECIPES["balanced"] | profile | own | {"training_steps": 50}
+    assert {name: values[name] for name in expected} == expected
+    assert on_sample("--recipe", "balanced") == values
+    assert on_sample("--imsize", "32")["imsize"] == 32
+    assert on_sample("--anomaly-score", "residual")["anomaly_score"] == "residual"
+    own_path = {"dataset": "RoadImages", "dataset_path": values["dataset_path"]}
+    for recipe in ("published", "pretrained"):
+        assert on_sample("--recipe", recipe) == parse("--demo", "--recipe", recipe) | own_path
+    assert on_sample("--model", "features")["recipe"] == "pretrained"
 
 
 def test_demo_0_is_no_demo() -> None:
