@@ -98,13 +98,17 @@ def printed(page: str) -> dict[str, str]:
     }
 
 
-def main() -> None:
-    """Write the blocks and all pictures."""
-    page = PAGE.read_text(encoding="utf-8")
-    for name, text in printed(page).items():
-        start = page.index("\n", page.index("```", page.index(f"<!-- {name} -->"))) + 1
-        page = page[:start] + text + page[page.index("```", start) :]
-    PAGE.write_text(page, encoding="utf-8")
+def write_blocks() -> None:
+    """Run the commands of the page, and put what they print into its blocks."""
+    text = PAGE.read_text(encoding="utf-8")
+    for name, content in printed(text).items():
+        start = text.index("\n", text.index("```", text.index(f"<!-- {name} -->"))) + 1
+        text = text[:start] + content + text[text.index("```", start) :]
+    PAGE.write_text(text, encoding="utf-8")
+
+
+def write_pictures() -> None:
+    """Write the pictures of the page and of the README."""
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium")
     for argument in ("--headless=new", "--no-sandbox", "--hide-scrollbars"):
@@ -132,4 +136,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    write_blocks()
+    write_pictures()
