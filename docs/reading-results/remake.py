@@ -48,7 +48,7 @@ def example() -> Image.Image:
 
 def overlays(driver) -> Image.Image:
     """Some overlays above the colour scale of them all."""
-    scale = page(driver, f"{RESULTS}/colour_scale.svg", 640, 90, "light").crop((0, 0, 400, 60))
+    scale = page(driver, f"{RESULTS}/colour_scale.svg", 640, 90, "light").crop((0, 0, 400, 64))
     size, gap = 192, 6
     width, height = 3 * (size + gap) - gap, 2 * (size + gap)
     scale = scale.resize((width, round(scale.height * width / scale.width)))
