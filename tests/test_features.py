@@ -171,8 +171,10 @@ def test_networks_count_half_and_the_distances_are_not_logarithms() -> None:
         before, now = (np.log(p + 2 / 255) if is_logarithm else p for p in both)
         result = (now - before.mean(0)) / before.std(0)
         # Of 64 values the median is the lower of the two in the middle.
-        return result - np.sort(result.reshape(3, -1), 1)[:, 31:32, None]
+        return result - np.sort(result.reshape(3, -1), 1)[:, 31:32, None].clip(-2, 2)
 
+    # The last image is far from normal as a whole, and not all of that is taken for light.
+    x["patches"][2] += 2
     expected = 0.5 * centred("residual", True) + centred("patches", False)
     np.testing.assert_allclose(scorer.measured(x)[0]["residual"], expected, atol=1e-3)
 
