@@ -112,7 +112,7 @@ def _train(options: Options, samples: Sequence[Sample], place: Place) -> int:
         log.info("nothing to do: %s has had %d of %d steps", options.run.model_input, start, steps)
         return 0
 
-    # What it cannot be built of is missed before images are read.
+    # Before images are read, since a package or weights may be missing.
     pl.seed_everything(options.run.seed, verbose=False)
     model = TrainingModule(options.model_config())
     if model.scorer.patches is not None and not (resumed and resumed.has_pretrained_weights):
@@ -125,7 +125,6 @@ def _train(options: Options, samples: Sequence[Sample], place: Place) -> int:
         steps_of_epochs(1, images, options.optimization.batch_size), steps // MOST_VALIDATIONS
     )
     data = InMemoryData(samples, options.network.imsize, options.data.num_workers, place, interval)
-    model.images = data
     table = MetricsLogger(options.output.log_dir) if place.rank == 0 else None
     if table and uses_demo_sample(options) and options.output.checkpoint_path is None:
         options = options.replace(checkpoint_path=table.folder)
@@ -338,7 +337,7 @@ def _pictures(options: Options, data: InMemoryData, model: TrainingModule) -> li
     patches = model.scorer.patches
     if patches is not None and patches.features.image_size != images.shape[-1]:
         samples = [data.test[each] for each in index]
-        (pixels,) = image_batches(samples, patches.features.image_size)
+        (pixels,) = image_batches(samples, patches.features.image_size, batch=len(samples))
         large = normalize(pixels)
     interval = options.output.image_output_interval
     return [PictureGrids(folder / GRIDS, images, interval, large)]
@@ -360,7 +359,9 @@ def _describe(
         log.info("run: %s", run_name(options))
     if uses_demo_sample(options):
         path = options.data.dataset_path
-        log.info("demo: trains on the road tiles in %s, with --recipe %s", path, options.run.recipe)
+        log.info(
+            "demo: training on the road tiles in %s, with --recipe %s", path, options.run.recipe
+        )
     log.info(
         "images: %d to train on (%d steps an epoch), %d to test on (%d of them anomalous)",
         len(data.train_pixels),

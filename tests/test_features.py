@@ -227,6 +227,14 @@ def test_normal_images_that_were_fitted_are_measured_without_themselves(
     assert held_out.mean() > own.mean() + 1
 
 
+def test_normal_images_that_are_new_to_the_model_are_counted(use, alone, panorama) -> None:
+    """Four of six train there; a threshold from them is of images that the fit has not seen."""
+    log = use(*scored(alone, "--anomaly-score-file", "new.csv"), data=data_of("Panorama", panorama))
+    assert "4 normal training images are not those that the model was fitted to" in log
+    log = use(*scored(alone, "--anomaly-score-file", "same.csv"))
+    assert "are not those that the model was fitted to" not in log
+
+
 def test_a_signal_while_features_are_computed_stops_at_once(
     run_main, interruptible, monkeypatch, easy_set: Path, tmp_path: Path
 ) -> None:

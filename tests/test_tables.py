@@ -229,7 +229,7 @@ def test_means_deviations_and_averages(tmp_path: Path) -> None:
     assert summary.best_baseline(screw) == ("contrast", [1.0])
 
     lines = write_results(runs, baselines).splitlines()
-    assert "**8 of 13 trainings have ended.**" in lines
+    assert "**8 of 13 training runs have ended.**" in lines
     label = "CRN, 4 units, balanced"
     for line in (
         "| AUROC, last | cable | =screw\\|x | wood | average |",

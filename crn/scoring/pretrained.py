@@ -55,8 +55,8 @@ class PretrainedFeatures(PatchFeatures):
         super().__init__()
         assert options.features is not None
         self.name = options.features
-        # Its buffers are needed even where a model is built without memory, and no random number
-        # of a training is.
+        # On the CPU even if a model is built without memory, since timm's buffers need values; and
+        # without drawing from the random state of a training run.
         with torch.device("cpu"), torch.random.fork_rng(devices=[]):
             self.network = _network(self.name, pretrained=False)
             facts = self.network.pretrained_cfg
@@ -125,7 +125,7 @@ def _network(name: str, pretrained: bool) -> Any:
         raise UserError(
             f"--features {name}: has no levels at strides {strides}; name a convolutional network"
         ) from error
-    # Of the two kinds of such networks that timm makes this one ends behind the last level.
+    # timm's "getter" leaves out the layers after the last level.
     wanted: dict[str, Any] = {"features_only": True, "feature_cls": "getter"}
     logging.getLogger("timm").setLevel(logging.ERROR)
     try:
@@ -154,7 +154,7 @@ def _lite0_weights(network: nn.Module) -> dict[str, Tensor]:
     content = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(content).hexdigest() != _SHA256:
         raise UserError(
-            f"{path}: is not the file that --features {LITE0} was tried with (SHA-256 "
+            f"{path}: is not the file that --features {LITE0} was tested with (SHA-256 "
             f"{_SHA256[:8]}...): install the version in requirements-features.txt"
         )
     theirs = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

@@ -101,7 +101,7 @@ class StopRequest:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Work that the first signal ends, since it is no step of which anything is kept."""
+        """Let even the first signal stop the work inside: nothing of it would be saved."""
         self.is_at_once = True
         try:
             yield

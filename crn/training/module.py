@@ -44,16 +44,11 @@ class TrainingModule(pl.LightningModule):
         max_roc_auc: the best validation AUROC so far, of the score that was asked for; -1 before
             the first, and as long as all test images are normal.
         best_step: after how many steps that was.
-        images: what it is trained on.
         stop: the signal to stop, if any process has received one.
     """
 
-    def __init__(self, config: ModelConfig, images: "InMemoryData | None" = None) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         """Make a model with new weights.
-
-        Args:
-            config: of the model.
-            images: what it is trained on; a model can be built without.
 
         Raises:
             UserError: the network of the pretrained features cannot be had.
@@ -67,7 +62,6 @@ class TrainingModule(pl.LightningModule):
         self.step = 0
         self.max_roc_auc = -1.0
         self.best_step = 0
-        self.images = images
         self.stop = StopRequest()
         self._networks = list(self.method.networks.values())
         self._optimizer_states: list[dict[str, Any]] = []
@@ -81,6 +75,12 @@ class TrainingModule(pl.LightningModule):
     def trained(self) -> tuple[int, ...]:
         """The networks that the next training step updates."""
         return self.method.trained_in(self.config.seed, self.step)
+
+    @property
+    def images(self) -> "InMemoryData":
+        """What it is trained on."""
+        trainer: Any = self.trainer
+        return trainer.datamodule
 
     @property
     def is_best(self) -> bool:
@@ -237,7 +237,6 @@ class TrainingModule(pl.LightningModule):
 
     def _normal_images(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Yield the training images of this process, and their distances where they have any."""
-        assert self.images is not None
         start = 0
         for x in self.images.images(TRAIN):
             some = slice(start, start + len(x))
@@ -248,7 +247,6 @@ class TrainingModule(pl.LightningModule):
         """Fit the scorer's patches, once in a run, in which images do not change."""
         if self.fitted is None and self.scorer.uses_patches:
             assert self.scorer.patches is not None
-            assert self.images is not None
             with torch.autocast(self.device.type, enabled=False), self.stop.at_once():
                 self.fitted = fit_patches(self.scorer.patches, self.images, self._total)
 
@@ -301,7 +299,7 @@ class TrainingModule(pl.LightningModule):
                 "training_seconds": self.training_seconds,
                 "max_roc_auc": self.max_roc_auc,
                 "best_step": self.best_step,
-                "data": "" if self.images is None else self.images.fingerprint,
+                "data": self.images.fingerprint,
             },
             **({} if self.fitted is None else {HELD_OUT: vars(self.fitted.held_out)}),
             "random_state": {

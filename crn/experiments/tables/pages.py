@@ -121,7 +121,7 @@ def _page(table: Table, summary: Summary) -> Iterator[str]:
         )
     ended = len(table.results())
     if ended < len(table.runs):
-        yield f"**{ended} of {len(table.runs)} trainings have ended.**"
+        yield f"**{ended} of {len(table.runs)} training runs have ended.**"
     if len(summary.data) > 1:
         yield _table(_overview(summary))
     yield _table(_details(summary))
