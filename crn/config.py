@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from crn.option import OptionGroup, option, option_names
+from crn.option import ALWAYS, WHEN_SCORING, OptionGroup, option, option_names
 from datasets.layouts import LAYOUTS
 
 IMAGE_SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
@@ -41,6 +41,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "balanced": _BALANCED,
     "pretrained": {**_BALANCED, "features": LITE0, "features_size": 256},
 }
+# In --checkpoint-path.
+BEST, LAST = "best.ckpt", "last.ckpt"
 # More than anybody needs, and small enough for every counter.
 MANY = 1_000_000_000
 
@@ -62,6 +64,7 @@ class Run(OptionGroup):
         "each other; autoencoder: a plain one; features: frozen features of a pretrained network, "
         "nothing to train (with --recipe pretrained by default)",
         choices=MODELS,
+        fixed=ALWAYS,
     )
     recipe: str = option(
         "published",
@@ -69,6 +72,7 @@ class Run(OptionGroup):
         "balanced: the competition stays balanced and scores are measured against normal images; "
         "pretrained: balanced, with the features of a pretrained network",
         choices=tuple(RECIPES),
+        fixed=ALWAYS,
     )
     model_input: Path | None = option(
         None, "checkpoint to resume (train), to score with (inference) or to export (export)"
@@ -135,6 +139,7 @@ class Network(OptionGroup):
     """The shape of every network."""
 
     title: ClassVar = "networks"
+    fixed: ClassVar = ALWAYS
 
     imsize: int = option(128, "width and height of the images in pixels", choices=IMAGE_SIZES)
     max_network_depth: int = option(
@@ -168,8 +173,11 @@ class Competition(OptionGroup):
     """What competitive units minimise."""
 
     title: ClassVar = "competition of crn"
+    fixed: ClassVar = WHEN_SCORING
 
-    num_competitive_units: int = option(12, "networks that compete", low=1, high=1000, model="crn")
+    num_competitive_units: int = option(
+        12, "networks that compete", low=1, high=1000, model="crn", fixed=ALWAYS
+    )
     reconstruction_weight: float = option(
         0.5, "weight w_rec of |x - r|: a generator reproduces the image", low=0, model="crn"
     )
@@ -200,6 +208,7 @@ class Adversarial(OptionGroup):
     """What DAGAN's two networks minimise."""
 
     title: ClassVar = "adversaries of dagan"
+    fixed: ClassVar = WHEN_SCORING
 
     adversarial_loss_weight: float = option(
         1.0,
@@ -220,6 +229,7 @@ class Optimization(OptionGroup):
     """How long and how fast to train."""
 
     title: ClassVar = "optimization"
+    fixed: ClassVar = WHEN_SCORING
 
     training_steps: int = option(
         20_000,
@@ -235,11 +245,14 @@ class Optimization(OptionGroup):
         high=MANY,
         mode="train",
     )
-    batch_size: int = option(64, "images in a training step, over all processes", low=1, high=MANY)
+    batch_size: int = option(
+        64, "images in a training step, over all processes", low=1, high=MANY, fixed=""
+    )
     optimizer: str = option(
         "adam",
         "optimizer of every network",
         choices=("adam", "adamw", "radam", "nadam", "rmsprop", "sgd"),
+        fixed=ALWAYS,
     )
     lr: float = option(1e-4, "learning rate", above=0)
     lr_scheduler: str = option(
@@ -263,7 +276,12 @@ class Optimization(OptionGroup):
         needs=("lr_scheduler", ("step",)),
     )
     momentum: float = option(
-        0.9, "momentum of sgd and rmsprop", low=0, high=1, needs=("optimizer", ("sgd", "rmsprop"))
+        0.9,
+        "momentum of sgd and rmsprop",
+        low=0,
+        high=1,
+        needs=("optimizer", ("sgd", "rmsprop")),
+        fixed=ALWAYS,
     )
     precision: str = option(
         "auto",
@@ -316,6 +334,7 @@ class Pretrained(OptionGroup):
     """The pretrained network whose features combined maps measure."""
 
     title: ClassVar = "pretrained features"
+    fixed: ClassVar = ALWAYS
 
     features: str | None = option(
         None,
@@ -417,12 +436,6 @@ class ModelConfig:
     def has_networks(self) -> bool:
         """Whether there is anything to train."""
         return self.model not in UNTRAINED_MODELS
-
-    @staticmethod
-    def option_names() -> list[str]:
-        """The options that a checkpoint decides; not the batch size, since scoring has its own."""
-        names = option_names(Network, Competition, Adversarial, Optimization, Pretrained)
-        return ["model", "recipe", *(name for name in names if name != "batch_size")]
 
     def values(self) -> dict[str, Any]:
         """The values of all its options by name."""

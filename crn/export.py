@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crn.checkpoints.reading import TrainedModel, read_checkpoint
+from crn.checkpoints.flags import options_to_score
+from crn.checkpoints.model import TrainedModel, model_of
+from crn.checkpoints.reading import read_checkpoint
 from crn.config import SCORES, Options
 from crn.errors import UserError
 from crn.methods.convolution import with_plain_convolutions
@@ -69,9 +71,9 @@ def export(options: Options) -> int:
     assert source is not None
     assert path is not None
     checkpoint = read_checkpoint(source)
-    options, config = checkpoint.decide(options), checkpoint.config
+    options, config = options_to_score(checkpoint, options), checkpoint.config
     with claimed(path):
-        model = checkpoint.model(options.scoring, torch.device("cpu"))
+        model = model_of(checkpoint, options.scoring, torch.device("cpu"))
         facts = {
             "method": config.model,
             "checkpoint": source.name,

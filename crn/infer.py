@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from crn.checkpoints.reading import TrainedModel, read_checkpoint
+from crn.checkpoints.flags import options_to_score
+from crn.checkpoints.model import TrainedModel, model_of
+from crn.checkpoints.reading import read_checkpoint
 from crn.config import SCORES, Options
 from crn.errors import UserError
 from crn.evaluation.maps import AnomalyMaps
@@ -94,10 +96,10 @@ def find_results(
     path = options.run.model_input
     assert path is not None
     checkpoint = read_checkpoint(path)
-    options = checkpoint.decide(options)
+    options = options_to_score(checkpoint, options)
     set_up_cpu()
     device = pick_device(options.run.cpu)
-    model = checkpoint.model(options.scoring, device)
+    model = model_of(checkpoint, options.scoring, device)
     facts = ModelFacts(
         method=model.config.model,
         checkpoint=str(path),

@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 import typing
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any, ClassVar
@@ -10,6 +11,10 @@ from typing import Any, ClassVar
 from crn.system.text import quoted
 
 MOST_VALUES = 100
+
+# What a checkpoint fixes: options that its weights depend on, and options that say how the model
+# was trained, which may change when training goes on.
+ALWAYS, WHEN_SCORING = "always", "when scoring"
 
 
 def option(
@@ -23,6 +28,7 @@ def option(
     mode: str | tuple[str, ...] = (),
     model: str | tuple[str, ...] = (),
     needs: tuple[str, tuple] | None = None,
+    fixed: str | None = None,
 ) -> Any:
     """A dataclass field that is also a command-line flag.
 
@@ -36,18 +42,33 @@ def option(
         mode: the values of ``--mode`` with which the flag has an effect; empty for all.
         model: likewise, the values of ``--model``.
         needs: the name of another option, and the values of it with which the flag has an effect.
+        fixed: `ALWAYS` or `WHEN_SCORING` if a checkpoint fixes it then, "" if never; None: as
+            the group says.
     """
     limits = {"choices": choices, "low": low, "high": high, "above": above}
     only = {
         kind: (names,) if isinstance(names, str) else names
         for kind, names in (("mode", mode), ("model", model))
     }
-    return field(default=default, metadata={"help": help, "needs": needs, **only, **limits})
+    metadata = {"help": help, "needs": needs, **only, **limits}
+    if fixed is not None:
+        metadata["fixed"] = fixed
+    return field(default=default, metadata=metadata)
 
 
 def option_names(*groups: type) -> list[str]:
     """The names of the options in some groups."""
     return [option_field.name for group in groups for option_field in dataclasses.fields(group)]
+
+
+def fixed_options(groups: Iterable[type["OptionGroup"]], kinds: Container[str]) -> list[str]:
+    """The names of the options that a checkpoint fixes in one of these ways."""
+    return [
+        option_field.name
+        for group in groups
+        for option_field in dataclasses.fields(group)
+        if option_field.metadata.get("fixed", group.fixed) in kinds
+    ]
 
 
 def flag(name: str) -> str:
@@ -119,12 +140,14 @@ class OptionGroup:
 
     Attributes:
         title: heading of the group in the help.
+        fixed: `ALWAYS` or `WHEN_SCORING` if a checkpoint fixes its options then, else "".
 
     Raises:
         ValueError: on construction; one line that names the flag and what it takes.
     """
 
     title: ClassVar[str]
+    fixed: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         for option_field in dataclasses.fields(self):

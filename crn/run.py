@@ -7,6 +7,7 @@ from pathlib import Path
 
 from crn.command_line import uses_demo_sample
 from crn.config import Options
+from crn.demo import make_demo_sample
 from crn.errors import UserError
 from crn.system.files import require_writable_folder, writing
 from crn.system.program import PrintableLines
@@ -50,7 +51,7 @@ def run(options: Options) -> int:
     assert root is not None
     assert options.data.dataset is not None
     if uses_demo_sample(options):
-        _make_demo_sample(root)
+        make_demo_sample(root)
     samples = list_samples(LAYOUTS[options.data.dataset], root)
     if place.rank == 0:
         _check_outputs(options)
@@ -96,25 +97,6 @@ class _LogFile(logging.FileHandler):
             if isinstance(sys.exc_info()[1], OSError):
                 raise
         super().handleError(record)
-
-
-def _make_demo_sample(root: Path) -> None:
-    """Make it where it is not there yet; of runs and processes that start together one comes first.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    if not root.exists():
-        from datasets.road_sample import write_road_sample
-
-        try:
-            with writing(root):
-                write_road_sample(root)
-        except UserError:
-            if not root.exists():
-                raise
-        else:
-            log.info("demo: made a sample of road tiles in %s", root)
 
 
 def _check_outputs(options: Options) -> None:

@@ -7,12 +7,11 @@ import pytest
 import torch
 from test_runs import assert_same_states, read_table, states, step_of
 
-from crn import train as training
 from crn.config import Adversarial, Competition, ModelConfig, Network, Optimization, Scoring
 from crn.errors import Diverged, UserError
 from crn.methods.competition import CompetitiveReconstructionNetworks
 from crn.system.hardware import is_finite
-from crn.training import callbacks
+from crn.training import callbacks, reporting
 from crn.training.module import TrainingModule
 
 SPOILT = 5
@@ -96,7 +95,7 @@ def test_a_report_that_cannot_be_written_is_told_besides(train, monkeypatch, tmp
         raise UserError("report.html: cannot be written")
 
     spoil_losses(monkeypatch)
-    monkeypatch.setattr(training, "write_training_report", refuse)
+    monkeypatch.setattr(reporting, "write_training_report", refuse)
     finished = train("kept")
     assert_diverged(finished, SPOILT + 1, "the losses of units 0 and 1")
     assert "report.html: cannot be written\n" in finished.err

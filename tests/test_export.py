@@ -9,7 +9,7 @@ from conftest import data_of, refuse
 from test_inference import write_model
 from test_runs import read_table
 
-from crn.checkpoints.reading import load_model
+from crn.checkpoints.model import load_model
 from crn.config import SCORES
 from datasets.layouts import LAYOUTS
 from datasets.reader import normalize, read_images

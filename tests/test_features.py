@@ -13,7 +13,7 @@ import torch
 from conftest import data_of, model_config, refuse
 from test_runs import read_table
 
-from crn.checkpoints.reading import load_model
+from crn.checkpoints.model import load_model
 from crn.config import LITE0, SCORES, Network, Pretrained, Scoring
 from crn.scoring import pretrained
 from crn.scoring.patch_distribution import PatchDistribution

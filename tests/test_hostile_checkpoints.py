@@ -251,7 +251,6 @@ def test_wrong_optimizer_states(user, changed, kind: str) -> None:
         lambda content: content["optimizer_states"].pop(),
         lambda content: content["optimizer_states"].append({}),
         lambda content: content["optimizer_states"][0].pop("state"),
-        lambda content: content["optimizer_states"][0]["state"].update({99: {}}),
         lambda content: content["random_state"].pop("cpu"),
         lambda content: content["random_state"].update(cpu=torch.zeros(3)),
         lambda content: content["random_state"].update(cpu=torch.zeros(9, dtype=torch.uint8)),

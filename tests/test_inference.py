@@ -19,7 +19,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 from test_runs import read_table
 
-from crn.checkpoints.reading import load_model
+from crn.checkpoints.model import load_model
 from crn.checkpoints.writing import write_checkpoint
 from crn.command_line import parse_options
 from crn.config import SCORES, Competition, Network

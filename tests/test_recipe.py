@@ -13,7 +13,8 @@ from scipy.ndimage import gaussian_filter
 from test_runs import read_table
 from victims import Victim, run_program
 
-from crn.checkpoints.reading import load_model, read_checkpoint
+from crn.checkpoints.model import load_model
+from crn.checkpoints.reading import read_checkpoint
 from crn.command_line import parse_options
 from crn.config import RECIPES, SCORES, Competition, Network
 from crn.methods import make_method

@@ -5,7 +5,7 @@ import os
 import re
 import signal
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from test_runs import assert_same_states, read_table, step_of
 from victims import Victim, run_program
 
 from crn.checkpoints.reading import read_checkpoint
-from crn.config import GROUPS, ModelConfig
+from crn.config import GROUPS
 from crn.option import flag
 from crn.training.data import InMemoryData
 from crn.training.processes import Place
@@ -174,13 +174,15 @@ def test_training_time_is_that_of_all_parts(train, trained: Path, tmp_path: Path
 # --- what a checkpoint decides ---
 
 
-def decided_options() -> list[str]:
-    fields = [each for group in GROUPS.values() for each in group.__dataclass_fields__.values()]
-    own = {"anomaly_score", "seed", "batch_size"}
-    names = {*ModelConfig.option_names(), *own} - {"epochs", "training_steps", "precision"}
-    return sorted(
-        each.name for each in fields if each.name in names and "dagan" not in each.metadata["model"]
-    )
+def typed_again(values: dict[str, Any]) -> dict[str, Any]:
+    """The options of a CRN that can be typed in every mode."""
+    options = [each for group in GROUPS.values() for each in fields(group)]
+    can_be = {
+        each.name
+        for each in options
+        if not each.metadata["mode"] and each.metadata["model"] in ((), ("crn",))
+    }
+    return {name: value for name, value in values.items() if name in can_be and value is not None}
 
 
 @pytest.mark.parametrize("mode", ["train", "inference", "export"])
@@ -193,9 +195,7 @@ def test_options_can_be_typed_as_the_checkpoint_has_them(
     train("--training-steps", 2, "--checkpoint-path", "kept", *unusual)
     values = read_checkpoint(tmp_path / "kept/last.ckpt").config.values()
     words: list[Any] = ["--mode", mode, "--cpu", "--model-input", "kept/last.ckpt"]
-    for option in decided_options():
-        if (value := values[option]) is None:
-            continue
+    for option, value in typed_again(values).items():
         text = list(value) if isinstance(value, tuple) else [value]
         words += [flag(option), *map(str, text)]
     words += {

@@ -10,7 +10,7 @@ import yaml
 from conftest import inference
 from PIL import Image
 
-from crn.checkpoints.reading import load_model
+from crn.checkpoints.model import load_model
 from crn.evaluation.results import read_metrics
 from crn.report.pictures import heat_colours
 from crn.training.resuming import read_training

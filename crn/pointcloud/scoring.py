@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from crn.checkpoints.reading import TrainedModel, load_model
+from crn.checkpoints.model import TrainedModel, load_model
 from crn.errors import UserError
 from crn.evaluation.thresholds import thresholds_from_file
 from crn.system.hardware import pick_device, set_up_cpu

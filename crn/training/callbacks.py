@@ -13,13 +13,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from crn.checkpoints.writing import write_checkpoint
+from crn.config import BEST, LAST
 from crn.errors import Diverged, DivergedInOneProcess
 from crn.evaluation.results import AUROC_UNDEFINED
 from crn.report.pictures import has_same_picture, picture_grid, write_picture
 from crn.system.files import hard_link, set_aside
 from crn.training.distributed import STOP_SIGNALS, StopRequest
 from crn.training.module import module_of
-from crn.training.resuming import BEST, LAST
 
 log = logging.getLogger(__name__)
 
@@ -141,8 +141,7 @@ class StopOnSignal(pl.Callback):
     ignore, as by nohup, stays ignored.
     """
 
-    def __init__(self, stop: StopRequest, checkpoints: Checkpoints | None = None) -> None:
-        self._checkpoints = checkpoints
+    def __init__(self, stop: StopRequest) -> None:
         self._stop = stop
         self._previous: dict[int, Any] = {}
 
@@ -166,8 +165,9 @@ class StopOnSignal(pl.Callback):
         number = self._stop.agreed
         if number is None:
             return
-        if self._checkpoints is not None:
-            self._checkpoints.save_last(trainer)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Checkpoints):
+                callback.save_last(trainer)
         raise Stopped(number)
 
     def _take_signals(self) -> None:

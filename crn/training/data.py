@@ -98,6 +98,25 @@ class InMemoryData(pl.LightningDataModule):
         for batch in batches:
             yield normalize(batch.to(self._device, non_blocking=True))
 
+    def test_images(self, index: Tensor, size: int | None = None) -> Tensor:
+        """Some test images.
+
+        Args:
+            index: (B,), which ones.
+            size: width and height; images of another size than those in memory are read again.
+
+        Returns:
+            (B, 3, size, size) in [-1, 1].
+
+        Raises:
+            UserError: a file cannot be read.
+        """
+        pixels = self.test_pixels[index]
+        if size not in (None, pixels.shape[-1]):
+            samples = [self.test[each] for each in index]
+            (pixels,) = image_batches(samples, size, batch=len(samples))
+        return normalize(pixels)
+
     def val_dataloader(self) -> EvaluationBatches:
         """The part of the test split that this process scores."""
         device = self._device

@@ -1,10 +1,11 @@
-"""Where the metrics of a training go: metrics.csv, and Weights & Biases if it is asked for."""
+"""The loggers of a training run: metrics.csv, and Weights & Biases if it is asked for."""
 
 import os
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_only
 
 from crn.config import Options
 from crn.errors import UserError
@@ -12,18 +13,34 @@ from crn.system.text import printable, shortened
 from crn.training.metrics_logger import MetricsLogger
 
 
-def open_wandb(options: Options) -> list[pl.loggers.WandbLogger]:
-    """Start the run on W&B before any work is done; empty where it is not asked for.
+def open_loggers(options: Options) -> list[Any]:
+    """The loggers of process 0, which get all options: a `MetricsLogger`, and W&B if asked for.
 
     Raises:
-        UserError: W&B refuses, or cannot be reached.
+        UserError: a folder cannot be made, or W&B refuses or cannot be reached.
     """
-    if not options.output.wandb:
-        return []
-    # Seconds, for a server that does not answer; W&B itself would wait for longer.
+    values: dict[str, Any] = {
+        name: printable(value) if isinstance(value, str) else value
+        for name, value in options.flat().items()
+    }
+    loggers: list[Any] = []
+    if options.output.wandb:
+        loggers.append(_open_wandb(options))
+        # A sweep has set, and locked, the options that it decides.
+        known = loggers[0].experiment.config.keys()
+        loggers[0].log_hyperparams({k: v for k, v in values.items() if k not in known})
+    table = MetricsLogger(options.output.log_dir)
+    table.log_hyperparams(values)
+    return [table, *loggers]
+
+
+def _open_wandb(options: Options) -> pl.loggers.WandbLogger:
+    # In seconds; by default W&B waits longer for a server that does not answer.
     os.environ.setdefault("WANDB_INIT_TIMEOUT", "30")
     import wandb
 
+    # Lightning may have been imported in a process that was started as another one.
+    rank_zero_only.rank = 0  # type: ignore[attr-defined]
     logger = pl.loggers.WandbLogger(
         name=run_name(options) if options.output.auto_set_name else None,
         project=options.output.experiment or "competitive-reconstruction-networks",
@@ -36,22 +53,7 @@ def open_wandb(options: Options) -> list[pl.loggers.WandbLogger]:
         raise UserError(
             f"--wandb: W&B cannot be used ({reason}); run `wandb login`, or set WANDB_MODE=offline"
         ) from None
-    return [logger]
-
-
-def log_options(
-    options: Options, table: MetricsLogger, others: list[pl.loggers.WandbLogger]
-) -> None:
-    """Log all options of a run, resolved."""
-    values: dict[str, Any] = {
-        name: printable(value) if isinstance(value, str) else value
-        for name, value in options.flat().items()
-    }
-    table.log_hyperparams(values)
-    for logger in others:
-        # A sweep has set, and locked, those that it decides.
-        known = logger.experiment.config.keys()
-        logger.log_hyperparams({k: v for k, v in values.items() if k not in known})
+    return logger
 
 
 def run_name(options: Options) -> str:

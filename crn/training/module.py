@@ -1,6 +1,5 @@
 """The training of any method as a LightningModule."""
 
-import copy
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from crn.checkpoints.reading import HELD_OUT
+from crn.checkpoints.model import HELD_OUT
+from crn.checkpoints.reading import Checkpoint
 from crn.config import SCORES, ModelConfig
 from crn.errors import Diverged
 from crn.evaluation.metrics import auroc
@@ -20,8 +20,9 @@ from crn.methods.maps import Maps
 from crn.scoring.scorer import Scored, Scorer
 from crn.system.hardware import is_finite
 from crn.training.distributed import StopRequest, average_, gather, is_several, seed_dropout
-from crn.training.optimizers import learning_rate, make_optimizer
+from crn.training.optimizers import learning_rate, load_optimizer_state, make_optimizer
 from crn.training.patches import FittedPatches, fit_patches
+from crn.training.processes import Place
 from datasets.samples import TRAIN
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class TrainingModule(pl.LightningModule):
         config = self.config.optimization
         optimizers = [make_optimizer(config, network.parameters()) for network in self._networks]
         for optimizer, state in zip(optimizers, self._optimizer_states, strict=False):
-            optimizer.load_state_dict(state)
+            load_optimizer_state(optimizer, state)
         self._optimizer_states = []
         return optimizers
 
@@ -315,8 +316,7 @@ class TrainingModule(pl.LightningModule):
         expected = {name: value.shape for name, value in self.state_dict().items()}
         fit = {name: value for name, value in state.items() if expected.get(name) == value.shape}
         self.load_state_dict(fit, strict=fit.keys() == expected.keys())
-        # Optimizers would go on in the memory of the file.
-        self._optimizer_states = copy.deepcopy(checkpoint["optimizer_states"])
+        self._optimizer_states = checkpoint["optimizer_states"]
         progress = checkpoint["progress"]
         self.step = progress["step"]
         self.max_roc_auc = progress["max_roc_auc"]
@@ -327,12 +327,42 @@ class TrainingModule(pl.LightningModule):
         if len(state["cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["cuda"])
 
+    def forget_best(self) -> None:
+        """Forget the best validation so far."""
+        self.max_roc_auc, self.best_step = -1.0, 0
+
     def _report(self, values: dict[str, Any], **more: Any) -> None:
         """Give metrics to the loggers, under the number of batches done, and to the callbacks."""
         metrics = {name: float(value) for name, value in (values | more).items()}
         self.log_dict(metrics, logger=False)
         for logger in self.loggers:
             logger.log_metrics(metrics, step=self.step)
+
+
+def make_module(
+    config: ModelConfig, resumed: Checkpoint | None, place: Place, device: torch.device
+) -> TrainingModule:
+    """The module of a run, with pretrained weights and the state of a checkpoint.
+
+    Args:
+        config: of the model.
+        resumed: what training goes on from, if anything.
+        place: of this process.
+        device: where it will be trained.
+
+    Raises:
+        UserError: the network of the pretrained features, or its weights, cannot be had.
+    """
+    model = TrainingModule(config)
+    if resumed:
+        model.go_on_from(resumed.content)
+    patches = model.scorer.patches
+    if patches is not None and not (resumed and resumed.has_pretrained_weights):
+        patches.features.load_pretrained()
+    if place.count > 1 and device.type == "cuda":
+        # Lightning would also convert the frozen network of the features.
+        torch.nn.SyncBatchNorm.convert_sync_batchnorm(model.method)
+    return model
 
 
 def module_of(trainer: pl.Trainer) -> TrainingModule:

@@ -1,44 +1,52 @@
-"""What a training goes on from, and where its best state so far is."""
+"""Training on from a checkpoint."""
 
-from itertools import starmap
+import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
-from crn.checkpoints.reading import (
-    METHOD,
-    SCORER,
-    Checkpoint,
-    check_state,
-    empty_model,
-    fits,
-    has,
-    read_checkpoint,
-)
-from crn.config import ModelConfig
+from crn.checkpoints.flags import options_to_resume
+from crn.checkpoints.model import empty_model
+from crn.checkpoints.reading import METHOD, SCORER, Checkpoint, check_state, has, read_checkpoint
+from crn.command_line import refuse_flags_of_others
+from crn.config import BEST, ModelConfig, Options
 from crn.errors import UserError
 from crn.methods import Method
+from crn.system.files import set_aside, written_whole
 from crn.system.hardware import is_finite
-from crn.training.optimizers import make_optimizer
+from crn.training.optimizers import load_optimizer_state, make_optimizer
 
-# In --checkpoint-path.
-BEST, LAST = "best.ckpt", "last.ckpt"
+log = logging.getLogger(__name__)
 
-# Parts of a checkpoint that training needs besides, and their types.
+# Parts of a checkpoint that only training needs, and their types.
 _TRAINING_PARTS: dict[str, type] = {"optimizer_states": list, "random_state": dict}
 
 
-def read_training(path: Path) -> Checkpoint:
-    """As `read_checkpoint`, for one that training is to go on from.
+def resume(options: Options) -> tuple[Options, Checkpoint | None]:
+    """Read ``--model-input``, if it is given.
 
     Returns:
-        Of the checkpoint what training goes on from, all of it checked.
+        The options, with those of the checkpoint where no flag was typed, and the checkpoint.
 
     Raises:
-        UserError: see `read_checkpoint`; or what training needs is missing or does not fit.
+        UserError: the checkpoint cannot be used, or a flag contradicts it.
+    """
+    if options.run.model_input is None:
+        return options, None
+    checkpoint = read_training(options.run.model_input)
+    options = options_to_resume(checkpoint, options)
+    refuse_flags_of_others(options, "model")
+    return options, checkpoint
+
+
+def read_training(path: Path) -> Checkpoint:
+    """Read a checkpoint and check all that training goes on from.
+
+    Raises:
+        UserError: see `read_checkpoint`; or a part that training needs is missing or does not fit.
     """
     checkpoint = read_checkpoint(path)
     content, config = checkpoint.content, checkpoint.config
@@ -49,16 +57,51 @@ def read_training(path: Path) -> Checkpoint:
     expected |= {SCORER + name: value for name, value in scorer.state_dict().items()}
     check_state(path, content["state_dict"], expected)
     _check_random_state(path, content["random_state"])
-    kept = {name: content[name] for name in ("progress", "random_state", "state_dict")}
-    states = _optimizer_states(path, content["optimizer_states"], config, method)
-    return Checkpoint(path, kept | {"optimizer_states": states}, config)
+    _check_optimizer_states(path, content["optimizer_states"], config, method)
+    return checkpoint
 
 
-def best_state_of(checkpoint: Checkpoint) -> Path | None:
-    """The file with the best state that a training had until its checkpoint, if there is one.
+def keep_best_state(
+    checkpoint: Checkpoint, options: Options, test_images: str, is_first: bool
+) -> bool:
+    """Copy the best state so far to ``--checkpoint-path``.
 
-    It is best.ckpt beside it, or the checkpoint itself.
+    Args:
+        checkpoint: what training goes on from.
+        options: of the run.
+        test_images: the fingerprint of the test images.
+        is_first: whether this process writes the files.
+
+    Returns:
+        Whether the best validation so far still counts: its state exists, and neither the score nor
+        the test images have changed.
     """
+    folder, progress = options.output.checkpoint_path, checkpoint.progress
+    if progress["max_roc_auc"] < 0:
+        return True
+    if checkpoint.config.scoring != options.scoring:
+        why = "it was of another score"
+    elif progress["data"] != test_images:
+        why = "it was of other test images"
+    elif folder is None:
+        return True
+    elif (best := _best_state_of(checkpoint)) is not None:
+        if is_first:
+            _copy(best, folder / BEST)
+        return True
+    else:
+        why = f"there is no {BEST} of it beside {checkpoint.path}"
+    log.info("the best validation so far is forgotten: %s", why)
+    return False
+
+
+def is_same_file(one: Path, other: Path) -> bool:
+    """Whether both exist and are one file."""
+    return one.exists() and other.exists() and one.samefile(other)
+
+
+def _best_state_of(checkpoint: Checkpoint) -> Path | None:
+    """The file with the best state so far: best.ckpt beside the checkpoint, or the checkpoint."""
     mine, path = checkpoint.progress, checkpoint.path.with_name(BEST)
     try:
         theirs = read_checkpoint(path).progress
@@ -70,13 +113,15 @@ def best_state_of(checkpoint: Checkpoint) -> Path | None:
     return checkpoint.path if mine["step"] == mine["best_step"] else None
 
 
-def is_same_file(one: Path, other: Path) -> bool:
-    """Whether both are there and are one file."""
-    return one.exists() and other.exists() and one.samefile(other)
+def _copy(source: Path, target: Path) -> None:
+    if not is_same_file(source, target):
+        set_aside(target)
+        with open(source, "rb") as file, written_whole(target) as copied:
+            shutil.copyfileobj(file, copied)
 
 
 def _check_random_state(path: Path, state: dict[str, Any]) -> None:
-    """Refuse what random generators do not take."""
+    """Reject states that torch's random generators do not take."""
     generators: list[tuple[torch.Generator, Any]] = [(torch.Generator(), state.get("cpu"))]
     cuda = state.get("cuda")
     if isinstance(cuda, list) and len(cuda) == torch.cuda.device_count():
@@ -90,50 +135,28 @@ def _check_random_state(path: Path, state: dict[str, Any]) -> None:
         raise UserError(f"{path}: its random state is damaged") from error
 
 
-def _optimizer_states(
+def _check_optimizer_states(
     path: Path, states: list[Any], config: ModelConfig, method: Method
-) -> list[dict[str, Any]]:
-    """The optimizers' states, with the settings that follow from the configuration.
+) -> None:
+    """Reject states with which the optimizers of the networks cannot make a step.
 
-    Raises:
-        UserError: they are not those of the networks' optimizers.
+    Args:
+        path: the checkpoint.
+        states: one for each network.
+        config: of the model.
+        method: its networks, which need no memory for their weights.
     """
-    shapes = [[each.shape for each in net.parameters()] for net in method.networks.values()]
-    examples = [_example_of_optimizer(config, len(each)) for each in shapes]
-    if len(states) != len(examples) or not all(map(_is_state_of, states, examples, shapes)):
-        raise UserError(f"{path}: its optimizer states do not fit its options; it is damaged")
-    return [
-        {"state": state["state"], "param_groups": example["param_groups"]}
-        for state, example in zip(states, examples, strict=True)
-    ]
-
-
-def _is_state_of(state: Any, example: dict[str, Any], shapes: list[torch.Size]) -> bool:
-    """Whether a state is like an example, but of parameters of these shapes."""
-
-    def agrees(value: Any, like: Tensor | None, shape: torch.Size) -> bool:
-        if like is None:
-            return value is None
-        # One figure for the whole parameter, or one for each of its numbers.
-        return fits(value, shape if like.ndim else like.shape, like.dtype) and is_finite(value)
-
-    def belongs(index: Any, buffers: Any) -> bool:
-        expected = example["state"].get(index)
-        return (
-            expected is not None
-            and has(buffers, {})
-            and buffers.keys() == expected.keys()
-            and all(agrees(buffers[name], like, shapes[index]) for name, like in expected.items())
-        )
-
-    return has(state, {"state": dict}) and all(starmap(belongs, state["state"].items()))
-
-
-def _example_of_optimizer(config: ModelConfig, parameters: int) -> dict[str, Any]:
-    """The state of an optimizer of so many small parameters, after a step."""
-    small = [Parameter(torch.zeros(1)) for _ in range(parameters)]
-    for parameter in small:
-        parameter.grad = torch.zeros(1)
-    optimizer = make_optimizer(config.optimization, small)
-    optimizer.step()
-    return optimizer.state_dict()
+    try:
+        for network, state in zip(method.networks.values(), states, strict=True):
+            optimizer = make_optimizer(config.optimization, network.parameters(), fused=False)
+            load_optimizer_state(optimizer, state)
+            for parameter in network.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+            optimizer.step()
+            values = [value for each in state["state"].values() for value in each.values()]
+            tensors = [value for value in values if isinstance(value, Tensor)]
+            if not all(each.is_floating_point() and is_finite(each) for each in tensors):
+                raise ValueError("wrong numbers")
+    except Exception as error:
+        # Damaged states make torch raise errors of any kind.
+        raise UserError(f"{path}: its optimizer states are damaged") from error
