@@ -379,7 +379,10 @@ class Output(OptionGroup):
     title: ClassVar = "output"
 
     checkpoint_path: Path | None = option(
-        None, "folder for best.ckpt and last.ckpt (default: none are stored)", mode="train"
+        None,
+        "folder for best.ckpt and last.ckpt (default: none are stored)",
+        mode="train",
+        writes="folder",
     )
     validation_interval: int | None = option(
         None,
@@ -388,14 +391,19 @@ class Output(OptionGroup):
         high=MANY,
         mode="train",
     )
-    image_output_path: Path | None = option(None, "folder for pictures", mode=_WITH_IMAGES)
+    image_output_path: Path | None = option(
+        None, "folder for pictures", mode=_WITH_IMAGES, writes="folder"
+    )
     anomaly_score_file: Path | None = option(
         None,
         "CSV file of the scores, with metrics.json beside it (default: anomaly_scores.csv in "
         "--image-output-path)",
         mode="inference",
+        writes="file",
     )
-    export_path: Path | None = option(None, "ONNX file to write, e.g. model.onnx", mode="export")
+    export_path: Path | None = option(
+        None, "ONNX file to write, e.g. model.onnx", mode="export", writes="file"
+    )
     save_maps: bool = option(
         False,
         "also store the smoothed anomaly maps in --image-output-path, as 32-bit TIFF",
@@ -404,7 +412,9 @@ class Output(OptionGroup):
     image_output_interval: int = option(
         500, "training steps between picture grids", low=1, high=MANY, mode="train"
     )
-    log_dir: Path = option(Path("logged_metrics"), "folder for version_N/metrics.csv", mode="train")
+    log_dir: Path = option(
+        Path("logged_metrics"), "folder for version_N/metrics.csv", mode="train", writes="folder"
+    )
     log_file: Path | None = option(None, "also write the messages of the run to this file")
     log_level: str = option(
         "info", "least severe messages to show", choices=("debug", "info", "warning", "error")

@@ -6,7 +6,7 @@ import typing
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from types import NoneType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from crn.system.text import quoted
 
@@ -29,6 +29,7 @@ def option(
     model: str | tuple[str, ...] = (),
     needs: tuple[str, tuple] | None = None,
     fixed: str | None = None,
+    writes: Literal["", "file", "folder"] = "",
 ) -> Any:
     """A dataclass field that is also a command-line flag.
 
@@ -44,13 +45,14 @@ def option(
         needs: the name of another option, and the values of it with which the flag has an effect.
         fixed: `ALWAYS` or `WHEN_SCORING` if a checkpoint fixes it then, "" if never; None: as
             the group says.
+        writes: what the option names, if the run writes it.
     """
     limits = {"choices": choices, "low": low, "high": high, "above": above}
     only = {
         kind: (names,) if isinstance(names, str) else names
         for kind, names in (("mode", mode), ("model", model))
     }
-    metadata = {"help": help, "needs": needs, **only, **limits}
+    metadata = {"help": help, "needs": needs, "writes": writes, **only, **limits}
     if fixed is not None:
         metadata["fixed"] = fixed
     return field(default=default, metadata=metadata)

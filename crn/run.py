@@ -1,15 +1,16 @@
 """One run of the program: checks that cost little, then training, inference or export."""
 
+import dataclasses
 import logging
-import stat
 import sys
 from pathlib import Path
 
 from crn.command_line import uses_demo_sample
-from crn.config import Options
+from crn.config import Options, Output
 from crn.demo import make_demo_sample
 from crn.errors import UserError
-from crn.system.files import require_writable_folder, writing
+from crn.option import flag, has_effect
+from crn.system.files import require_writable_file, require_writable_folder
 from crn.system.program import PrintableLines
 from crn.system.startup import without_garbage_collection
 from crn.training.processes import (
@@ -20,9 +21,7 @@ from crn.training.processes import (
     forget_launcher,
 )
 from datasets.layouts import LAYOUTS
-from datasets.samples import list_samples
-
-log = logging.getLogger(__name__)
+from datasets.samples import Sample, list_samples
 
 
 def run(options: Options) -> int:
@@ -38,45 +37,37 @@ def run(options: Options) -> int:
     if place.count == 1:
         forget_launcher()
     end_with_parent()
-    _set_up_logging(options, place)
+    is_first = place.rank == 0
+    # Process 0 says what the others would say, too.
+    level = options.output.log_level.upper() if is_first else logging.ERROR
+    _set_up_logging(level, options.output.log_file if is_first else None)
     if options.run.seed is None:
         options = options.replace(seed=choose_seed(options.run, place))
-    if options.run.mode == "export":
+    samples = [] if options.run.mode == "export" else _list_samples(options)
+    if is_first:
         _check_outputs(options)
-        with without_garbage_collection():
-            from crn.export import export
-
-        return export(options)
-    root = options.data.dataset_path
-    assert root is not None
-    assert options.data.dataset is not None
-    if uses_demo_sample(options):
-        make_demo_sample(root)
-    samples = list_samples(LAYOUTS[options.data.dataset], root)
-    if place.rank == 0:
-        _check_outputs(options)
+    # Everything heavy is imported here, and only what the mode needs.
     if options.run.mode == "train":
         with without_garbage_collection():
             from crn.train import train
-
         return train(options, samples, place)
+    if options.run.mode == "inference":
+        with without_garbage_collection():
+            from crn.infer import infer
+        return infer(options, samples)
     with without_garbage_collection():
-        from crn.infer import infer
+        from crn.export import export
+    return export(options)
 
-    return infer(options, samples)
 
-
-def _set_up_logging(options: Options, place: Place) -> None:
+def _set_up_logging(level: str | int, file: Path | None) -> None:
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
-    path = options.output.log_file
-    if path is not None and place.rank == 0:
+    if file is not None:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handlers.append(_LogFile(path, encoding="utf-8"))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            handlers.append(logging.FileHandler(file, encoding="utf-8"))
         except OSError as error:
-            raise UserError(f"--log-file {path}: cannot be written ({error.strerror})") from None
-    # What the other processes have to say, process 0 says as well.
-    level = options.output.log_level.upper() if place.rank == 0 else logging.ERROR
+            raise UserError(f"--log-file {file}: cannot be written ({error.strerror})") from None
     for handler in handlers:
         handler.setFormatter(PrintableLines("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
@@ -84,58 +75,25 @@ def _set_up_logging(options: Options, place: Place) -> None:
         logging.getLogger(name).setLevel(level)
 
 
-class _LogFile(logging.FileHandler):
-    """A log file whose disk may get full: that ends the run with a message, like any output's."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Say that the message could not be written.
-
-        Raises:
-            UserError: the system has refused to.
-        """
-        with writing(Path(self.baseFilename)):
-            if isinstance(sys.exc_info()[1], OSError):
-                raise
-        super().handleError(record)
-
-
-def _check_outputs(options: Options) -> None:
-    root, pictures = options.data.dataset_path, options.output.image_output_path
-    if (
-        options.data.dataset == "Folder"
-        and root is not None
-        and pictures is not None
-        and pictures.resolve().is_relative_to(root.resolve())
-    ):
+def _list_samples(options: Options) -> list[Sample]:
+    root, layout = options.data.dataset_path, options.data.dataset
+    assert root is not None
+    assert layout is not None
+    if uses_demo_sample(options):
+        make_demo_sample(root)
+    pictures = options.output.image_output_path
+    if layout == "Folder" and pictures and pictures.resolve().is_relative_to(root.resolve()):
         raise UserError(
             f"--image-output-path {pictures} lies in --dataset-path {root}: the pictures would be "
             "scored the next time; give another folder"
         )
-    files = {
-        "--anomaly-score-file": options.output.anomaly_score_file,
-        "--export-path": options.output.export_path,
-    }
-    folders = {
-        "--checkpoint-path": options.output.checkpoint_path,
-        "--image-output-path": options.output.image_output_path,
-        "--log-dir": options.output.log_dir if options.run.mode == "train" else None,
-        **{name: file.parent for name, file in files.items() if file is not None},
-    }
-    for name, folder in folders.items():
-        if folder is not None:
-            require_writable_folder(folder, name)
-    for name, file in files.items():
-        if file is not None:
-            _require_name_of_file(file, name)
+    return list_samples(LAYOUTS[layout], root)
 
 
-def _require_name_of_file(path: Path, name: str) -> None:
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise UserError(f"{name} {path}: cannot be written ({error.strerror})") from None
-    if not stat.S_ISREG(mode):
-        kind = "a folder" if stat.S_ISDIR(mode) else "no ordinary file"
-        raise UserError(f"{name} {path}: is {kind}; give the name of a file")
+def _check_outputs(options: Options) -> None:
+    """Make the folders of all outputs, and check that the outputs can be written."""
+    require = {"file": require_writable_file, "folder": require_writable_folder}
+    for option_field in dataclasses.fields(Output):
+        path, kind = getattr(options.output, option_field.name), option_field.metadata["writes"]
+        if kind and path is not None and has_effect(option_field, options.run):
+            require[kind](path, flag(option_field.name))

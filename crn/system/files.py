@@ -71,6 +71,22 @@ def require_writable_folder(folder: Path, name: str) -> None:
         ) from None
 
 
+def require_writable_file(path: Path, name: str) -> None:
+    """Make the folder of a file and check that the file can be created or replaced.
+
+    Args:
+        path: the file, which may exist.
+        name: the flag that asked for it, for the message.
+
+    Raises:
+        UserError: it cannot be made, or is a folder or a device.
+    """
+    require_writable_folder(path.parent, name)
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "not an ordinary file"
+        raise UserError(f"{name} {path}: is {kind}; give the name of a file")
+
+
 @contextmanager
 def claimed(*paths: Path) -> Iterator[None]:
     """Keep other runs from writing the same files, and remove unfinished files of killed runs.
