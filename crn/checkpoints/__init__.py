@@ -1,4 +1,1 @@
-"""Checkpoints: written whole, and read as data, never as code.
-
-It may use methods/ and system/, and the configuration.
-"""
+"""Checkpoints: written whole, and read as data, never as code."""

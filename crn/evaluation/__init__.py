@@ -1,4 +1,1 @@
-"""What anomaly scores and maps are worth: metrics, thresholds, and the results of an inference.
-
-It may use methods/, checkpoints/ and system/, and the configuration.
-"""
+"""What anomaly scores and maps are worth: metrics, thresholds, and the results of an inference."""

@@ -1,7 +1,4 @@
-"""The methods of the paper: networks, the losses that they minimise, and their anomaly maps.
-
-It may use the configuration and no other package of crn.
-"""
+"""The methods of the paper: networks, the losses that they minimise, and their anomaly maps."""
 
 from crn.config import ModelConfig
 from crn.methods.autoencoder import Autoencoder

@@ -1,4 +1,1 @@
-"""From images and the maps of networks to anomaly maps and scores that compare.
-
-It may use methods/ and the configuration.
-"""
+"""From images and the maps of networks to anomaly maps and scores that compare."""

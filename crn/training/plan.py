@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from crn.checkpoints.reading import Checkpoint
-from crn.command_line import DEMO_LIMITS, warn_of_flags_without_effect
+from crn.command_line import DEMO_LIMITS, uses_demo_sample, warn_of_flags_without_effect
 from crn.config import BEST, LAST, UNTRAINED_MODELS, Optimization, Options, Output, Run
 from crn.errors import UserError
 from crn.system.files import claimed
@@ -44,6 +44,11 @@ class Plan:
     def start(self) -> int:
         """Training steps that are already done."""
         return self.resumed.progress["step"] if self.resumed else 0
+
+    def checkpoint_folder(self, logs: Path) -> Path | None:
+        """The folder for checkpoints, if any; the demo stores them beside its logs."""
+        default = logs if uses_demo_sample(self.options) else None
+        return self.options.output.checkpoint_path or default
 
     @property
     def nothing_to_do(self) -> str:

@@ -12,7 +12,6 @@ import torch
 from lightning_fabric.plugins import environments
 
 from crn.config import BEST, LAST, Run
-from crn.demo import checkpoint_folder
 from crn.system.files import set_aside
 from crn.system.hardware import lightning_precision
 from crn.training.callbacks import (
@@ -82,7 +81,7 @@ def _callbacks(
     if options.output.image_output_path is not None:
         yield _picture_grids(plan, options.output.image_output_path / GRIDS, data, model)
     # Before the report, which a full disk may prevent.
-    folder = checkpoint_folder(options, table.folder)
+    folder = plan.checkpoint_folder(table.folder)
     if folder is not None:
         yield Checkpoints(folder, _replaceable(plan, folder, model))
     yield RunReport(plan, table.folder)
