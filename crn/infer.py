@@ -48,14 +48,14 @@ from datasets.samples import TRAIN, Sample
 
 log = logging.getLogger(__name__)
 
-# What is written in --image-output-path for people to look at.
+# The pictures and the report in --image-output-path.
 _SHOWN = (*PICTURES, REPORT_FILE, FILES_FOLDER)
 # Images whose coarse patches are measured at a time.
 _BATCH = 64
 
 
 def infer(options: Options, samples: Sequence[Sample]) -> int:
-    """Score all samples and write what comes of it.
+    """Score all samples and write the results.
 
     Returns:
         The exit status, 0.
@@ -114,7 +114,7 @@ def find_results(
         thresholds = thresholds_from_file(earlier, options.scoring, facts.weights)
     shown = options.output.image_output_path is not None
     images = read_images(samples, options.network.imsize, options.data.num_workers, keep=shown)
-    # One that cannot be used is found before the work.
+    # A mask that cannot be used is found before the work.
     masks, ignored = read_masks(samples, images.sizes, images.orientations)
 
     log.info("scoring %d samples with %s of step %d on %s", len(samples), path, model.step, device)
@@ -141,17 +141,17 @@ def patch_distances(
     device: torch.device,
     workers: int = 0,
 ) -> Tensor | None:
-    """How far the patches of images are from normal ones.
+    """The distances of the patches of images from normal ones.
 
     Args:
-        model: whose patches it is about.
-        samples: what to score; what the patches were fitted to has its `HeldOut` distances.
-        images: the same, as the networks see them.
+        model: its patches are used.
+        samples: what to score; images that the patches were fitted to keep `HeldOut` distances.
+        images: the same samples, as the networks see them.
         device: where to compute.
-        workers: threads that read images in another size, where the patches need one.
+        workers: threads that read images again, if the patches need another size.
 
     Returns:
-        (N, G, G), or None where patches do not count.
+        (N, G, G), or None if the model does not use patches.
 
     Raises:
         UserError: a file cannot be read.
@@ -195,8 +195,8 @@ def _score(
     """Score all images.
 
     Returns:
-        The anomaly scores (N,) for each of `SCORES`, the maps of the one that was asked for, and
-        the reconstructions (N, 3, S, S) uint8, or None from a model without networks.
+        The anomaly scores (N,) for each of `SCORES`, the maps of ``--anomaly-score``, and the
+        reconstructions (N, 3, S, S) uint8, or None if the model has no networks.
 
     Raises:
         UserError: a score is not finite.
@@ -233,7 +233,7 @@ def _scored_images(
     asked: str,
     thresholds: Thresholds,
 ) -> list[ScoredImage]:
-    """The table of scores; in the order of the samples."""
+    """The rows of the table of scores, in the order of the samples."""
     limit = thresholds.image
     decisions = [None if limit is None else int(score > limit) for score in scores[asked]]
     return [

@@ -1,4 +1,4 @@
-"""What an option is: a field of a dataclass and a flag, with its type, range and meaning."""
+"""Options: each is a field of a dataclass and a flag, with its type, range and meaning."""
 
 import dataclasses
 import sys
@@ -34,15 +34,15 @@ def option(
     """A dataclass field that is also a command-line flag.
 
     Args:
-        default: the value where the flag is not given.
+        default: the value if the flag is not given.
         help: what it does, with its unit; the command line adds the range and the default.
-        choices: the values allowed.
-        low: the smallest number allowed.
-        high: the largest number allowed.
+        choices: the allowed values.
+        low: the smallest allowed number.
+        high: the largest allowed number.
         above: numbers have to be larger than this.
         mode: the values of ``--mode`` with which the flag has an effect; empty for all.
-        model: likewise, the values of ``--model``.
-        needs: the name of another option, and the values of it with which the flag has an effect.
+        model: the same for ``--model``.
+        needs: another option, and its values with which the flag has an effect.
         fixed: `ALWAYS` or `WHEN_SCORING` if a checkpoint fixes it then, "" if never; None: as
             the group says.
         writes: what the option names, if the run writes it.
@@ -106,7 +106,7 @@ def allowed(option_field: dataclasses.Field) -> str:
 
 
 def has_effect(option_field: dataclasses.Field, run: Any) -> bool:
-    """Whether the option counts in the mode, and for the model, of a run.
+    """Whether the option has an effect with the mode and the model of a run.
 
     Args:
         option_field: the option.
@@ -116,13 +116,13 @@ def has_effect(option_field: dataclasses.Field, run: Any) -> bool:
 
 
 def counts(option_field: dataclasses.Field, kind: str, run: Any) -> bool:
-    """Whether the option counts with one choice of a run, its "mode" or its "model"."""
+    """Whether the option has an effect with the "mode" or the "model" of a run."""
     only = option_field.metadata[kind]
     return not only or getattr(run, kind) in only
 
 
 def missing_for(option_field: dataclasses.Field, values: dict[str, Any]) -> str | None:
-    """What would have to be typed for the option to have an effect, as "--optimizer sgd".
+    """What has to be typed for the option to have an effect, such as "--optimizer sgd".
 
     Args:
         option_field: the option.
@@ -167,7 +167,7 @@ class OptionGroup:
 def _check_value(option_field: dataclasses.Field, value: Any) -> None:
     kind, limits = value_type(option_field), option_field.metadata
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    # Whole numbers that no float can hold are refused as well.
+    # Also refuses whole numbers that no float can hold.
     is_finite = is_number and abs(value) <= sys.float_info.max
     fits = is_finite if kind is float else isinstance(value, kind)
     if kind is int and isinstance(value, bool):

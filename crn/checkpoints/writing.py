@@ -7,12 +7,12 @@ import torch
 
 from crn.system.files import written_whole
 
-# What a checkpoint holds and means; raised where an earlier program's are read otherwise.
+# The version of what a checkpoint contains.
 FORMAT = 5
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
-    """Save so that under ``path`` there is either the whole new checkpoint or what was there.
+    """Save so that ``path`` has either the whole new checkpoint or its earlier content.
 
     Raises:
         UserError: the system refuses to write it.
@@ -21,15 +21,15 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
         try:
             torch.save({**checkpoint, "format": FORMAT}, cast(IO[bytes], _UntilClosed(file)))
         except RuntimeError as error:
-            # After a full disk or a signal torch fails to end its archive, and shows that instead.
+            # After a full disk or a signal, torch reports instead that it cannot end its archive.
             raise (error.__context__ or error) from None
 
 
 class _UntilClosed:
-    """A file that takes what is written after it was closed, too, and forgets it.
+    """A file that ignores what is written after it was closed.
 
-    An archive that a signal has kept torch from ending is ended when it is collected: where that
-    then fails, torch aborts the program.
+    If a signal has interrupted torch, it ends its archive only when that is collected, and aborts
+    the program if this fails.
     """
 
     def __init__(self, file: IO[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""The batches of a training and of a validation: index operations on images in memory."""
+"""Batches for training and validation, as index operations on images in memory."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -14,19 +14,19 @@ from datasets.reader import normalize
 
 @dataclass(frozen=True)
 class TrainingBatches:
-    """The training batches between two validations, in an order that only the seed decides.
+    """The training batches between two validations, in an order that depends on the seed alone.
 
-    Every epoch is a new permutation; batches run over its end into the next one, so that all have
-    the same size and every image comes equally often. A batch depends on the seed and the number
-    of its step alone, so a resumed training sees what an uninterrupted one would have seen.
+    Every epoch is a new permutation. Batches run over its end into the next one, so all have the
+    same size. A batch depends only on the seed and the number of its step, so a resumed training
+    sees the batches that an uninterrupted one would have seen.
 
     Attributes:
         pixels: (N, 3, S, S), 0..255.
-        batch_size: images in a batch; N where there are fewer images.
+        batch_size: images in a batch; N if there are fewer images.
         seed: decides the order.
-        next_step: tells the number of steps done, where iteration starts.
-        interval: iteration ends at the next multiple of it ...
-        last_step: ... or when so many steps are done.
+        next_step: returns the number of steps done, where iteration starts.
+        interval: iteration ends when the number of steps is a multiple of it ...
+        last_step: ... or has reached this.
         device: where the batches go.
         share: the part of every batch that this process takes.
     """
@@ -62,13 +62,13 @@ def _order(seed: int, epoch: int, count: int) -> np.ndarray:
 
 
 def steps_of_epochs(epochs: int, images: int, batch_size: int) -> int:
-    """Training steps until every image has come so often; batches run over the end of an epoch."""
+    """Training steps in a number of epochs; batches run over the end of an epoch."""
     return math.ceil(epochs * images / min(batch_size, images))
 
 
 @dataclass(frozen=True)
 class EvaluationBatches:
-    """All images in their order, with their labels.
+    """All images in order, with their labels.
 
     Attributes:
         pixels: (N, 3, S, S), 0..255.

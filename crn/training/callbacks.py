@@ -1,4 +1,4 @@
-"""What happens around the training steps: progress, checkpoints, signals, pictures."""
+"""Callbacks around the training steps: checkpoints, signals, progress and pictures."""
 
 import logging
 import signal
@@ -23,33 +23,32 @@ from crn.training.module import module_of
 
 log = logging.getLogger(__name__)
 
-# A kill costs at most so much of the training, and less where a checkpoint is written so fast that
-# more of them take this share of the time.
+# A kill loses at most ten minutes of training, and less if checkpoints are so small that writing
+# them more often takes no more than this share of the time.
 SECONDS_BETWEEN_CHECKPOINTS = 600.0
 SHARE_OF_TIME_FOR_CHECKPOINTS = 0.01
-# Until the first one is written; with the above, it is written after ten seconds.
+# Guessed until the first one has been written, which is therefore after ten seconds.
 SECONDS_TO_WRITE_GUESSED = 0.1
 
 GRID_IMAGES = 8
 
 
 class Checkpoints(pl.Callback):
-    """Keep best.ckpt, of the highest validation AUROC so far where there is one, and last.ckpt.
+    """Keep last.ckpt, and best.ckpt with the highest validation AUROC so far.
 
-    last.ckpt is written at least every ten minutes (oftener where that takes less than a hundredth
-    of the time), before best.ckpt, which is another name of it, and when the training ends or is
-    stopped: between two steps, when all that belongs to the one before, a validation among it, is
-    done. So a resumed training goes on exactly as this one would have, and its best state so far is
-    not one that is still to come. A state that is not finite replaces neither file.
+    last.ckpt is written at least every ten minutes, at every best validation, and when the training
+    ends or is stopped. It is written between two steps, after any validation of the first, so a
+    resumed training goes on exactly as this one would have. best.ckpt is a hard link to it. A state
+    that is not finite replaces neither file.
     """
 
     def __init__(self, folder: Path, mine: Collection[Path] = ()) -> None:
-        """Take the names in a folder.
+        """Write nothing yet.
 
         Args:
-            folder: where they are written.
-            mine: the files that this training may replace since it goes on from them; what else
-                has their names is set aside.
+            folder: where checkpoints are written.
+            mine: files that this training may replace, since it goes on from them; other files with
+                their names are renamed.
         """
         self.best, self.last = folder / BEST, folder / LAST
         self._mine = set(mine)
@@ -57,19 +56,19 @@ class Checkpoints(pl.Callback):
         self._seconds_to_write = SECONDS_TO_WRITE_GUESSED
 
     def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Save where this validation was the best so far, or is all that there is."""
+        """Save if this validation was the best so far, or if there is nothing to train."""
         model = module_of(trainer)
         if model.is_best or not model.method.networks:
             self.save_last(trainer)
-        # Without an AUROC, too, because the best of another training is not this one's.
+        # Also without an AUROC, because best.ckpt of another run is not this one's.
         if model.is_best or model.max_roc_auc < 0:
             self._make_way_for(self.best)
-        # For large networks a second writing would take as long as many steps.
+        # Writing large networks twice would take as long as many steps.
         if model.is_best and not hard_link(self.last, self.best):
             self._save(trainer, self.best)
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Save where the last time was long enough ago."""
+        """Save if the last time is long enough ago."""
         longest = min(
             SECONDS_BETWEEN_CHECKPOINTS, self._seconds_to_write / SHARE_OF_TIME_FOR_CHECKPOINTS
         )
@@ -81,14 +80,14 @@ class Checkpoints(pl.Callback):
         self.save_last(trainer)
 
     def on_exception(self, trainer: pl.Trainer, _: Any, exception: BaseException) -> None:
-        """Save the last good state, that before the step whose losses are not finite.
+        """After a divergence, save the state before the step whose losses are not finite.
 
-        A state whose scores are not finite is not good: last.ckpt stays as it is.
+        If scores are not finite, that state has diverged, too, and last.ckpt stays as it is.
         """
         if not isinstance(exception, Diverged) or trainer.validating:
             return
         if module_of(trainer).is_finite():
-            # An earlier one, in case that this is too close to the divergence to go on from.
+            # Keep the earlier one: this may be too close to the divergence to go on from.
             set_aside(self.last)
             self.save_last(trainer)
 
@@ -96,7 +95,7 @@ class Checkpoints(pl.Callback):
         """Replace last.ckpt by the present state.
 
         Raises:
-            Diverged: it is not finite.
+            Diverged: the state is not finite.
             UserError: it cannot be written.
         """
         self._save(trainer, self.last)
@@ -119,7 +118,7 @@ class Checkpoints(pl.Callback):
 
 
 class Stopped(BaseException):
-    """A signal has stopped the training: not an error, as KeyboardInterrupt is none.
+    """A signal has stopped the training. Like KeyboardInterrupt, it is not an error.
 
     Attributes:
         number: the signal.
@@ -131,14 +130,14 @@ class Stopped(BaseException):
 
 
 class StoppedAtOnce(Stopped):
-    """A signal has, in this process alone: a second one within a step, or one before the first."""
+    """A signal has stopped this process alone: a second one in a step, or one before any step."""
 
 
 class StopOnSignal(pl.Callback):
-    """On one of `STOP_SIGNALS` finish the step at hand, save, and stop; a second stops at once.
+    """On one of `STOP_SIGNALS`, finish the current step, save, and stop; a second stops at once.
 
-    It acts inside of a ``with`` statement. A closed terminal that the process was started to
-    ignore, as by nohup, stays ignored.
+    It takes the signals inside a ``with`` statement. If the process was started to ignore a closed
+    terminal, as by nohup, it still does.
     """
 
     def __init__(self, stop: StopRequest) -> None:
@@ -153,14 +152,14 @@ class StopOnSignal(pl.Callback):
             signal.signal(number, handler)
 
     def on_train_start(self, *_: Any) -> None:
-        """Take SIGTERM back from Lightning, which would end the training without saving it."""
+        """Take SIGTERM back from Lightning, which would stop without saving."""
         self._take_signals()
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Stop if a signal has come.
+        """Stop if a signal has arrived.
 
         Raises:
-            Stopped: it has.
+            Stopped: names the signal.
         """
         number = self._stop.agreed
         if number is None:
@@ -201,7 +200,7 @@ class StepProgress(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Open the bar at the step where the training starts or goes on."""
-        # None: no bar where the output is not a terminal, so that log files stay readable.
+        # None shows the bar only on a terminal, so that log files stay readable.
         self._bar = tqdm(
             total=self._steps, initial=module_of(trainer).step, unit="step", disable=None
         )
@@ -221,7 +220,7 @@ class StepProgress(pl.Callback):
         )
 
     def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Say the AUROC in words where there is no bar to show it."""
+        """Log the AUROC if no bar shows it."""
         if self._bar is not None and self._bar.disable:
             said, metrics = AUROC_UNDEFINED, trainer.callback_metrics
             if "metrics/roc_auc" in metrics:
@@ -240,16 +239,16 @@ class StepProgress(pl.Callback):
 
 
 class PictureGrids(pl.Callback):
-    """Write what the best networks make of some test images, every ``interval`` steps."""
+    """Write reconstructions and anomaly maps of some test images, every ``interval`` steps."""
 
     def __init__(self, folder: Path, images: Tensor, interval: int, large: Tensor) -> None:
-        """Keep what is to be shown.
+        """Write nothing yet.
 
         Args:
-            folder: where step_000500.png is written.
+            folder: for step_000500.png and so on.
             images: (B, 3, S, S) in [-1, 1].
             interval: training steps between two grids.
-            large: the same images (B, 3, L, L) in [-1, 1], for the patches' features.
+            large: the same images, (B, 3, L, L) in [-1, 1], for the features of patches.
         """
         self.folder = folder
         self.images = images
@@ -257,7 +256,7 @@ class PictureGrids(pl.Callback):
         self.large = large
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Write a grid where the interval is over."""
+        """Write a grid at the end of an interval."""
         model = module_of(trainer)
         if model.step % self.interval:
             return
@@ -269,10 +268,10 @@ class PictureGrids(pl.Callback):
             scored = model.score(images, distances)
         model.train()
         anomaly_maps = scored.maps[model.config.scoring.anomaly_score]
-        assert scored.reconstruction is not None  # since networks are trained
+        assert scored.reconstruction is not None  # there are networks
         grid = picture_grid(images, scored.reconstruction, anomaly_maps)
         path = self.folder / f"step_{model.step:06d}.png"
-        # A run that was killed after its last checkpoint has written the same.
+        # A run that was killed after its last checkpoint has written the same picture.
         if not has_same_picture(path, grid):
             set_aside(path)
             write_picture(grid, path)

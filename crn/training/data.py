@@ -1,4 +1,4 @@
-"""The images of a training as a LightningDataModule."""
+"""The images of a training run as a LightningDataModule."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,7 +29,7 @@ class InMemoryData(pl.LightningDataModule):
         Args:
             samples: of both splits.
             size: width and height of the images in pixels.
-            workers: threads that decode; the calling thread does it where 0.
+            workers: threads that decode; 0: the calling thread does.
             place: of this process among those that train together.
             interval: training steps between two validations, which Lightning calls an epoch.
 
@@ -59,7 +59,7 @@ class InMemoryData(pl.LightningDataModule):
         return self.trainer.strategy.root_device
 
     def train_dataloader(self) -> TrainingBatches:
-        """The batches of the steps that are left."""
+        """The batches of the remaining steps."""
         assert self.trainer is not None
         model = module_of(self.trainer)
         optimization = model.config.optimization
@@ -80,7 +80,7 @@ class InMemoryData(pl.LightningDataModule):
         return self._place.share(len(self.train if split == TRAIN else self.test))
 
     def images(self, split: str, size: int | None = None) -> Iterator[Tensor]:
-        """Yield its `share` of a split, batches (B, 3, size, size) in [-1, 1].
+        """Yield this process's `share` of a split as batches (B, 3, size, size) in [-1, 1].
 
         Args:
             split: `TRAIN` or `TEST`.

@@ -1,4 +1,4 @@
-"""What processes that train together exchange: weights once, then one all-reduce for every step."""
+"""What processes that train together exchange: weights once, then one all-reduce in every step."""
 
 import os
 import random
@@ -21,7 +21,7 @@ T = TypeVar("T")
 STOP_SIGNALS = tuple(
     getattr(signal, name)
     for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
-    if hasattr(signal, name)  # Windows has no more than the first two
+    if hasattr(signal, name)  # Windows has only the first two
 )
 
 # How long a process may take to end after the training has ended, in seconds.
@@ -31,16 +31,16 @@ _PATIENCE = 60
 class UnwrappedDDPStrategy(pl.strategies.DDPStrategy):
     """Lightning's DDP without torch's wrapper around the model.
 
-    In a step two of N units have gradients. The wrapper would send those of all N, zeros most of
-    them, and keep buffers as large as the model for it; the training step averages those of the two
-    with `average_`.
+    In a step, two of N units have gradients. The wrapper would send the gradients of all N, most of
+    them zeros, and keep buffers as large as the model. Instead, the training step averages the
+    gradients of the two with `average_`.
     """
 
     def configure_ddp(self) -> None:
-        """Start everywhere from the weights of process 0.
+        """Start all processes from the weights of process 0.
 
         Raises:
-            UserError: this process was told to train something else.
+            UserError: this process has other options or another checkpoint.
         """
         assert self.lightning_module is not None
         model: Any = self.lightning_module
@@ -79,9 +79,9 @@ def gather(value: T) -> list[T]:
 
 
 def seed_dropout(seed: int, step: int) -> None:
-    """Give every process masks of its own, which depend on seed and step alone.
+    """Seed dropout differently in every process, from seed and step alone.
 
-    One process goes on with its generator, whose state a checkpoint carries.
+    A single process keeps its generator, whose state is in the checkpoint.
     """
     if is_several():
         draw = random.Random(f"dropout {seed} {step} {distributed.get_rank()}")
@@ -91,7 +91,7 @@ def seed_dropout(seed: int, step: int) -> None:
 class StopRequest:
     """A signal that one process receives and on which all stop after the same step.
 
-    It travels with the averages of a step, so that others learn of it after the next step.
+    It travels with the averages of a step, so the others learn of it after the next step.
     """
 
     def __init__(self) -> None:
@@ -101,7 +101,7 @@ class StopRequest:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Let even the first signal stop the work inside: nothing of it would be saved."""
+        """Let even the first signal stop the work inside, of which nothing would be saved."""
         self.is_at_once = True
         try:
             yield
@@ -110,7 +110,7 @@ class StopRequest:
 
     def flags(self, device: torch.device) -> Tensor:
         """Which of `STOP_SIGNALS` this process has received, to be averaged in place."""
-        # Made on the device: a copy from the host would wait for all that a GPU has yet to do.
+        # Made on the device: a copy from the host would wait for the GPU's queue.
         self._flags = torch.zeros(len(STOP_SIGNALS), device=device)
         if self.received is not None:
             self._flags[STOP_SIGNALS.index(self.received)].fill_(1)
@@ -118,7 +118,7 @@ class StopRequest:
 
     @property
     def agreed(self) -> int | None:
-        """The signal that has reached any process, as all of them know it."""
+        """The signal that has reached any process and that all processes know of."""
         if not is_several():
             return self.received
         if self._flags is None:
@@ -133,8 +133,8 @@ def no_process_left(trainer: pl.Trainer, *agreed: type[BaseException]) -> Iterat
 
     Args:
         trainer: its `fit` is what runs inside.
-        agreed: exceptions, not their subclasses, that all processes raise after the same step, and
-            so end by themselves.
+        agreed: exceptions that all processes raise after the same step, so that each ends by
+            itself; subclasses do not count.
     """
     together = False
     os.environ[STARTED_BY] = str(os.getpid())

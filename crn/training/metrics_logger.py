@@ -13,14 +13,14 @@ from crn.system.files import append_whole, claim_version, written_whole
 
 
 class MetricsLogger(pl.loggers.logger.Logger):
-    """Writes metrics.csv, a row for every report, and hparams.yaml, in a folder of the run's own.
+    """Writes hparams.yaml and metrics.csv, with a row for every report, in a folder of the run.
 
-    Lightning's CSVLogger empties the file for a moment when a report brings new columns, and
-    leaves half a row where the disk gets full. Here the file is whole whenever the run is killed.
+    The file is whole whenever the run is killed. Lightning's CSVLogger empties it for a moment when
+    a report has new columns, and leaves half a row on a full disk.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Make version_N in a folder, with the lowest N that no other run has.
+        """Make version_N in a folder, with the lowest free N.
 
         Raises:
             UserError: it cannot be made.
@@ -33,12 +33,12 @@ class MetricsLogger(pl.loggers.logger.Logger):
 
     @property
     def name(self) -> str:
-        """Of the table; only the version tells runs apart."""
+        """The empty name: the version alone tells runs apart."""
         return ""
 
     @property
     def version(self) -> int:
-        """N of version_N."""
+        """The N of version_N."""
         return self._version
 
     def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:

@@ -1,4 +1,4 @@
-"""The training of any method as a LightningModule."""
+"""Training and validation of any method as a LightningModule."""
 
 import dataclasses
 import time
@@ -28,23 +28,23 @@ from datasets.samples import TRAIN
 if TYPE_CHECKING:
     from crn.training.data import InMemoryData
 
-# Training steps between two rows of losses in the logs; reading a loss makes a GPU wait.
+# Training steps between two rows of losses in the logs, since reading a loss makes a GPU wait.
 LOG_INTERVAL = 10
 
 
 class TrainingModule(pl.LightningModule):
-    """The training of a method's networks, validation and all that a checkpoint carries.
+    """Trains and validates a method's networks, and holds all that a checkpoint stores.
 
     Training batches are images (B, 3, S, S) in [-1, 1]; validation batches are (images, labels).
 
     Attributes:
         method: what is trained.
-        scorer: what makes scores of its maps.
-        fitted: what is known of images once the scorer's patches are fitted to the normal ones.
+        scorer: turns its maps into scores.
+        fitted: distances of the images, once the scorer's patches are fitted to normal images.
         step: training steps done; a step is one batch.
-        max_roc_auc: the best validation AUROC so far, of the score that was asked for; -1 before
-            the first, and as long as all test images are normal.
-        best_step: after how many steps that was.
+        max_roc_auc: the best validation AUROC so far of ``--anomaly-score``; -1 before the first
+            validation, or if all test images are normal.
+        best_step: the step of that validation.
         stop: the signal to stop, if any process has received one.
     """
 
@@ -52,7 +52,7 @@ class TrainingModule(pl.LightningModule):
         """Make a model with new weights.
 
         Raises:
-            UserError: the network of the pretrained features cannot be had.
+            UserError: the network of the pretrained features is not available.
         """
         super().__init__()
         self.automatic_optimization = False
@@ -68,7 +68,7 @@ class TrainingModule(pl.LightningModule):
         self._optimizer_states: list[dict[str, Any]] = []
         self._seconds_before = 0.0
         self._fit_start = time.monotonic()
-        # The sum of all losses since they were last looked at: what is not finite stays in it.
+        # The sum of all losses since the last check; it stays infinite or NaN once it is.
         self._unseen: Tensor | float = 0.0
         self._scored: list[tuple[Maps, Tensor]] = []
 
@@ -79,7 +79,7 @@ class TrainingModule(pl.LightningModule):
 
     @property
     def images(self) -> "InMemoryData":
-        """What it is trained on."""
+        """The data of the trainer."""
         trainer: Any = self.trainer
         return trainer.datamodule
 
@@ -132,9 +132,9 @@ class TrainingModule(pl.LightningModule):
     def _over_processes(
         self, total: Tensor, losses: Losses, trained: Sequence[int]
     ) -> tuple[Tensor, Losses]:
-        """Gradients and losses of the whole batch, of which every process has seen a share.
+        """Average gradients and losses over all processes, each of which has seen a share.
 
-        The running statistics of the networks' norms are averaged with them.
+        The running statistics of the networks' norms are averaged, too.
         """
         if not is_several():
             return total, losses
@@ -148,7 +148,7 @@ class TrainingModule(pl.LightningModule):
         return total, dict(zip(losses, values, strict=True))
 
     def _snapshot(self, trained: Sequence[int]) -> Callable[[], None] | None:
-        """Puts back what the passes of a step change: running statistics and the random state.
+        """A function that restores what a step's passes change: statistics and the random state.
 
         None on a GPU, where `_refuse_divergence` comes too late to undo a step.
         """
@@ -167,10 +167,10 @@ class TrainingModule(pl.LightningModule):
     def _refuse_divergence(
         self, total: Tensor, trained: Sequence[int], undo: Callable[[], None] | None
     ) -> None:
-        """Stop before a step that would spoil the weights, in the state before it.
+        """Stop before an update with losses that are not finite, in the state before the step.
 
-        Looking at a number makes a GPU wait, so there the losses are looked at when they are
-        logged; by then the weights may be spoilt, and what is left is last.ckpt.
+        Reading a number makes a GPU wait, so there losses are checked only when they are logged. By
+        then the weights may have diverged, and the last good state is last.ckpt.
 
         Args:
             total: the sum of all losses.
@@ -190,14 +190,14 @@ class TrainingModule(pl.LightningModule):
         self._unseen = 0.0
 
     def diverged(self, step: int, what: str) -> Diverged:
-        """The error that says since when something is not finite, and what to do."""
+        """The error for something that is not finite, with the step and advice."""
         return Diverged(
             f"step {step}: {what} are not finite: the training has diverged; train with a smaller "
             f"--lr than {self.config.optimization.lr:g}"
         )
 
     def is_finite(self) -> bool:
-        """Whether the training can go on from here: weights, averages and optimizers are finite."""
+        """Whether weights, averages and the states of optimizers are finite."""
         moments = (
             value
             for optimizer in self.trainer.optimizers
@@ -217,17 +217,17 @@ class TrainingModule(pl.LightningModule):
         self._scored.append((self.score(images, distances).scores, labels))
 
     def score(self, images: Tensor, distances: Tensor | None = None) -> Scored:
-        """Score images (B, 3, S, S) in [-1, 1] as inference does, in float32.
+        """Score images as inference does, in float32.
 
         Args:
-            images: what to score.
-            distances: as of `Scorer.smooth_maps`.
+            images: (B, 3, S, S) in [-1, 1].
+            distances: as in `Scorer.smooth_maps`.
         """
         with torch.autocast(images.device.type, enabled=False):
             return self.scorer(self.method, images, distances)
 
     def on_validation_start(self) -> None:
-        """Measure the anomaly maps of normal images, where scores are measured against them."""
+        """Measure the anomaly maps of normal images, if scores are relative to them."""
         self._fit_patches()
         if not self.scorer.kind.is_measured:
             return
@@ -237,7 +237,7 @@ class TrainingModule(pl.LightningModule):
         self.scorer.measure(self._total(sums), self.step)
 
     def _normal_images(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Yield the training images of this process, and their distances where they have any."""
+        """Yield the training images of this process, with their distances if there are patches."""
         start = 0
         for x in self.images.images(TRAIN):
             some = slice(start, start + len(x))
@@ -245,23 +245,23 @@ class TrainingModule(pl.LightningModule):
             start += len(x)
 
     def _fit_patches(self) -> None:
-        """Fit the scorer's patches, once in a run, in which images do not change."""
+        """Fit the scorer's patches, once in a run, since images do not change."""
         if self.fitted is None and self.scorer.uses_patches:
             assert self.scorer.patches is not None
             with torch.autocast(self.device.type, enabled=False), self.stop.at_once():
                 self.fitted = fit_patches(self.scorer.patches, self.images, self._total)
 
     def _total(self, sums: Tensor) -> Tensor:
-        """Those of all processes."""
+        """The sum over all processes."""
         return self.trainer.strategy.reduce(sums, reduce_op="sum")
 
     def on_validation_epoch_end(self) -> None:
-        """Log the AUROC of all three scores, which is undefined where all test images are normal.
+        """Log the AUROC of all three scores, which is undefined if all test images are normal.
 
         Raises:
             Diverged: a score is not finite.
         """
-        # Every process has scored a part of the images, and their order is that of the processes.
+        # Every process has scored a part of the images, in the order of the processes.
         parts = gather([({k: v.cpu() for k, v in s.items()}, y.cpu()) for s, y in self._scored])
         self._scored.clear()
         batches = [batch for part in parts for batch in part]
@@ -282,7 +282,7 @@ class TrainingModule(pl.LightningModule):
 
     @property
     def training_seconds(self) -> float:
-        """Wall time of the training so far, in seconds, before and after every resumption."""
+        """Wall time of the training so far in seconds, including the time before it was resumed."""
         return self._seconds_before + time.monotonic() - self._fit_start
 
     def on_fit_start(self) -> None:
@@ -290,7 +290,7 @@ class TrainingModule(pl.LightningModule):
         self._fit_start = time.monotonic()
 
     def checkpoint(self) -> dict[str, Any]:
-        """All that a training goes on from, as plain values and tensors."""
+        """All that resuming needs, as plain values and tensors."""
         return {
             "hyper_parameters": dataclasses.asdict(self.config),
             "state_dict": self.state_dict(),
@@ -310,9 +310,9 @@ class TrainingModule(pl.LightningModule):
         }
 
     def go_on_from(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the training where the checkpoint left it; before Lightning has set it up."""
+        """Go on from the state in a checkpoint; to be called before Lightning's setup."""
         state = checkpoint["state_dict"]
-        # Statistics of another kind of maps than now are wanted are measured at the validation.
+        # If the kind of maps has changed, the next validation measures their statistics.
         expected = {name: value.shape for name, value in self.state_dict().items()}
         fit = {name: value for name, value in state.items() if expected.get(name) == value.shape}
         self.load_state_dict(fit, strict=fit.keys() == expected.keys())
@@ -332,7 +332,7 @@ class TrainingModule(pl.LightningModule):
         self.max_roc_auc, self.best_step = -1.0, 0
 
     def _report(self, values: dict[str, Any], **more: Any) -> None:
-        """Give metrics to the loggers, under the number of batches done, and to the callbacks."""
+        """Give metrics to the loggers, under the number of steps done, and to the callbacks."""
         metrics = {name: float(value) for name, value in (values | more).items()}
         self.log_dict(metrics, logger=False)
         for logger in self.loggers:
@@ -366,7 +366,7 @@ def make_module(
 
 
 def module_of(trainer: pl.Trainer) -> TrainingModule:
-    """What a trainer trains."""
+    """The module of a trainer."""
     module = trainer.lightning_module
     assert isinstance(module, TrainingModule)
     return module

@@ -1,4 +1,4 @@
-"""The distribution of a model's patches, fitted to the normal images of a training."""
+"""Fitting the distribution of a model's patches to the normal training images."""
 
 import logging
 import time
@@ -24,11 +24,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FittedPatches:
-    """What validations need of the patches of images, which do not change during a run.
+    """The distances of the patches of images, which do not change during a run.
 
     Attributes:
-        normal: (N, G, G), the distances of this process's training images, by fits without them.
-        test: (M, G, G), those of its test images.
+        normal: (N, G, G), of this process's training images, by fits without them.
+        test: (M, G, G), of its test images.
         held_out: the distances of the training images of all processes.
     """
 
@@ -43,11 +43,11 @@ def fit_patches(
 ) -> FittedPatches:
     """Fit the patches to the normal training images, and measure both splits.
 
-    The features of the training images are in memory until then; afterwards only distances are.
+    The features of all training images are in memory until then; afterwards only distances are.
 
     Args:
-        patches: get fitted.
-        images: of the training.
+        patches: what is fitted.
+        images: both splits.
         add_up: the sum of a tensor over all processes.
 
     Raises:

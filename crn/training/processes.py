@@ -1,7 +1,7 @@
-"""Which of several processes that train together this one is, and how they were started.
+"""The place of this process among those that train together, and how they were started.
 
-Process 0 writes whatever is written. On one machine it also starts the others (Lightning runs the
-same command again for each of them), unless torchrun or a cluster has started them all.
+Process 0 alone writes files. On one machine it also starts the others (Lightning runs the same
+command again for each), unless torchrun or a cluster has started all of them.
 """
 
 import os
@@ -18,9 +18,9 @@ from crn.system.program import is_under_torchrun
 if TYPE_CHECKING:
     from lightning_fabric.plugins import environments
 
-# In the environment of the processes that process 0 of a machine has started: its number.
+# An environment variable of the processes that process 0 has started: its process number.
 STARTED_BY = "CRN_STARTED_BY"
-# What Lightning takes for the rank of a process, as early as it is imported.
+# Environment variables that Lightning takes for the rank of a process when it is imported.
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 
 
@@ -29,9 +29,9 @@ class Place:
     """The place of a process among those that train together; by default it is alone.
 
     Attributes:
-        rank: its number among all of them, from 0.
-        count: how many there are on all machines.
-        environment: what has started them, in Lightning's terms; None for a process alone.
+        rank: its number, from 0.
+        count: the number of processes on all machines.
+        environment: what has started them, in Lightning's terms; None for a single process.
     """
 
     rank: int = 0
@@ -39,15 +39,15 @@ class Place:
     environment: "environments.ClusterEnvironment | None" = None
 
     def share(self, items: int) -> slice:
-        """Its part of a sequence: as long as everyone's where the number divides, else within 1."""
+        """Its part of a sequence; the parts differ in length by at most 1."""
         return slice(self.rank * items // self.count, (self.rank + 1) * items // self.count)
 
 
 def find_place(run: Run) -> Place:
-    """Find out which process this is, from what torchrun, a cluster or process 0 has left for it.
+    """Find out which process this is, from the environment.
 
     Raises:
-        UserError: the processes that were started are not those that the options ask for.
+        UserError: the number of processes is not what the options ask for.
     """
     count = run.devices * run.num_nodes
     asked = f"--devices {run.devices} and --num-nodes {run.num_nodes} make {count} processes"
@@ -69,25 +69,25 @@ def find_place(run: Run) -> Place:
 
 
 def forget_launcher() -> None:
-    """Take the ranks out of the environment of a process that is alone; before Lightning's import.
+    """Remove ranks from the environment of a single process, before Lightning is imported.
 
-    They are those of another program, and may not even be numbers.
+    They are about another program, and may not even be numbers.
     """
     for name in _RANKS:
         os.environ.pop(name, None)
 
 
 def _environment(run: Run) -> "environments.ClusterEnvironment":
-    """What has started the processes: if neither torchrun nor a cluster has, this program does.
+    """What has started the processes: torchrun, a cluster, or else this program.
 
-    The order is Lightning's: torchrun may itself run inside a cluster.
+    The order is Lightning's, since torchrun may itself run inside a cluster.
     """
     from lightning_fabric.plugins import environments
 
     if environments.TorchElasticEnvironment.detect():
         return environments.TorchElasticEnvironment()
     if environments.SLURMEnvironment.detect():
-        # This program stops on a signal and resumes in its own way.
+        # This program stops and resumes in its own way.
         return environments.SLURMEnvironment(auto_requeue=False)
     for kind in (environments.LSFEnvironment, environments.MPIEnvironment):
         if kind.detect():
@@ -106,12 +106,12 @@ def _environment(run: Run) -> "environments.ClusterEnvironment":
 
 
 def choose_seed(run: Run, place: Place) -> int:
-    """A seed where none was given: drawn by process 0, which passes it to those that it starts.
+    """Draw a seed if none was given; process 0 passes it to the processes that it starts.
 
     Raises:
-        UserError: the processes were not started by process 0, so that each would draw its own.
+        UserError: process 0 did not start the others, so each would draw its own.
     """
-    # A checkpoint brings its own seed, which replaces any.
+    # A checkpoint has its own seed, which replaces any other.
     if place.count == 1 or run.model_input is not None:
         return random.SystemRandom().randrange(2**32)
     if STARTED_BY in os.environ:
@@ -126,7 +126,7 @@ def choose_seed(run: Run, place: Place) -> int:
 
 
 def end_with_parent() -> None:
-    """See to it that this process ends when process 0, which has started it, is gone."""
+    """Make this process end with process 0, if that has started it."""
     parent = os.environ.get(STARTED_BY)
     if parent is not None:
         threading.Thread(target=_watch, args=(int(parent),), daemon=True).start()
@@ -135,5 +135,5 @@ def end_with_parent() -> None:
 def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
-    # The main thread may wait for an answer of the process that is gone.
+    # The main thread may be waiting for the process that is gone.
     os._exit(1)
