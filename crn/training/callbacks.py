@@ -80,13 +80,17 @@ class Checkpoints(pl.Callback):
         self.save_last(trainer)
 
     def on_exception(self, trainer: pl.Trainer, _: Any, exception: BaseException) -> None:
-        """After a divergence, save the state before the step whose losses are not finite.
+        """Save when a signal stops the training, or the state before a step that diverges.
 
         If scores are not finite, that state has diverged, too, and last.ckpt stays as it is.
         """
-        if not isinstance(exception, Diverged) or trainer.validating:
-            return
-        if module_of(trainer).is_finite():
+        if type(exception) is Stopped:
+            self.save_last(trainer)
+        elif (
+            isinstance(exception, Diverged)
+            and not trainer.validating
+            and module_of(trainer).is_finite()
+        ):
             # Keep the earlier one: this may be too close to the divergence to go on from.
             set_aside(self.last)
             self.save_last(trainer)
@@ -134,7 +138,7 @@ class StoppedAtOnce(Stopped):
 
 
 class StopOnSignal(pl.Callback):
-    """On one of `STOP_SIGNALS`, finish the current step, save, and stop; a second stops at once.
+    """On one of `STOP_SIGNALS`, finish the current step and stop; a second stops at once.
 
     It takes the signals inside a ``with`` statement. If the process was started to ignore a closed
     terminal, as by nohup, it still does.
@@ -155,19 +159,14 @@ class StopOnSignal(pl.Callback):
         """Take SIGTERM back from Lightning, which would stop without saving."""
         self._take_signals()
 
-    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_batch_start(self, *_: Any) -> None:
         """Stop if a signal has arrived.
 
         Raises:
             Stopped: names the signal.
         """
-        number = self._stop.agreed
-        if number is None:
-            return
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, Checkpoints):
-                callback.save_last(trainer)
-        raise Stopped(number)
+        if self._stop.agreed is not None:
+            raise Stopped(self._stop.agreed)
 
     def _take_signals(self) -> None:
         for number in STOP_SIGNALS:
