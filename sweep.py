@@ -1,6 +1,6 @@
 """Run a sweep on this machine: the YAML files that W&B takes, without an account.
 
-``python sweep.py --help`` lists the options. Optuna is imported after the sweep has been checked.
+``python sweep.py --help`` lists the options.
 """
 
 import sys

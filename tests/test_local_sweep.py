@@ -5,7 +5,6 @@ train.py itself.
 """
 
 import itertools
-import os
 import shlex
 import signal
 import sys
@@ -20,13 +19,12 @@ import pytest
 import yaml
 from conftest import REPOSITORY, Finished
 from experiments import CATEGORIES, METRIC, SEARCH, in_process, processes, rows_of, wait_for
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from crn.command_line import parse_options
 from crn.errors import UserError
-from crn.experiments.folder import lock, logged
 from crn.experiments.jobs import Outcome
 from crn.experiments.sweep.file import read_sweep
-from crn.experiments.sweep.parameters import Choice, Range
 from crn.experiments.sweep.study import Study
 from sweep import main
 
@@ -157,40 +155,52 @@ def test_count_is_of_the_whole_sweep(tmp_path: Path, sweep) -> None:
         assert len(rows) == expected
 
 
-def test_two_calls_at_once_share_a_grid(tmp_path: Path, start) -> None:
+@pytest.mark.parametrize("storage", ["sqlite:///shared.db", "shared.log"])
+def test_two_folders_share_a_storage(tmp_path: Path, start, sweep, storage: str) -> None:
     write_sweep(tmp_path, {"x": {"values": [1, 2, 3]}, "k": {"values": [1, 2]}})
-    calls = [start("tiny.yml", "--workers", 2) for _ in range(2)]
     (tmp_path / "hold").touch()
+    words = ("tiny.yml", "--storage", storage, "--workers", 2, "--folder")
+    calls = [start(*words, folder) for folder in ("one", "two")]
     # Four programs at a time, so that both calls take part.
-    wait_for(lambda: len(list(tmp_path.glob("sweeps/tiny/runs/*/*/*/ready"))) == 4)
+    wait_for(lambda: len(list(tmp_path.glob("*/runs/*/*/*/ready"))) == 4)
     (tmp_path / "hold").unlink()
-    said = [call.communicate(timeout=20) for call in calls]
+    said = [call.communicate(timeout=60) for call in calls]
     assert [call.returncode for call in calls] == [0, 0], said
-    rows = results(tmp_path / "sweeps/tiny")
-    assert points(rows, "x", "k") == product([1, 2, 3], [1, 2])
-    assert len(rows) == 6
-    finished = [err.count(" after ") for _, err in said]
-    assert min(finished) >= 2
-    assert sum(finished) == 6
+    done = [err.count(" after ") for _, err in said]
+    assert min(done) >= 2
+    assert sum(done) == 6
+    # Each writes the results of both, of the other at the latest when called again.
+    for folder in ("one", "two"):
+        assert sweep(*words, folder).status == 0
+        rows = results(tmp_path / folder)
+        assert points(rows, "x", "k") == product([1, 2, 3], [1, 2])
+        assert len(rows) == 6
+        mine = [row["folder"] for row in rows if (tmp_path / row["folder"]).is_dir()]
+        assert all(path.startswith(f"{folder}/runs/") for path in mine)
+    write_sweep(tmp_path, {"x": {"value": 1}})
+    assert_refused(sweep(*words, "one"), f"--storage {storage}: was started with other parameters")
 
 
-def test_goes_on_after_kill_9(tmp_path: Path, start, sweep) -> None:
+@pytest.mark.parametrize("storage", [(), ("--storage", "sqlite:///shared.db")])
+def test_goes_on_after_kill_9(tmp_path: Path, start, sweep, storage: tuple[str, ...]) -> None:
     write_sweep(tmp_path, {"x": {"values": [1, 2, 3]}, "k": {"values": [1, 2]}})
     folder = tmp_path / "sweeps/tiny"
-    assert sweep("tiny.yml", "--count", 2).status == 0
+    assert sweep("tiny.yml", "--count", 2, *storage).status == 0
     (tmp_path / "hold").touch()
-    killed = start("tiny.yml", "--workers", 2)
+    killed = start("tiny.yml", "--workers", 2, *storage)
     wait_for(lambda: len(list(folder.glob("runs/000[23]/*/*/ready"))) == 2)
+    assert_refused(sweep("tiny.yml", *storage), "another run is writing it")
     killed.kill()
     killed.wait()
     # The programs that it has started go on, and nobody would learn what comes of them: they are
     # done again, but not beside each other.
-    waits = start("tiny.yml", "--count", 4)
-    assert "waiting for what was started elsewhere" in waits.stderr.readline()
+    assert_refused(sweep("tiny.yml", *storage), "another run is writing it")
+    if storage:
+        # Another folder leaves them alone.
+        assert sweep("tiny.yml", *storage, "--folder", "other", "--count", 4).status == 0
+        assert states(results(tmp_path / "other")) == {"complete": 2, "running": 2}
     (tmp_path / "hold").unlink()
-    assert waits.wait(20) == 0
-    finished = sweep("tiny.yml", "--workers", 2)
-    assert finished.status == 0, finished.err
+    wait_for(lambda: sweep("tiny.yml", "--workers", 2, *storage).status == 0)
     rows = results(folder)
     assert points(rows, "x", "k") == product([1, 2, 3], [1, 2])
     assert states(rows) == {"complete": 6}
@@ -259,7 +269,7 @@ def test_failed_runs_are_recorded_and_the_rest_goes_on(tmp_path: Path, sweep) ->
         ("well", "complete", ""),
     ]
     assert [row[METRIC] for row in rows] == ["", "", "", "", "0.5"]
-    assert "run 0: failed after" in finished.err
+    assert "run 0: failed (the reason) after" in finished.err
 
     # They are not repeated, unless that is asked for.
     folder = tmp_path / "sweeps/tiny"
@@ -271,12 +281,12 @@ def test_failed_runs_are_recorded_and_the_rest_goes_on(tmp_path: Path, sweep) ->
 
 
 def test_where_no_run_completes_the_status_says_so(tmp_path: Path, sweep) -> None:
+    write_sweep(tmp_path, {"end": {"value": "fail"}})
+    assert sweep("tiny.yml").status == 1
     write_sweep(tmp_path, {"x": {"value": 1}}, command=["no-such-command", "${program}", "${args}"])
-    finished = sweep("tiny.yml")
-    assert finished.status == 1
-    assert "1 failed" in finished.out
-    (row,) = results(tmp_path / "sweeps/tiny")
-    assert row["error"].startswith("cannot be started: ")
+    finished = sweep("tiny.yml", "--folder", "other")
+    assert finished.status == 2
+    assert finished.err.splitlines()[-1].startswith("sweep.py: error: no-such-command: cannot be")
 
 
 def test_where_less_is_better(tmp_path: Path, sweep) -> None:
@@ -287,17 +297,14 @@ def test_where_less_is_better(tmp_path: Path, sweep) -> None:
 
 
 def suggestions(path: Path, folder: str, counts: tuple[int, ...], seed: int) -> list[dict]:
-    """What a study suggests where runs log their x at once; opened anew for each of ``counts``."""
+    """What a study suggests where runs log their x at once; opened again for each of ``counts``."""
     tried = []
+    path.with_name(folder).mkdir()
     for count in counts:
-        path.with_name(folder).mkdir(exist_ok=True)
-        with lock(path.with_name(folder)):
-            opened = Study(read_sweep(path), path.with_name(folder), count=count, seed=seed)
-            opened.open()
-            while unended := opened.unended():
-                opened.job(unended[0])
-                tried.append(opened.runs()[unended[0]].configuration)
-                opened.ended(unended[0], Outcome(0.0, tried[-1]["x"]))
+        study = Study(read_sweep(path), path.with_name(folder), count=count, seed=seed)
+        while (job := study.next_job()) is not None:
+            tried.append([run.params for run in study.runs().values()][-1])
+            job.ended(Outcome(tried[-1]["x"]))
     return tried
 
 
@@ -383,47 +390,45 @@ finally:
 @pytest.mark.parametrize(
     ("description", "expected"),
     [
-        ({"value": None}, Choice(("None",))),
-        ({"values": [[30, 60], "", True, 1e-05]}, Choice(("[30, 60]", "", "True", "1e-05"))),
-        ({"values": [1, "1", 2]}, Choice(("1", "2"))),
-        ({"distribution": "constant", "value": 3}, Choice(("3",))),
-        ({"distribution": "categorical", "values": [3, 4]}, Choice(("3", "4"))),
-        ({"min": 1, "max": 3}, Range(1, 3)),
-        ({"min": 1, "max": 3.5}, Range(1.0, 3.5)),
-        ({"distribution": "uniform", "min": 1, "max": 3}, Range(1.0, 3.0)),
-        ({"distribution": "log_uniform_values", "min": 1, "max": 3}, Range(1.0, 3.0, True)),
+        ({"value": None}, CategoricalDistribution(["None"])),
+        (
+            {"values": [[30, 60], "", True, 1e-05, 1, "1"]},
+            CategoricalDistribution(["[30, 60]", "", "True", "1e-05", "1"]),
+        ),
+        ({"distribution": "constant", "value": 3}, CategoricalDistribution(["3"])),
+        ({"distribution": "categorical", "values": [3, 4]}, CategoricalDistribution(["3", "4"])),
+        ({"min": 1, "max": 3}, IntDistribution(1, 3)),
+        ({"min": 1, "max": 3.5}, FloatDistribution(1, 3.5)),
+        ({"min": "1e-4", "max": 1}, FloatDistribution(1e-4, 1)),
+        ({"distribution": "uniform", "min": 1, "max": 3}, FloatDistribution(1, 3)),
+        (
+            {"distribution": "log_uniform_values", "min": 1, "max": 3},
+            FloatDistribution(1, 3, log=True),
+        ),
     ],
 )
 def test_parameters(tmp_path: Path, description: dict[str, Any], expected: Any) -> None:
     path = write_sweep(tmp_path, {"x": description}, method="random")
-    parameter = read_sweep(path).parameters["x"]
-    assert parameter == expected
-    if isinstance(expected, Range):
-        assert type(parameter.low) is type(expected.low)
+    assert read_sweep(path).distributions == {"x": expected}
 
 
 @pytest.mark.parametrize(
     ("description", "said"),
     [
-        ({"distribution": "log_uniform", "min": 0, "max": 1}, "distribution log_uniform is not"),
-        ({"values": [1, 2], "probabilities": [0.5, 0.5]}, "categorical takes values, not"),
-        ({"distribution": "uniform", "min": 1}, "uniform takes min and max, not min"),
-        ({"min": 1}, "give a value, values, or min and max"),
-        (3, "give a value, values, or min and max"),
-        ({"values": []}, "a list that is not empty"),
-        ({"min": "1e-4", "max": 1.0}, "min takes a number (in YAML 0.0001, not 1e-4), not '1e-4'"),
-        ({"min": 0, "max": float("inf")}, "max takes a number"),
-        ({"min": 0, "max": 10**400}, "max takes a whole number"),
-        ({"distribution": "int_uniform", "min": 1.5, "max": 3}, "min takes a whole number"),
-        ({"min": 3, "max": 1}, "min 3 is above max 1"),
-        ({"distribution": "log_uniform_values", "min": 0, "max": 1}, "above 0"),
+        ({"distribution": "log_uniform", "min": 0, "max": 1}, "distribution: Input should be"),
+        ({"values": [1, 2], "probabilities": [0.5, 0.5]}, "probabilities: Extra inputs are not"),
+        ({"distribution": "uniform", "min": 1}, "give value, values, or min and max"),
+        ({"distribution": "int_uniform", "min": 1.5, "max": 3}, "whole numbers for int_uniform"),
+        ({"values": []}, "values: List should have at least 1 item"),
+        ({"min": "low", "max": 1}, "min: Input should be a valid number"),
+        ({"min": 3, "max": 1}, "`low <= high` must hold"),
     ],
 )
 def test_parameters_that_are_refused(tmp_path: Path, description: Any, said: str) -> None:
     path = write_sweep(tmp_path, {"x": description}, method="random")
     with pytest.raises(UserError) as caught:
         read_sweep(path)
-    assert str(caught.value).startswith(f"{path}: parameter x: ")
+    assert str(caught.value).startswith(f"{path}: parameters: x: ")
     assert said in str(caught.value)
 
 
@@ -431,27 +436,28 @@ def test_parameters_that_are_refused(tmp_path: Path, description: Any, said: str
     ("keys", "words", "said"),
     [
         ({"method": "bayes"}, (), "--count is missing"),
-        ({"method": "hyperband"}, (), "method is grid, random, bayes, not 'hyperband'"),
-        ({"program": None}, (), "program is missing"),
+        ({"method": "hyperband"}, (), "method: Input should be 'grid', 'random' or 'bayes'"),
         ({"program": "gone.py"}, (), "program gone.py: no such file"),
-        ({"metric": None}, (), "metric is missing"),
-        ({"metric": {"name": "a", "goal": "up"}}, (), "goal is maximize or minimize, not 'up'"),
-        ({"metric": {"name": "a", "target": 1}}, (), "metric takes name and goal"),
-        ({"parameters": {}}, (), "parameters are missing"),
+        (
+            {"metric": {"name": "a", "goal": "up"}},
+            (),
+            "metric: goal: Input should be 'maximize' or",
+        ),
+        ({"parameters": {}}, (), "parameters: Dictionary should have at least 1 item"),
         ({"parameters": {"x": {"min": 0.5, "max": 1}}}, (), "a grid needs values"),
-        ({"parameters": {"x": {"min": 0, "max": 10**9}}}, (), "at most 100000 values"),
         ({"parameters": {"log-dir": {"value": "a"}}}, (), "--log-dir: leave it out"),
         ({}, ("--", "--log-dir", "a"), "--log-dir: leave it out"),
-        ({"command": "python"}, (), "command takes a list"),
         ({"command": ["${args_json}"]}, (), "${args_json} is not known"),
         ({"command": ["${program}"]}, (), "command needs ${args} once"),
-        ({"early_terminate": {"type": "hyperband"}}, (), "early_terminate"),
-        ({"runcap": 3}, (), "'runcap' is not a key"),
-        ({"run_cap": 0}, (), "run_cap takes a whole number from 1 on"),
+        ({"early_terminate": {"type": "hyperband"}}, (), "early_terminate: Extra inputs are not"),
+        ({"run_cap": 0}, (), "run_cap: Input should be greater than 0"),
         ({}, ("--count", "0"), "--count: takes a whole number from 1 on, not '0'"),
-        ({}, ("--seed", "-1"), "--seed"),
         ({}, ("--cpu",), "unrecognized arguments: --cpu"),
         ({}, ("--folder", "tiny.yml"), "--folder tiny.yml: cannot be written to"),
+        ({}, ("--storage", "tiny.yml"), "--storage tiny.yml: cannot be used"),
+        ({}, ("--storage", "no/file.log"), "--storage no/file.log: cannot be used"),
+        ({}, ("--storage", "no://base"), "--storage no://base: cannot be used"),
+        ({}, ("--storage", "mysql://host/a"), "--storage mysql://host/a: cannot be used"),
     ],
 )
 def test_bad_input(tmp_path: Path, sweep, keys: dict[str, Any], words, said: str) -> None:
@@ -470,7 +476,7 @@ def assert_refused(finished: Finished, said: str) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "other.yml: no such file"),
+        (None, "other.yml: cannot be read (No such file or directory)"),
         (b"a: [1", "other.yml: is not YAML: "),
         (b"a: \xff", "other.yml: is not YAML: "),
         (b"a: 2020-13-45", "other.yml: is not YAML: "),
@@ -512,38 +518,17 @@ def test_optuna_is_missing(tmp_path: Path, sweep, monkeypatch: pytest.MonkeyPatc
 def test_the_folder_of_another_sweep(tmp_path: Path, sweep) -> None:
     write_sweep(tmp_path, {"x": {"value": 1}})
     assert sweep("tiny.yml").status == 0
-    rows = results(tmp_path / "sweeps/tiny")
-    assert_refused(sweep("tiny.yml", "--", "--k=2"), "has other arguments after --; give another")
-    write_sweep(tmp_path, {"x": {"value": 2}})
-    assert_refused(sweep("tiny.yml"), "--folder sweeps/tiny: the sweep in it has other parameters")
-    assert results(tmp_path / "sweeps/tiny") == rows
-
-    # Results that are told by no definition are not replaced.
     folder = tmp_path / "sweeps/tiny"
-    (folder / "sweep.json").unlink()
-    (folder / "runs.json").unlink()
-    assert_refused(sweep("tiny.yml"), "sweeps/tiny/results.csv: is not of this program")
+    rows = results(folder)
+    finished = sweep("tiny.yml", "--", "--k=2")
+    assert_refused(finished, "--folder sweeps/tiny: was started with other arguments after --;")
+    write_sweep(tmp_path, {"x": {"value": 2}})
+    assert_refused(sweep("tiny.yml"), "--folder sweeps/tiny: was started with other parameters")
     assert results(folder) == rows
 
-    # Runs of a study that somebody has removed are kept, and not taken for those of the new one.
-    (folder / "results.csv").unlink()
+    # What a study that somebody has removed left is kept, and not taken for that of the new one.
+    (folder / "journal.log").unlink()
     assert sweep("tiny.yml").status == 0
+    assert rows_of(folder / "results-v1.csv") == rows
     assert (folder / "runs/0000-v1/command.txt").exists()
     assert points(results(folder), "x") == [("2",)]
-
-    (folder / "runs.json").write_text("[{")
-    assert_refused(sweep("tiny.yml"), "sweeps/tiny/runs.json: cannot be used")
-
-
-def test_what_was_logged_oldest_file_first(tmp_path: Path) -> None:
-    assert logged(tmp_path, "a") == []
-    for version, text in enumerate(("a,b\n3,\n,4\n", "a,b\n1,\n2,\n")):
-        file = tmp_path / f"logged_metrics/version_{version}/metrics.csv"
-        file.parent.mkdir(parents=True)
-        file.write_text(text)
-        os.utime(file, (1 - version, 1 - version))
-    assert logged(tmp_path, "a") == [
-        [{"a": "1", "b": ""}, {"a": "2", "b": ""}],
-        [{"a": "3", "b": ""}],
-    ]
-    assert logged(tmp_path, "b") == [[], [{"a": "", "b": "4"}]]

@@ -18,8 +18,8 @@ from crn.evaluation.results import read_metrics
 from crn.experiments.tables.baselines import (
     baseline_aurocs,
     scores_of_features,
-    scores_of_figures,
     scores_of_maps,
+    scores_of_numbers,
 )
 from crn.experiments.tables.pages import write_results
 from crn.experiments.tables.runs import DataSet, Result, Table, TableMethod, TableRun, swing
@@ -150,8 +150,10 @@ def test_it_goes_on_where_it_was(start, make_tables, tmp_path: Path) -> None:
     wait_for((run / "logged_metrics/version_1/metrics.csv").exists)
     process.kill()
     process.wait()
-    finished = make_tables(*words)
-    assert finished.status == 0, finished.err
+    refused = make_tables(*words)
+    assert (refused.status, refused.err.count("\n")) == (2, 1)
+    assert "another run is writing it" in refused.err  # what it has started
+    wait_for(lambda: make_tables(*words).status == 0)
     (row, *_) = table(tmp_path / "table_results/units")
     assert (row["state"], row["steps"]) == ("complete", "500")
     assert not (run / "checkpoints").exists()
@@ -191,11 +193,10 @@ def test_a_failure_of_inference_is_one_of_the_run(make_tables, tmp_path: Path) -
 
 def make_up_table(folder: Path, name: str, results: dict[TableRun, Result]) -> Table:
     flags = ["--training-steps", "300"]
-    made = Table(list(results), folder, name, Path("data"), flags, f"tables.py --table {name}")
-    for run, result in results.items():
-        if result is not None:
-            made.record(run, result)
-    return made
+    ended = {run: result for run, result in results.items() if result is not None}
+    return Table(
+        list(results), folder, name, Path("data"), flags, f"tables.py --table {name}", ended
+    )
 
 
 def test_means_deviations_and_averages(tmp_path: Path) -> None:
@@ -301,7 +302,7 @@ def test_baselines_of_whole_images_by_hand() -> None:
     train[1] = 4.0  # brightness 0 and 4, the mean image is 2; no contrast
     test = torch.full((2, 3, 2, 2), 3.0)
     test[1, :, 0, 0] = 7.0  # brightness 4, contrast sqrt(3), differences 4 twice of 2 each
-    scores = scores_of_figures(train, test)
+    scores = scores_of_numbers(train, test)
     assert list(scores) == list(BASELINES[:4])
     # The mean over the training images is 2, the standard deviation 2.
     torch.testing.assert_close(scores["brightness"], torch.tensor([0.5, 1.0]))
@@ -313,7 +314,7 @@ def test_baselines_of_whole_images_by_hand() -> None:
     noise = torch.linspace(0, 1, 10 * 3 * 16).reshape(10, 3, 4, 4) ** 2
     known = noise.std((1, 2, 3), correction=0)
     expected = (known[0] - known.mean()).abs() / known.std(correction=0)
-    torch.testing.assert_close(scores_of_figures(noise, noise[:1])["contrast"][0], expected)
+    torch.testing.assert_close(scores_of_numbers(noise, noise[:1])["contrast"][0], expected)
 
 
 def test_baselines_with_maps_find_what_is_small() -> None:
@@ -433,9 +434,9 @@ def test_the_folder_of_another_table(make_tables, tmp_path: Path) -> None:
     assert make_tables(*words, "--root", "one", *TINY).status == 1  # trained, and failed
     other = make_tables(*words, "--root", "two", *TINY)
     assert other.status == 2
-    assert "the training runs in it have other --root" in other.err
+    assert "--folder results: was started with other --root" in other.err
     other = make_tables(*words, "--root", "one", *TINY, "--lr", "0.1")
-    assert "have other flags after --" in other.err
+    assert "other flags after --" in other.err
     (damaged,) = (tmp_path / "results/runs").glob("*/result.json")
     damaged.write_text("{")
     finished = make_tables(*words, "--root", "one", *TINY)

@@ -1,48 +1,30 @@
-"""The folder of a sweep or table, and the files in it."""
+"""The files of a sweep or a table: its definition, and what its jobs have logged."""
 
 import csv
 import json
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from crn.errors import UserError
-from crn.system.files import locked, written_whole
+from crn.system.files import written_whole
 
 
-def lock(folder: Path) -> AbstractContextManager[list[int]]:
-    """Keep other processes out of a list of jobs, so that what is read of it stays true."""
-    return locked(folder / "results.csv", wait=True)
-
-
-def open_folder(file: Path, definition: dict[str, Any], what: str) -> None:
-    """Claim a folder for a list of jobs by a file that defines it.
+def refuse_other(place: str, known: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Refuse to continue with other settings, since the results would not compare.
 
     Args:
-        file: the file with the definition.
-        definition: equal for lists whose results can be compared.
-        what: for the message, such as "the sweep in it has".
+        place: the flag and folder or storage, for the message.
+        known, settings: the settings before and now. The order of parameters counts.
 
     Raises:
-        UserError: the folder belongs to another list.
+        UserError: they differ.
     """
-    try:
-        known = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if (results := file.with_name("results.csv")).exists():
-            raise UserError(
-                f"{results}: is not of this program, or of an earlier version; give another "
-                "--folder, or move it away"
-            ) from None
-        write_json(file, definition)
-        return
-    except (OSError, ValueError):
-        known = {}
-    differ = [key for key, value in definition.items() if known.get(key) != value]
+    differ = [name for name in settings if json.dumps(known[name]) != json.dumps(settings[name])]
     if differ:
         raise UserError(
-            f"--folder {file.parent}: {what} other {', '.join(differ)}; give another folder, or "
-            "move this one away"
+            f"{place}: was started with other {', '.join(differ)}; give another one, or move this "
+            "one away"
         )
 
 

@@ -1,59 +1,49 @@
-"""The results of a sweep: a table of the best runs, and results.csv."""
+"""The results of a sweep: results.csv, and a table of the best runs."""
 
 import csv
-from collections.abc import Sequence
+from collections import Counter
 
-from crn.experiments.sweep.file import short
-from crn.experiments.sweep.study import Study, SweepRun
+from optuna.trial import TrialState
+
+from crn.experiments.sweep.study import ERROR, Study, short
 from crn.system.files import written_whole
 from crn.system.text import SPREADSHEET_ENCODING, spreadsheet_cell
 
+# The other states are called as by Optuna.
+_STATES = {TrialState.FAIL: "failed", TrialState.WAITING: "interrupted"}
 # Rows of the table.
 _SHOWN = 10
 
 
 def write_results(study: Study) -> str:
-    """Write results.csv; called with the folder locked.
+    """Write results.csv.
 
     Returns:
         A table of the best runs, and the number of runs in each state.
     """
-    sweep, runs = study.sweep, study.runs()
+    runs, metric = study.runs(), study.sweep.metric
+    states = {n: _STATES.get(run.state, run.state.name.lower()) for n, run in runs.items()}
+    names, searched = list(study.sweep.distributions), study.sweep.searched
+    # A database may show the value of a run a moment before its state.
+    values = {n: run.value or 0.0 for n, run in runs.items() if run.state == TrialState.COMPLETE}
+    durations = {n: run.duration for n, run in runs.items() if run.duration is not None}
+    seconds = {n: round(duration.total_seconds(), 1) for n, duration in durations.items()}
     path = study.folder / "results.csv"
     with written_whole(path, "w", newline="", encoding=SPREADSHEET_ENCODING) as file:
         table = csv.writer(file)
-        table.writerow(
-            ["number", "state", *sweep.parameters, sweep.metric, "seconds", "folder", "error"]
-        )
-        for run in runs:
-            folder = study.run_folder(run.number)
+        table.writerow(["number", "state", *names, metric.name, "seconds", "folder", "error"])
+        for number, run in runs.items():
             table.writerow([
-                *(run.number, run.state),
-                *run.configuration.values(),
-                *(run.value, run.seconds, folder if folder.is_dir() else ""),
-                spreadsheet_cell(run.error),
+                *(number, states[number], *(run.params.get(name, "") for name in names)),
+                *(values.get(number), seconds.get(number), study.place(number, run)),
+                spreadsheet_cell(run.user_attrs.get(ERROR, "")),
             ])  # fmt: skip
-    states = [run.state for run in runs]
-    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    return "\n".join([*_best(study, runs), f"{counts or 'no runs'}: {path}"])
-
-
-def _best(study: Study, runs: Sequence[SweepRun]) -> list[str]:
-    """The lines of the table of the best runs."""
-    sweep = study.sweep
-    names = sweep.searched()
-    values = {run.number: run.value for run in runs if run.value is not None}
-    best = sorted(values, key=values.__getitem__, reverse=sweep.goal == "maximize")
-    rows = [
-        [str(number), f"{values[number]:.6g}", str(runs[number].seconds)]
-        + [short(runs[number].configuration[name]) for name in names]
-        for number in best[:_SHOWN]
-    ]
-    if not rows:
-        return []
-    rows.insert(0, ["run", sweep.metric, "seconds", *names])
+    counts = ", ".join(f"{count} {state}" for state, count in Counter(states.values()).items())
+    best = sorted(values, key=values.__getitem__, reverse=metric.goal == "maximize")
+    rows = [["run", metric.name, "seconds", *searched]]
+    for number in best[:_SHOWN]:
+        configuration = [short(runs[number].params[name]) for name in searched]
+        rows.append([str(number), f"{values[number]:.6g}", str(seconds[number]), *configuration])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    ]
+    lines = ["  ".join(map(str.rjust, row, widths)) for row in rows if values]
+    return "\n".join([*lines, f"{counts or 'no runs'}: {path}"])

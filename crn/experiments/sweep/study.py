@@ -1,183 +1,228 @@
-"""The study of a sweep: its runs, in a file that several processes share."""
+"""The runs of a sweep: trials of an Optuna study, which several machines may share."""
 
-import importlib.util
-import json
 import math
-import random
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
+import platform
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from json import JSONDecodeError
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.exceptions import OptunaError
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
 from crn.errors import UserError
-from crn.experiments.folder import log_dir, open_folder, write_json
+from crn.experiments.folder import log_dir, refuse_other
 from crn.experiments.jobs import Job, Outcome
-from crn.experiments.sweep.file import Sweep
-from crn.experiments.sweep.parameters import Choice, Range
+from crn.experiments.sweep.file import Distribution, Sweep
 from crn.system.files import set_aside
 
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-
-_DEFINITION, _RUNS = "sweep.json", "runs.json"
-
-# States of a run.
-RUNNING, COMPLETE, FAILED, INTERRUPTED = "running", "complete", "failed", "interrupted"
+# User attributes of trials: the run that a trial repeats, the machine and folder it was started in,
+# why it failed, and that it does not count, because other machines had started the last runs.
+_RUN, _PLACE, ERROR, _SURPLUS = "run", "place", "error", "surplus"
 
 
-@dataclass
-class SweepRun:
-    """A run of a sweep, and its result.
-
-    Attributes:
-        configuration: values of the parameters.
-        state: running, complete, failed or interrupted.
-        value: the metric; None unless complete.
-        seconds: its duration; None until it has ended.
-        error: why it failed; empty otherwise.
-    """
-
-    number: int
-    configuration: dict[str, Any]
-    state: str = RUNNING
-    value: float | None = None
-    seconds: float | None = None
-    error: str = ""
-
-
-@dataclass
 class Study:
-    """The runs of a sweep, as `jobs.Jobs`.
+    """The runs of a sweep. A run has the number of its first trial; repeating it adds a trial."""
 
-    Attributes:
-        sweep: what is searched.
-        folder: holds runs.json and the folders of the runs.
-        arguments: words that follow the parameters.
-        count: maximum number of runs; None sets no limit.
-        seed: seed of the suggestions; None draws one for each.
+    def __init__(
+        self,
+        sweep: Sweep,
+        folder: Path,
+        arguments: Sequence[str] = (),
+        *,
+        storage: str | None = None,
+        name: str = "sweep",
+        count: int | None = None,
+        seed: int | None = None,
+    ) -> None:
+        """Create the study or open it, and queue the runs that were interrupted.
+
+        Args:
+            sweep: what is searched.
+            folder: locked by this process.
+            arguments: words that follow the parameters.
+            storage: the URL of a database, or a journal file; None for a journal in the folder.
+            name: name of the study in the storage.
+            count: maximum number of runs; None sets no limit.
+            seed: seed of the suggestions; None draws one for each.
+
+        Raises:
+            UserError: the study has other settings.
+        """
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.sweep, self.folder = sweep, folder
+        self._arguments, self._seed, self._is_shared = arguments, seed, storage is not None
+        self._limit = count or math.inf
+        if sweep.method == "grid":
+            self._limit = min(self._limit, _combinations(sweep.distributions.values()))
+        self._study = optuna.create_study(
+            storage=_storage(storage or str(folder / "journal.log")),
+            study_name=name,
+            direction=sweep.metric.goal,
+            load_if_exists=True,
+        )
+        settings = sweep.model_dump(
+            mode="json", exclude={"run_cap", "name", "description", "project", "entity"}
+        ) | {"arguments after --": list(arguments)}
+        if not self._study.user_attrs:
+            # Of a study that somebody has removed.
+            set_aside(folder / "results.csv")
+            self._study.set_user_attr("settings", settings)
+        place = f"--storage {storage}" if storage else f"--folder {folder}"
+        refuse_other(place, self._study.user_attrs["settings"], settings)
+        for run in self.runs().values():
+            if run.state == TrialState.RUNNING and self._is_mine(run):
+                self._study.tell(run.number, state=TrialState.FAIL)
+                self._repeat(run)
+
+    def runs(self) -> dict[int, FrozenTrial]:
+        """The last trial of each run, by the number of the run."""
+        return _runs(self._study)
+
+    def place(self, number: int, run: FrozenTrial) -> str:
+        """The folder of a run, with the name of the machine if it is another one."""
+        root = self.folder if self._is_mine(run) else run.user_attrs.get(_PLACE, "")
+        return f"{root}/runs/{number:04d}"
+
+    def retry_failed(self) -> None:
+        """Queue the failed runs."""
+        for run in self.runs().values():
+            if run.state == TrialState.FAIL:
+                self._repeat(run)
+
+    def next_job(self) -> Job | None:
+        """Start a queued run or a new one; None if there is none."""
+        runs = self.runs()
+        is_queued = any(run.state == TrialState.WAITING for run in runs.values())
+        if not is_queued and len(runs) >= self._limit:
+            return None
+        self._study.sampler = self._sampler(len(runs))
+        trial = self._study.ask({**self.sweep.distributions})
+        number = _number(trial)
+        if number == trial.number and list(self.runs()).index(number) >= self._limit:
+            trial.set_user_attr(_SURPLUS, True)
+            self._study.tell(trial, state=TrialState.FAIL)
+            return None
+        trial.set_user_attr(_PLACE, self._place)
+        folder = self.folder / "runs" / f"{number:04d}"
+        # It may hold an earlier attempt.
+        set_aside(folder)
+        configuration = {name: trial.params[name] for name in self.sweep.distributions}
+        return Job(
+            name=f"run {number}",
+            description="  ".join(f"{n}={short(configuration[n])}" for n in self.sweep.searched),
+            folder=folder,
+            words=self.sweep.words(configuration, f"--log-dir={log_dir(folder)}", *self._arguments),
+            metric=self.sweep.metric.name,
+            ended=partial(self._ended, trial),
+        )
+
+    def _ended(self, trial: Trial, outcome: Outcome) -> None:
+        if outcome.value is not None:
+            self._study.tell(trial, outcome.value)
+            return
+        trial.set_user_attr(ERROR, outcome.error)
+        self._study.tell(trial, state=TrialState.FAIL)
+        if not outcome.error:
+            self._repeat(trial)
+
+    def _repeat(self, trial: Trial | FrozenTrial) -> None:
+        """Queue the run of a trial."""
+        self._study.add_trial(
+            optuna.create_trial(
+                state=TrialState.WAITING,
+                params=trial.params,
+                distributions=trial.distributions,
+                user_attrs={_RUN: _number(trial)},
+            )
+        )
+
+    @property
+    def _place(self) -> str:
+        return f"{platform.node()}:{self.folder.resolve()}"
+
+    def _is_mine(self, run: FrozenTrial) -> bool:
+        return not self._is_shared or run.user_attrs.get(_PLACE) == self._place
+
+    def _sampler(self, runs: int) -> BaseSampler:
+        """A sampler for the run that comes after a number of runs."""
+        if self.sweep.method == "grid":
+            return _GridInOrder(self.sweep.distributions)
+        kind = TPESampler if self.sweep.method == "bayes" else RandomSampler
+        if self._seed is None:
+            return kind()
+        # With the number of runs, so that a continued sweep does not repeat its beginning.
+        return kind(seed=int(np.random.SeedSequence([self._seed, runs]).generate_state(1)[0]))
+
+
+class _GridInOrder(BaseSampler):
+    """Gives the first run the first configuration; the last parameter changes fastest.
+
+    Optuna's GridSampler shuffles them, may give two machines the same one, and needs `optimize`.
     """
 
-    sweep: Sweep
-    folder: Path
-    arguments: Sequence[str] = ()
-    count: int | None = None
-    seed: int | None = None
+    def __init__(self, grid: Mapping[str, Distribution]) -> None:
+        self._grid = grid
 
-    def open(self) -> None:
-        """Claim the folder for this sweep; called with the folder locked.
+    def infer_relative_search_space(self, *_: Any) -> dict[str, Any]:
+        return {}
 
-        Raises:
-            UserError: Optuna is missing, or the folder belongs to another sweep.
-        """
-        if self.sweep.method != "grid" and importlib.util.find_spec("optuna") is None:
-            raise UserError(
-                f"method {self.sweep.method} needs the package optuna: "
-                "pip install -r requirements-sweep.txt"
-            )
-        definition = self.sweep.definition() | {"arguments after --": [*self.arguments]}
-        open_folder(self.folder / _DEFINITION, definition, "the sweep in it has")
+    def sample_relative(self, *_: Any) -> dict[str, Any]:
+        return {}
 
-    def runs(self) -> list[SweepRun]:
-        """All runs, by number.
-
-        Raises:
-            UserError: runs.json is damaged.
-        """
-        path = self.folder / _RUNS
-        try:
-            return [SweepRun(**run) for run in json.loads(path.read_text(encoding="utf-8"))]
-        except FileNotFoundError:
-            return []
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(
-                f"{path}: cannot be used ({error}); give another --folder, or move this one away"
-            ) from None
-
-    def _write(self, runs: Sequence[SweepRun]) -> None:
-        write_json(self.folder / _RUNS, [asdict(run) for run in runs])
-
-    def forget_failed(self) -> None:
-        """Mark failed runs to be started again."""
-        runs = self.runs()
-        for run in runs:
-            if run.state == FAILED:
-                run.state, run.error = INTERRUPTED, ""
-        self._write(runs)
-
-    def unended(self) -> list[int]:
-        """The numbers of running and interrupted runs, and the number of a new run."""
-        runs = self.runs()
-        unended = [run.number for run in runs if run.state in (RUNNING, INTERRUPTED)]
-        size = self.sweep.grid_size() if self.sweep.method == "grid" else math.inf
-        if len(runs) < min(size, math.inf if self.count is None else self.count):
-            unended.append(len(runs))
-        return unended
-
-    def run_folder(self, key: int) -> Path:
-        """The folder of a run."""
-        return self.folder / "runs" / f"{key:04d}"
-
-    def job(self, key: int) -> Job:
-        """The run to start; a new one gets a new configuration."""
-        runs = self.runs()
-        if key == len(runs):
-            runs.append(SweepRun(key, self._configuration(runs)))
-        configuration = runs[key].configuration
-        runs[key] = SweepRun(key, configuration)
-        self._write(runs)
-        folder = self.run_folder(key)
-        # It may hold an earlier attempt, or a run of a study that was removed.
-        set_aside(folder)
-        return Job(
-            f"run {key}",
-            self.sweep.described(configuration),
-            self.sweep.words(configuration, f"--log-dir={log_dir(folder)}", *self.arguments),
-            self.sweep.metric,
-        )
-
-    def ended(self, key: int, outcome: Outcome) -> None:
-        """Record how a run ended; a stopped one will be started again."""
-        runs = self.runs()
-        run = runs[key]
-        run.seconds, run.value, run.error = outcome
-        ended = FAILED if run.error else INTERRUPTED
-        run.state = ended if run.value is None else COMPLETE
-        self._write(runs)
-
-    def _configuration(self, runs: Sequence[SweepRun]) -> dict[str, Any]:
-        """The configuration of the run that comes after ``runs``."""
-        if self.sweep.method == "grid":
-            return next(islice(self.sweep.grid(), len(runs), None))
-        import optuna
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        seed = None
-        if self.seed is not None:
-            # With the number of the run, so that a continued sweep does not repeat its beginning.
-            seed = random.Random(f"{self.seed} {len(runs)}").randrange(2**32)
-        samplers = {"bayes": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
-        study = optuna.create_study(
-            sampler=samplers[self.sweep.method](seed=seed),
-            direction=optuna.study.StudyDirection[self.sweep.goal.upper()],
-        )
-        known = {name: _distribution(of) for name, of in self.sweep.parameters.items()}
-        for run in runs:
-            if run.state == COMPLETE:
-                study.add_trial(
-                    optuna.create_trial(
-                        params=run.configuration, distributions=known, value=run.value
-                    )
-                )
-        tried = study.ask(known).params
-        return {name: tried[name] for name in known}
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, name: str, distribution: Any
+    ) -> Any:
+        names, choices = list(self._grid), distribution.choices
+        period = _combinations(self._grid[later] for later in names[names.index(name) + 1 :])
+        return choices[list(_runs(study)).index(_number(trial)) // period % len(choices)]
 
 
-def _distribution(parameter: Choice | Range) -> "BaseDistribution":
-    from optuna import distributions as known
+@contextmanager
+def storage_errors(place: str) -> Iterator[None]:
+    """Turn errors of a storage into a `UserError` that begins with the flag that chose it."""
+    try:
+        yield
+    except (OSError, ImportError, JSONDecodeError, OptunaError, SQLAlchemyError) as error:
+        (reason, *_) = str(error).splitlines()
+        raise UserError(f"{place}: cannot be used ({reason})") from error
 
-    if isinstance(parameter, Choice):
-        return known.CategoricalDistribution(parameter.texts)
-    if isinstance(parameter.low, int):
-        return known.IntDistribution(parameter.low, int(parameter.high))
-    return known.FloatDistribution(parameter.low, parameter.high, log=parameter.is_logarithmic)
+
+def short(value: Any) -> str:
+    """A value of a parameter as people read it."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value) or '""'
+
+
+def _storage(place: str) -> BaseStorage:
+    if "://" not in place:
+        # Absolute, because the lock of a journal is a symbolic link to it.
+        return JournalStorage(JournalFileBackend(str(Path(place).resolve())))
+    try:
+        return RDBStorage(place)
+    except DatabaseError:
+        # Another process may just be creating the tables.
+        time.sleep(2)
+        return RDBStorage(place)
+
+
+def _combinations(lists: Iterable[Any]) -> int:
+    return math.prod(len(each.choices) for each in lists)
+
+
+def _number(trial: Trial | FrozenTrial) -> int:
+    """The number of the run that a trial belongs to."""
+    return trial.user_attrs.get(_RUN, trial.number)
+
+
+def _runs(study: optuna.Study) -> dict[int, FrozenTrial]:
+    trials = study.get_trials(deepcopy=False)
+    return {_number(trial): trial for trial in trials if _SURPLUS not in trial.user_attrs}

@@ -4,20 +4,23 @@ import json
 import math
 import shutil
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from crn.command_line import parse_options
 from crn.config import RECIPES, UNTRAINED_MODELS
 from crn.errors import UserError
 from crn.evaluation.results import METRICS_FILE, read_metrics
-from crn.experiments.folder import log_dir, logged, open_folder, write_json
+from crn.experiments.folder import log_dir, logged, refuse_other, write_json
 from crn.experiments.jobs import Job, Outcome
 from crn.report.tables import SCORES_FILE
 
 _PROGRAM = Path(__file__).with_name("train_and_score.py").resolve()
-_DEFINITION, _RESULT, _CHECKPOINTS = "grid.json", "result.json", "checkpoints"
+_RESULT, _LAST = "result.json", "metrics/roc_auc"
 # The models of tables, each with its recipes. The control shows what competition adds: its units
 # are those of CRN, but only learn to reproduce images.
 RECIPES_OF = {
@@ -34,18 +37,11 @@ _CHANGES = {
     "control": ("--feedback-weight", "0", "--balance", "0", "--discrimination-weight", "0"),
     "untrained": ("--lr", "1e-12", "--training-steps", "60"),
 }
-_LAST, _BEST, _SECONDS = "metrics/roc_auc", "metrics/max_roc_auc", "metrics/training_time"
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set to train on.
-
-    Attributes:
-        name: its name in tables and folders.
-        layout: one of `datasets.layouts.LAYOUTS`.
-        path: its folder.
-    """
+    """A data set: its name in tables, its layout (see `datasets.layouts.LAYOUTS`), its folder."""
 
     name: str
     layout: str
@@ -54,13 +50,7 @@ class DataSet:
 
 @dataclass(frozen=True)
 class TableMethod:
-    """A row of a table: a model with its recipe and number of units.
-
-    Attributes:
-        model: one of `RECIPES_OF`.
-        recipe: value of ``--recipe``.
-        units: number of competitive units; None for a model without them.
-    """
+    """A row of a table: one of `RECIPES_OF` with a recipe and, if it has units, their number."""
 
     model: str
     recipe: str
@@ -72,12 +62,11 @@ class TableMethod:
         names = {
             "crn": f"CRN, {self.units} units",
             "dagan": "DAGAN",
-            "autoencoder": "autoencoder",
             "control": f"{self.units} autoencoders",
             "untrained": f"{self.units} untrained units",
             "features": "features alone",
         }
-        name = names[self.model]
+        name = names.get(self.model, self.model)
         return name if self.model in UNTRAINED_MODELS else f"{name}, {self.recipe}"
 
     @property
@@ -107,17 +96,8 @@ class TableRun:
 class Result:
     """The result of a training run that has ended; if it failed, only the error.
 
-    Attributes:
-        last_auroc, best_auroc: AUROC at the last validation, and the highest of all.
-        training_seconds: duration without inference.
-        steps: training steps at the last validation.
-        swing: highest minus lowest AUROC over the last third of the validations; None if these are
-            fewer than two.
-        pixel_auroc, aupro: metrics of the maps that scored; None without masks.
-        false_alarms, found: the shares of the normal and the anomalous test images above the 0.99
-            quantile of the normal training images.
-        false_alarms_95, found_95: the same for the 0.95 quantile.
-        error: why it failed; empty if it did not.
+    docs/experiments.md defines the metrics. Those of pixels are None without masks, and the swing
+    is None after a single validation.
     """
 
     last_auroc: float | None = None
@@ -136,9 +116,7 @@ class Result:
 
 @dataclass
 class Table:
-    """The training runs of a table, as `jobs.Jobs`: a stopped one goes on from its checkpoint.
-
-    Each has a folder; once it has ended, result.json is there.
+    """The training runs of a table. Each has a folder, with result.json once it has ended.
 
     Attributes:
         runs: all training runs, in the order in which they start.
@@ -147,6 +125,7 @@ class Table:
         root: folder of the data.
         extra: flags of train.py that all runs have.
         command: what the user has typed.
+        results: the results of the runs that have ended.
     """
 
     runs: list[TableRun]
@@ -155,133 +134,118 @@ class Table:
     root: Path
     extra: list[str]
     command: str
+    results: dict[TableRun, Result] = field(default_factory=dict)
 
     def open(self) -> None:
-        """Claim the folder for this table.
+        """Claim the folder for this table, and read the results in it.
 
         Raises:
-            UserError: it holds runs on other data or with other flags.
+            UserError: it holds runs on other data or with other flags, or a damaged result.
         """
-        definition = {
-            "--table": self.name,
-            "--root": str(self.root.resolve()),
-            "flags after --": self.extra,
-        }
-        open_folder(self.folder / _DEFINITION, definition, "the training runs in it have")
-
-    def forget_failed(self) -> None:
-        """Forget the results of failed runs, so that these start again."""
+        root = str(self.root.resolve())
+        definition = {"--table": self.name, "--root": root, "flags after --": self.extra}
+        file = self.folder / "grid.json"
+        if not file.exists():
+            write_json(file, definition)
+        known = json.loads(file.read_text(encoding="utf-8"))
+        refuse_other(f"--folder {self.folder}", known, definition)
         for run in self.runs:
-            result = self.result(run)
-            if result is not None and result.error:
-                (self.run_folder(run) / _RESULT).unlink()
+            path = self.run_folder(run) / _RESULT
+            try:
+                self.results[run] = Result(**json.loads(path.read_text(encoding="utf-8")))
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError, TypeError):
+                raise UserError(f"{path}: is damaged; remove it to train again") from None
 
-    def run_folder(self, key: TableRun) -> Path:
+    def retry_failed(self) -> None:
+        """Forget the results of failed runs."""
+        self.results = {run: result for run, result in self.results.items() if not result.error}
+
+    def run_folder(self, run: TableRun) -> Path:
         """The folder of a training run."""
-        return self.folder / "runs" / key.name
+        return self.folder / "runs" / run.name
 
     def flags(self, run: TableRun) -> list[str]:
         """The flags of train.py for a training run, without those about its folder."""
         method, changes = run.method, _CHANGES.get(run.method.model, ())
-        model = "crn" if changes else method.model
         units = ["--num-competitive-units", str(method.units)] if method.units else []
         return [
-            *("--mode", "train", "--model", model, "--recipe", method.recipe),
-            *("--seed", str(run.seed), *units),
+            *("--mode", "train", "--model", "crn" if changes else method.model),
+            *("--recipe", method.recipe, "--seed", str(run.seed), *units),
             *("--dataset", run.data.layout, "--dataset-path", str(run.data.path)),
             *self.extra,
             # After the flags for all runs, so that these cannot override them.
             *changes,
         ]
 
-    def result(self, run: TableRun) -> Result | None:
-        """The result of a training run; None if it has not ended."""
-        path = self.run_folder(run) / _RESULT
-        try:
-            return Result(**json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, TypeError):
-            raise UserError(f"{path}: is damaged; remove it to train again") from None
+    def jobs(self) -> Iterator[Job]:
+        """The training runs that have not ended; one with a checkpoint is resumed."""
+        for number, run in enumerate(self.runs, start=1):
+            if run in self.results:
+                continue
+            folder, flags = self.run_folder(run), self.flags(run)
+            last = folder / "checkpoints" / "last.ckpt"
+            resumed = ["--model-input", last] if last.exists() else []
+            options = parse_options(flags)
+            words = [
+                *(sys.executable, _PROGRAM, *flags, "--log-dir", log_dir(folder)),
+                *("--checkpoint-path", last.parent, *resumed, "--"),
+                # For inference; the other options are in the checkpoint.
+                *("--mode", "inference", "--model-input", last),
+                *("--dataset", run.data.layout, "--dataset-path", run.data.path),
+                *("--anomaly-score-file", folder / SCORES_FILE),
+                *("--batch-size", options.optimization.batch_size),
+                *("--num-workers", options.data.num_workers, "--cpu", int(options.run.cpu)),
+            ]
+            yield Job(
+                name=run.name,
+                description=f"training {number} of {len(self.runs)}" + ", resumed" * bool(resumed),
+                folder=folder,
+                words=list(map(str, words)),
+                metric=_LAST,
+                ended=partial(self._ended, run),
+            )
 
-    def record(self, run: TableRun, result: Result) -> None:
-        """Store the result of a training run."""
+    def _ended(self, run: TableRun, outcome: Outcome) -> None:
+        """Store the result, or why there is none; nothing about a run that was stopped."""
+        if outcome == Outcome():
+            return
         folder = self.run_folder(run)
-        folder.mkdir(parents=True, exist_ok=True)
+        result = Result(error=outcome.error) if outcome.error else _result(folder)
         write_json(folder / _RESULT, asdict(result))
-
-    def results(self) -> list[Result]:
-        """The results of all training runs that have ended."""
-        return [result for run in self.runs if (result := self.result(run)) is not None]
-
-    def unended(self) -> list[TableRun]:
-        """The training runs that have not ended."""
-        return [run for run in self.runs if self.result(run) is None]
-
-    def job(self, key: TableRun) -> Job:
-        """A training run, resumed from its checkpoint if it has one."""
-        folder = self.run_folder(key)
-        checkpoints = folder / _CHECKPOINTS
-        description = f"training {self.runs.index(key) + 1} of {len(self.runs)}"
-        more: list[str | Path] = ["--log-dir", log_dir(folder), "--checkpoint-path", checkpoints]
-        last = checkpoints / "last.ckpt"
-        if last.exists():
-            description += ", resumed"
-            more += ["--model-input", last]
-        training = [*self.flags(key), *more]
-        words = [sys.executable, _PROGRAM, *training, "--", *self._flags_to_score(key)]
-        return Job(key.name, description, list(map(str, words)), _LAST)
-
-    def _flags_to_score(self, run: TableRun) -> list[str | Path | int]:
-        """The flags of train.py for inference after training; the rest is in the checkpoint."""
-        options = parse_options(self.flags(run))
-        folder = self.run_folder(run)
-        return [
-            *("--mode", "inference", "--model-input", folder / _CHECKPOINTS / "last.ckpt"),
-            *("--dataset", run.data.layout, "--dataset-path", run.data.path),
-            *("--anomaly-score-file", folder / SCORES_FILE),
-            *("--batch-size", options.optimization.batch_size),
-            *("--num-workers", options.data.num_workers, "--cpu", int(options.run.cpu)),
-        ]
-
-    def ended(self, key: TableRun, outcome: Outcome) -> None:
-        """Record the result, or why there is none."""
-        if outcome.value is not None:
-            self.record(key, _result(self.run_folder(key)))
+        self.results[run] = result
+        if not result.error:
             # Gigabytes that nobody needs any more.
-            shutil.rmtree(self.run_folder(key) / _CHECKPOINTS, ignore_errors=True)
-        elif outcome.error:
-            self.record(key, Result(error=outcome.error))
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 def _result(folder: Path) -> Result:
     """The result of a training run and its inference, from the files in its folder."""
     last = logged(folder, _LAST)[-1][-1]
     metrics = read_metrics(folder / METRICS_FILE)
-    decisions, pixels = metrics.decisions, metrics.pixels
-    assert decisions is not None  # there are training images
-    assert decisions.false_positives is not None  # and labels
-    assert decisions.true_positives is not None
-    low = (metrics.decisions_at or {})["0.95"]
-    assert low.false_positives is not None
-    assert low.true_positives is not None
+    pixels = metrics.pixels
+    # There are training images and labels, so nothing is None.
+    decisions: list[Any] = [metrics.decisions, (metrics.decisions_at or {})["0.95"]]
+    false_alarms = [each.false_positives / metrics.dataset.normal for each in decisions]
+    found = [each.true_positives / metrics.dataset.anomalous for each in decisions]
     return Result(
-        last_auroc=float(last[_LAST]),
-        best_auroc=float(last[_BEST]),
-        training_seconds=float(last[_SECONDS]),
+        last_auroc=float(last["metrics/roc_auc"]),
+        best_auroc=float(last["metrics/max_roc_auc"]),
+        training_seconds=float(last["metrics/training_time"]),
         steps=int(last["step"]),
         swing=swing(folder),
-        pixel_auroc=None if pixels is None else pixels.auroc,
-        aupro=None if pixels is None else pixels.aupro,
-        false_alarms=decisions.false_positives / metrics.dataset.normal,
-        found=decisions.true_positives / metrics.dataset.anomalous,
-        false_alarms_95=low.false_positives / metrics.dataset.normal,
-        found_95=low.true_positives / metrics.dataset.anomalous,
+        pixel_auroc=pixels.auroc if pixels else None,
+        aupro=pixels.aupro if pixels else None,
+        false_alarms=false_alarms[0],
+        found=found[0],
+        false_alarms_95=false_alarms[1],
+        found_95=found[1],
     )
 
 
 def swing(folder: Path) -> float | None:
-    """The `Result.swing` of a training run, which has a metrics.csv for each time it started."""
+    """The swing of a training run, which has a metrics.csv for each time it started."""
     rows = chain.from_iterable(logged(folder, _LAST))
     aurocs = {int(row["step"]): float(row[_LAST]) for row in rows}
     last = [aurocs[step] for step in sorted(aurocs)[-math.ceil(len(aurocs) / 3) :]]

@@ -1,6 +1,6 @@
 """The results of a table: each method on each data set, over its seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 
 from crn.experiments.tables.runs import DataSet, Table, TableMethod
@@ -14,6 +14,9 @@ BASELINES = (
 # Seeds of the networks behind the untrained features: a single one may be lucky.
 UNTRAINED_SEEDS = range(5)
 
+# For each data set the AUROCs of each baseline, or why these could not be computed.
+Baselines = Mapping[DataSet, dict[str, list[float]] | str]
+
 
 class Summary:
     """All results of a table.
@@ -22,17 +25,15 @@ class Summary:
         data: the data sets.
         methods: the trained methods.
         seeds: the seeds of the training runs.
-        baselines: for each data set the AUROCs of each baseline, or the error.
+        baselines: see `Baselines`.
     """
 
-    def __init__(
-        self, table: Table, baselines: dict[DataSet, dict[str, list[float]] | str]
-    ) -> None:
+    def __init__(self, table: Table, baselines: Baselines) -> None:
         self.data = list(dict.fromkeys(run.data for run in table.runs))
         self.methods = list(dict.fromkeys(run.method for run in table.runs))
         self.seeds = list(dict.fromkeys(run.seed for run in table.runs))
         self.baselines = baselines
-        self._results = {run: result for run in table.runs if (result := table.result(run))}
+        self._results = table.results
 
     def values(self, data: DataSet, method: TableMethod, metric: str = "last_auroc") -> list[float]:
         """One field of `Result`, for every seed that has it."""
@@ -80,13 +81,20 @@ class Summary:
             return None
         return max(aurocs.items(), key=lambda item: mean(item[1]))
 
-    def reached_by(
-        self, method: TableMethod | None, data: DataSet
-    ) -> tuple[str, list[float]] | None:
-        """Name and last AUROCs of a method; None if it has none."""
-        if method is None or not (values := self.values(data, method)):
-            return None
-        return method.label, values
+    def baseline_averages(self, name: str) -> list[float]:
+        """For each value of a baseline, the mean over the data sets that have it."""
+        aurocs = filter(None, (self.baseline(data, name) for data in self.data))
+        return [mean(each) for each in zip(*aurocs, strict=True)]
+
+    def rivals(self, method: TableMethod) -> dict[str, dict[DataSet, tuple[str, list[float]]]]:
+        """What a method is compared with, by data set: the names and AUROCs of these rivals."""
+        best, controls = {}, {}
+        for data in filter(lambda data: self.values(data, method), self.data):
+            if reached := self.best_baseline(data):
+                best[data] = reached
+            if (control := method.control) and (aurocs := self.values(data, control)):
+                controls[data] = control.label, aurocs
+        return {"the best baseline": best, "its control": controls}
 
 
 def spread(values: Sequence[float]) -> float:
