@@ -107,21 +107,20 @@ def start(tmp_path: Path) -> Iterator[Callable]:
 
 
 def test_a_grid_is_complete_and_ends_by_itself(tmp_path: Path, sweep) -> None:
-    write_sweep(
-        tmp_path,
-        {
-            "x": {"values": [1, 2, 3]},
-            "k": {"min": 4, "max": 5},
-            "fixed": {"value": "a b"},
-            "wandb": {"value": True},
-        },
-    )
+    parameters = {
+        "x": {"values": [1, 2, 3, 4]},
+        "k": {"min": 4, "max": 5},
+        "fixed": {"value": "a b"},
+        "wandb": {"value": True},
+    }
+    write_sweep(tmp_path, parameters)
     finished = sweep("tiny.yml", "--workers", 2)
     assert finished.status == 0
     folder = tmp_path / "sweeps/tiny"
     rows = results(folder)
     assert (folder / "results.csv").read_bytes().startswith(BOM_UTF8 + b"number,")
-    assert points(rows, "x", "k") == product([1, 2, 3], [4, 5])
+    # The last parameter changes fastest.
+    assert [(row["x"], row["k"]) for row in rows] == product([1, 2, 3, 4], [4, 5])
     assert list(rows[0]) == [
         *("number", "state", "x", "k", "fixed"),
         *(METRIC, "seconds", "folder", "error"),
@@ -137,8 +136,8 @@ def test_a_grid_is_complete_and_ends_by_itself(tmp_path: Path, sweep) -> None:
     # Of the best runs the first is shown first.
     heads, best, *_ = finished.out.splitlines()
     assert heads.split() == ["run", METRIC, "seconds", "x", "k"]
-    assert best.split()[1] == best.split()[3] == "3"
-    assert "6 complete: sweeps/tiny/results.csv" in finished.out
+    assert best.split()[1] == best.split()[3] == "4"
+    assert "8 complete: sweeps/tiny/results.csv" in finished.out
 
     # Nothing is left to do.
     assert sweep("tiny.yml").status == 0
@@ -185,19 +184,25 @@ def test_two_folders_share_a_storage(tmp_path: Path, start, sweep, storage: str)
 def test_goes_on_after_kill_9(tmp_path: Path, start, sweep, storage: tuple[str, ...]) -> None:
     write_sweep(tmp_path, {"x": {"values": [1, 2, 3]}, "k": {"values": [1, 2]}})
     folder = tmp_path / "sweeps/tiny"
+
+    def second_call(*words: Any) -> Finished:
+        call = start("tiny.yml", *storage, *words)
+        out, err = call.communicate(timeout=30)
+        return Finished(call.returncode, out, err)
+
     assert sweep("tiny.yml", "--count", 2, *storage).status == 0
     (tmp_path / "hold").touch()
     killed = start("tiny.yml", "--workers", 2, *storage)
     wait_for(lambda: len(list(folder.glob("runs/000[23]/*/*/ready"))) == 2)
-    assert_refused(sweep("tiny.yml", *storage), "another run is writing it")
+    assert_refused(second_call(), "another run is writing it")
     killed.kill()
     killed.wait()
     # The programs that it has started go on, and nobody would learn what comes of them: they are
     # done again, but not beside each other.
-    assert_refused(sweep("tiny.yml", *storage), "another run is writing it")
+    assert_refused(second_call(), "another run is writing it")
     if storage:
         # Another folder leaves them alone.
-        assert sweep("tiny.yml", *storage, "--folder", "other", "--count", 4).status == 0
+        assert second_call("--folder", "other", "--count", 4).status == 0
         assert states(results(tmp_path / "other")) == {"complete": 2, "running": 2}
     (tmp_path / "hold").unlink()
     wait_for(lambda: sweep("tiny.yml", "--workers", 2, *storage).status == 0)
@@ -477,17 +482,14 @@ def assert_refused(finished: Finished, said: str) -> None:
     ("content", "said"),
     [
         (None, "other.yml: cannot be read (No such file or directory)"),
-        (b"a: [1", "other.yml: is not YAML: "),
-        (b"a: \xff", "other.yml: is not YAML: "),
-        (b"a: 2020-13-45", "other.yml: is not YAML: "),
-        (b"", "other.yml: is not a sweep"),
+        ("a: [1", "other.yml: is not YAML: "),
+        ("", "other.yml: is not a sweep"),
     ],
 )
-def test_files_that_are_no_sweep(tmp_path: Path, sweep, content: bytes | None, said: str) -> None:
+def test_files_that_are_no_sweep(tmp_path: Path, sweep, content: str | None, said: str) -> None:
     if content is not None:
-        (tmp_path / "other.yml").write_bytes(content)
+        (tmp_path / "other.yml").write_text(content)
     assert_refused(sweep("other.yml"), said)
-    assert_refused(sweep(tmp_path), "cannot be read (Is a directory)")
 
 
 @pytest.mark.parametrize(

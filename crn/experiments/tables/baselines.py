@@ -43,15 +43,12 @@ _DESCRIPTIONS = {
 
 
 def baseline_aurocs(data: DataSet, size: int, folder: Path) -> dict[str, list[float]] | str:
-    """AUROC of each of `BASELINES` on the test images of a data set; the error if that fails.
+    """AUROCs of each of `BASELINES` on the test images of a data set; the error if that fails.
 
     Args:
         data: the data set.
         size: width and height of the images.
         folder: keeps the results, which are used again for the same files only.
-
-    Returns:
-        For each baseline one value, or one for each of `UNTRAINED_SEEDS`.
     """
     path = folder / "baselines" / f"{data.name}-{size}.json"
     try:

@@ -95,28 +95,26 @@ def _page(table: Table, summary: Summary) -> str:
         summary=summary,
         baselines=BASELINES,
         scores=by_recipe,
-        points=[*_verdicts(summary), *_errors(summary)],
+        points=list(_points(summary)),
     )
 
 
-def _verdicts(summary: Summary) -> Iterator[str]:
-    """Where a method is above what needs no training, and above the same without competition."""
+def _points(summary: Summary) -> Iterator[str]:
+    """Where methods are above what needs no training and above their controls; what failed."""
     for method in summary.methods:
-        for rival, reached in summary.rivals(method).items():
-            places: dict[str, list[str]] = {"is above": [], "is **not** above": []}
-            for data, (name, theirs) in reached.items():
-                ours, bar = summary.values(data, method), mean(theirs) + spread(theirs)
-                verb = "is above" if mean(ours) - spread(ours) > bar else "is **not** above"
-                places[verb].append(f"{data.name} ({name}: {bar:.3f})")
-            for verb, names in places.items():
-                if names:
-                    yield f"{method.label} {verb} {rival} on {', '.join(names)}."
-
-
-def _errors(summary: Summary) -> Iterator[str]:
+        places: dict[str, list[str]] = {}
+        for data in summary.data:
+            if ours := summary.values(data, method):
+                for rival, (name, theirs) in summary.rivals(method, data).items():
+                    reached = mean(theirs) + spread(theirs)
+                    verb = "is above" if mean(ours) - spread(ours) > reached else "is **not** above"
+                    place = f"{data.name} ({name}: {reached:.3f})"
+                    places.setdefault(f"{verb} {rival}", []).append(place)
+        for verdict, names in places.items():
+            yield f"{method.label} {verdict} on {', '.join(names)}."
     for data, aurocs in summary.baselines.items():
         for method in summary.methods:
-            for error in dict.fromkeys(summary.errors(data, method)):
+            for error in dict.fromkeys(summary.values(data, method, "error")):
                 yield f"{data.name}, {method.label} **failed**: {error}"
         if isinstance(aurocs, str):
             yield f"{data.name}, baselines **failed**: {aurocs}"

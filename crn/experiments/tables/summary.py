@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
+from typing import Any
 
 from crn.experiments.tables.runs import DataSet, Table, TableMethod
 
@@ -19,14 +20,7 @@ Baselines = Mapping[DataSet, dict[str, list[float]] | str]
 
 
 class Summary:
-    """All results of a table.
-
-    Attributes:
-        data: the data sets.
-        methods: the trained methods.
-        seeds: the seeds of the training runs.
-        baselines: see `Baselines`.
-    """
+    """All results of a table: its data sets, its trained methods, their seeds, the baselines."""
 
     def __init__(self, table: Table, baselines: Baselines) -> None:
         self.data = list(dict.fromkeys(run.data for run in table.runs))
@@ -35,22 +29,14 @@ class Summary:
         self.baselines = baselines
         self._results = table.results
 
-    def values(self, data: DataSet, method: TableMethod, metric: str = "last_auroc") -> list[float]:
+    def values(self, data: DataSet, method: TableMethod, name: str = "last_auroc") -> list[Any]:
         """One field of `Result`, for every seed that has it."""
-        return [
-            value
+        results = (
+            result
             for run, result in self._results.items()
             if (run.data, run.method) == (data, method)
-            and (value := getattr(result, metric)) is not None
-        ]
-
-    def errors(self, data: DataSet, method: TableMethod) -> list[str]:
-        """Why training runs failed."""
-        return [
-            result.error
-            for run, result in self._results.items()
-            if (run.data, run.method) == (data, method) and result.error
-        ]
+        )
+        return [value for each in results if (value := getattr(each, name)) not in (None, "")]
 
     def averages(self, method: TableMethod) -> list[float]:
         """For each seed, the mean last AUROC over the data sets with results.
@@ -74,27 +60,24 @@ class Summary:
         aurocs = self.baselines[data]
         return aurocs[name] if isinstance(aurocs, dict) else []
 
-    def best_baseline(self, data: DataSet) -> tuple[str, list[float]] | None:
-        """The baseline with the highest mean AUROC, and its AUROCs; None if all failed."""
-        aurocs = self.baselines[data]
-        if isinstance(aurocs, str):
-            return None
-        return max(aurocs.items(), key=lambda item: mean(item[1]))
-
     def baseline_averages(self, name: str) -> list[float]:
         """For each value of a baseline, the mean over the data sets that have it."""
         aurocs = filter(None, (self.baseline(data, name) for data in self.data))
         return [mean(each) for each in zip(*aurocs, strict=True)]
 
-    def rivals(self, method: TableMethod) -> dict[str, dict[DataSet, tuple[str, list[float]]]]:
-        """What a method is compared with, by data set: the names and AUROCs of these rivals."""
-        best, controls = {}, {}
-        for data in filter(lambda data: self.values(data, method), self.data):
-            if reached := self.best_baseline(data):
-                best[data] = reached
-            if (control := method.control) and (aurocs := self.values(data, control)):
-                controls[data] = control.label, aurocs
-        return {"the best baseline": best, "its control": controls}
+    def best_baseline(self, data: DataSet) -> tuple[str, list[float]] | None:
+        """The baseline with the highest mean AUROC, and its AUROCs; None if all failed."""
+        aurocs = self.baselines[data]
+        return None if isinstance(aurocs, str) else max(aurocs.items(), key=lambda x: mean(x[1]))
+
+    def rivals(self, method: TableMethod, data: DataSet) -> dict[str, tuple[str, list[float]]]:
+        """What a method is compared with: names and AUROCs of the best baseline and the control."""
+        rivals = {}
+        if best := self.best_baseline(data):
+            rivals["the best baseline"] = best
+        if (control := method.control) and (aurocs := self.values(data, control)):
+            rivals["its control"] = control.label, aurocs
+        return rivals
 
 
 def spread(values: Sequence[float]) -> float:
