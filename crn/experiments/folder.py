@@ -20,7 +20,9 @@ def refuse_other(place: str, known: Mapping[str, Any], settings: Mapping[str, An
     Raises:
         UserError: they differ.
     """
-    differ = [name for name in settings if json.dumps(known[name]) != json.dumps(settings[name])]
+    differ = [
+        name for name in settings if json.dumps(known.get(name)) != json.dumps(settings[name])
+    ]
     if differ:
         raise UserError(
             f"{place}: was started with other {', '.join(differ)}; give another one, or move this "

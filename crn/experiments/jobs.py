@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from crn.errors import UserError
 from crn.experiments.folder import logged
+from crn.system.files import writing
 from crn.system.program import print_result, typed_path, whole_number
 
 
@@ -144,10 +145,12 @@ def _start(job: Job, workers: int, lock: Sequence[int]) -> subprocess.Popen[byte
 
         # The jobs share the cores; torch would give all of them to each.
         environment.setdefault("OMP_NUM_THREADS", str(max(1, cpu_count() // workers)))
-    job.folder.mkdir(parents=True, exist_ok=True)
-    (job.folder / "command.txt").write_text(shlex.join(job.words) + "\n", encoding="utf-8")
-    # A resumed training run adds to what it has written.
-    with open(job.folder / "stdout.txt", "ab") as out, open(job.folder / "stderr.txt", "ab") as err:
+    with writing(job.folder):
+        job.folder.mkdir(parents=True, exist_ok=True)
+        (job.folder / "command.txt").write_text(shlex.join(job.words) + "\n", encoding="utf-8")
+        # A resumed training run adds to what it has written.
+        out, err = (job.folder.joinpath(name).open("ab") for name in ("stdout.txt", "stderr.txt"))
+    with out, err:
         try:
             # In a session of its own, so that Ctrl-C arrives only from here: a second one would
             # not let it save.

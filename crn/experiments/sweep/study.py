@@ -2,6 +2,7 @@
 
 import math
 import platform
+import random
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,6 @@ from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.exceptions import OptunaError
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
@@ -48,10 +48,10 @@ class Study:
 
         Args:
             sweep: what is searched.
-            folder: locked by this process.
+            folder: for the runs and results; no other process uses it.
             arguments: words that follow the parameters.
             storage: the URL of a database, or a journal file; None for a journal in the folder.
-            name: name of the study in the storage.
+            name: the name of the study in the storage.
             count: maximum number of runs; None sets no limit.
             seed: seed of the suggestions; None draws one for each.
 
@@ -70,15 +70,16 @@ class Study:
             direction=sweep.metric.goal,
             load_if_exists=True,
         )
-        settings = sweep.model_dump(
-            mode="json", exclude={"run_cap", "name", "description", "project", "entity"}
-        ) | {"arguments after --": list(arguments)}
-        if not self._study.user_attrs:
-            # Of a study that somebody has removed.
+        relevant = {"program", "method", "metric", "command", "parameters"}
+        settings = sweep.model_dump(mode="json", include=relevant)
+        settings["arguments after --"] = list(arguments)
+        known = self._study.user_attrs.get("settings")
+        if known is None:
+            # It may be that of a study that somebody has removed.
             set_aside(folder / "results.csv")
             self._study.set_user_attr("settings", settings)
         place = f"--storage {storage}" if storage else f"--folder {folder}"
-        refuse_other(place, self._study.user_attrs["settings"], settings)
+        refuse_other(place, known or settings, settings)
         for run in self.runs().values():
             if run.state == TrialState.RUNNING and self._is_mine(run):
                 self._study.tell(run.number, state=TrialState.FAIL)
@@ -161,7 +162,7 @@ class Study:
         if self._seed is None:
             return kind()
         # With the number of runs, so that a continued sweep does not repeat its beginning.
-        return kind(seed=int(np.random.SeedSequence([self._seed, runs]).generate_state(1)[0]))
+        return kind(seed=random.Random(f"{self._seed} {runs}").randrange(2**32))
 
 
 class _GridInOrder(BaseSampler):

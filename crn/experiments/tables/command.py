@@ -62,9 +62,7 @@ def run_tables(argv: Sequence[str]) -> int:
     from crn.experiments.tables.baselines import baseline_aurocs
 
     with locked(folder / "results.csv") as lock:
-        table.open()
-        if options.retry_failed:
-            table.retry_failed()
+        table.open(options.retry_failed)
         baselines = {each: baseline_aurocs(each, size, folder) for each in data}
 
         def report() -> str:

@@ -136,8 +136,8 @@ class Table:
     command: str
     results: dict[TableRun, Result] = field(default_factory=dict)
 
-    def open(self) -> None:
-        """Claim the folder for this table, and read the results in it.
+    def open(self, retry_failed: bool) -> None:
+        """Claim the folder for this table, and read the results in it, perhaps without failures.
 
         Raises:
             UserError: it holds runs on other data or with other flags, or a damaged result.
@@ -150,17 +150,13 @@ class Table:
         known = json.loads(file.read_text(encoding="utf-8"))
         refuse_other(f"--folder {self.folder}", known, definition)
         for run in self.runs:
-            path = self.run_folder(run) / _RESULT
-            try:
-                self.results[run] = Result(**json.loads(path.read_text(encoding="utf-8")))
-            except FileNotFoundError:
-                continue
-            except (OSError, ValueError, TypeError):
-                raise UserError(f"{path}: is damaged; remove it to train again") from None
-
-    def retry_failed(self) -> None:
-        """Forget the results of failed runs."""
-        self.results = {run: result for run, result in self.results.items() if not result.error}
+            if (path := self.run_folder(run) / _RESULT).exists():
+                try:
+                    result = Result(**json.loads(path.read_text(encoding="utf-8")))
+                except (OSError, ValueError, TypeError):
+                    raise UserError(f"{path}: is damaged; remove it to train again") from None
+                if not (result.error and retry_failed):
+                    self.results[run] = result
 
     def run_folder(self, run: TableRun) -> Path:
         """The folder of a training run."""
