@@ -185,7 +185,8 @@ class _GridInOrder(BaseSampler):
     ) -> Any:
         names, choices = list(self._grid), distribution.choices
         period = _combinations(self._grid[later] for later in names[names.index(name) + 1 :])
-        return choices[list(_runs(study)).index(_number(trial)) // period % len(choices)]
+        index = list(_runs(study)).index(_number(trial))
+        return choices[index // period % len(choices)]
 
 
 @contextmanager
@@ -206,7 +207,7 @@ def short(value: Any) -> str:
 def _storage(place: str) -> BaseStorage:
     if "://" not in place:
         # Absolute, because the lock of a journal is a symbolic link to it.
-        return JournalStorage(JournalFileBackend(str(Path(place).resolve())))
+        return JournalStorage(JournalFileBackend(str(Path(place).expanduser().resolve())))
     try:
         return RDBStorage(place)
     except DatabaseError:

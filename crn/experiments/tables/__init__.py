@@ -2,5 +2,5 @@
 
 `command` is the program tables.py; `runs` lists the training runs with their results, and
 `train_and_score` carries one out. `baselines` scores without training, `summary` gathers the
-results, and `pages` and `plot` show them.
+results, and `pages`, results.md.jinja and `plot` show them.
 """

@@ -19,17 +19,14 @@ from crn.system.program import Parser, split_words, typed_path, whole_number
 from datasets.layouts import CATEGORIES, layout_of
 
 _LAYOUTS = {"mvtec": "MVTec", "panorama": "Panorama", "roadimages": "RoadImages"}
-_DEFAULTS: dict[str, list[Any]] = {
+Defaults = dict[str, list[Any]]
+_DEFAULTS: Defaults = {
     "models": ["crn", "dagan", "autoencoder", "control"],
     "recipes": ["published", "balanced"],
     "units": [Competition().num_competitive_units],
 }
 # The defaults of --table units.
-_OF_PLOT: dict[str, list[Any]] = {
-    "models": ["crn"],
-    "recipes": ["published"],
-    "units": [2, 4, 8, 12, 16],
-}
+_OF_PLOT: Defaults = {"models": ["crn"], "recipes": ["published"], "units": [2, 4, 8, 12, 16]}
 _WITH_UNITS = ("crn", "control", "untrained")
 # The flags that the table sets for every run.
 _SET_BY_TABLE = (
@@ -83,20 +80,16 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "added to every training run, for example: -- --imsize 64 --training-steps 300",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--table",
-        required=True,
-        choices=(*_LAYOUTS, "units"),
-        help="mvtec: all categories of MVTec AD; panorama and roadimages: these data sets; units: "
-        "AUROC against the number of units, with a plot",
+    table = (
+        "mvtec: all categories of MVTec AD; panorama and roadimages: these data sets; units: AUROC "
+        "against the number of units, with a plot"
     )
-    parser.add_argument(
-        "--root",
-        type=typed_path,
-        metavar="DIR",
-        help="folder of the data set; for mvtec the one with all categories, for units any data "
-        "set (default: datasets/TABLE; for units datasets/roadimages)",
+    parser.add_argument("--table", required=True, choices=(*_LAYOUTS, "units"), help=table)
+    root = (
+        "folder of the data set; for mvtec the one with all categories, for units any data set "
+        "(default: datasets/TABLE; for units datasets/roadimages)"
     )
+    parser.add_argument("--root", type=typed_path, metavar="DIR", help=root)
     add_list = partial(parser.add_argument, nargs="+")
     categories = "for --table mvtec: folders in --root (default: the fifteen of MVTec AD)"
     add_list("--categories", metavar="NAME", help=categories)
@@ -139,8 +132,8 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _default(name: str) -> str:
-    texts = [" ".join(map(str, defaults[name])) for defaults in (_DEFAULTS, _OF_PLOT)]
-    return "(default: {}; for units {})".format(*texts)
+    default, of_plot = " ".join(map(str, _DEFAULTS[name])), " ".join(map(str, _OF_PLOT[name]))
+    return f"(default: {default}; for units {of_plot})"
 
 
 def _data_sets(options: argparse.Namespace) -> list[DataSet]:
