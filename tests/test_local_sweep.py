@@ -392,24 +392,20 @@ finally:
     assert finished.stdout.endswith("[]\n")
 
 
+def choice(*texts: str) -> CategoricalDistribution:
+    return CategoricalDistribution(texts)
+
+
 @pytest.mark.parametrize(
     ("description", "expected"),
     [
-        ({"value": None}, CategoricalDistribution(["None"])),
-        (
-            {"values": [[30, 60], "", True, 1e-05, 1, "1"]},
-            CategoricalDistribution(["[30, 60]", "", "True", "1e-05", "1"]),
-        ),
-        ({"distribution": "constant", "value": 3}, CategoricalDistribution(["3"])),
-        ({"distribution": "categorical", "values": [3, 4]}, CategoricalDistribution(["3", "4"])),
+        ({"value": None}, choice("None")),
+        ({"values": [[30, 60], "", True, 1, "1"]}, choice("[30, 60]", "", "True", "1")),
+        ({"distribution": "categorical", "values": [3, 4]}, choice("3", "4")),
         ({"min": 1, "max": 3}, IntDistribution(1, 3)),
-        ({"min": 1, "max": 3.5}, FloatDistribution(1, 3.5)),
         ({"min": "1e-4", "max": 1}, FloatDistribution(1e-4, 1)),
         ({"distribution": "uniform", "min": 1, "max": 3}, FloatDistribution(1, 3)),
-        (
-            {"distribution": "log_uniform_values", "min": 1, "max": 3},
-            FloatDistribution(1, 3, log=True),
-        ),
+        ({"distribution": "log_uniform_values", "min": 1, "max": 3}, FloatDistribution(1, 3, True)),
     ],
 )
 def test_parameters(tmp_path: Path, description: dict[str, Any], expected: Any) -> None:
@@ -424,7 +420,6 @@ def test_parameters(tmp_path: Path, description: dict[str, Any], expected: Any) 
         ({"values": [1, 2], "probabilities": [0.5, 0.5]}, "probabilities: Extra inputs are not"),
         ({"distribution": "uniform", "min": 1}, "give value, values, or min and max"),
         ({"distribution": "int_uniform", "min": 1.5, "max": 3}, "whole numbers for int_uniform"),
-        ({"values": []}, "values: List should have at least 1 item"),
         ({"min": "low", "max": 1}, "min: Input should be a valid number"),
         ({"min": 3, "max": 1}, "`low <= high` must hold"),
     ],
@@ -448,18 +443,15 @@ def test_parameters_that_are_refused(tmp_path: Path, description: Any, said: str
             (),
             "metric: goal: Input should be 'maximize' or",
         ),
-        ({"parameters": {}}, (), "parameters: Dictionary should have at least 1 item"),
         ({"parameters": {"x": {"min": 0.5, "max": 1}}}, (), "a grid needs values"),
         ({"parameters": {"log-dir": {"value": "a"}}}, (), "--log-dir: leave it out"),
         ({}, ("--", "--log-dir", "a"), "--log-dir: leave it out"),
         ({"command": ["${args_json}"]}, (), "${args_json} is not known"),
         ({"command": ["${program}"]}, (), "command needs ${args} once"),
         ({"early_terminate": {"type": "hyperband"}}, (), "early_terminate: Extra inputs are not"),
-        ({"run_cap": 0}, (), "run_cap: Input should be greater than 0"),
         ({}, ("--count", "0"), "--count: takes a whole number from 1 on, not '0'"),
         ({}, ("--cpu",), "unrecognized arguments: --cpu"),
         ({}, ("--folder", "tiny.yml"), "--folder tiny.yml: cannot be written to"),
-        ({}, ("--storage", "tiny.yml"), "--storage tiny.yml: cannot be used"),
         ({}, ("--storage", "no/file.log"), "--storage no/file.log: cannot be used"),
         ({}, ("--storage", "no://base"), "--storage no://base: cannot be used"),
         ({}, ("--storage", "mysql://host/a"), "--storage mysql://host/a: cannot be used"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import Finished, texture, write_image, write_mvtec_category
+from conftest import Finished, write_mvtec_category
 from experiments import in_process, processes, rows_of, wait_for
 from PIL import Image
 
@@ -370,22 +370,18 @@ def test_baselines_on_real_images(shared_data: Path, tmp_path: Path) -> None:
     assert aurocs["coarse patches"] == [pytest.approx(0.94, abs=0.02)]
 
 
-@pytest.mark.parametrize("change", ["pixels", "labels"])
-def test_baselines_are_kept_for_the_same_images_only(tmp_path: Path, change: str) -> None:
+def test_baselines_are_kept_for_the_same_images_only(tmp_path: Path) -> None:
     root = write_mvtec_category(tmp_path / "widget")
     data = DataSet("widget", "MVTec", root)
     aurocs = baseline_aurocs(data, 8, tmp_path)
     (kept,) = (tmp_path / "baselines").iterdir()
     kept.write_text(kept.read_text().replace(str(aurocs["contrast"][0]), "0.125"))
     assert baseline_aurocs(data, 8, tmp_path)["contrast"] == [0.125]
-    if change == "pixels":
-        write_image(root / "test/crack/000.png", texture(99, 32, 24, 3))
-    else:
-        # No file is another one; two change places.
-        one, other = root / "test/crack/000.png", root / "test/good/000.png"
-        content = one.read_bytes()
-        one.write_bytes(other.read_bytes())
-        other.write_bytes(content)
+    # No file is another one; two change places.
+    one, other = root / "test/crack/000.png", root / "test/good/000.png"
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
     assert baseline_aurocs(data, 8, tmp_path)["contrast"] != [0.125]
     (tmp_path / "elsewhere").mkdir()
     assert baseline_aurocs(data, 8, tmp_path) == baseline_aurocs(data, 8, tmp_path / "elsewhere")
@@ -401,14 +397,10 @@ def test_baselines_are_kept_for_the_same_images_only(tmp_path: Path, change: str
         ("--table mvtec", "--root datasets/mvtec: no such folder"),
         ("--table panorama --categories cable", "--categories are for --table mvtec"),
         ("--table mvtec --root data --categories ../x", "--categories ../x"),
-        ("--table mvtec --root data --categories ..", "--categories .."),
         ("--table panorama --root data --seeds -1", "--seeds"),
-        ("--table panorama --root data --units 0", "--units"),
         ("--table panorama --root data -- --seed=3", "--seed: leave it out"),
         ("--table panorama --root data -- --imsize 65", "--imsize takes"),
-        ("--table panorama --root data -- --unheard-of", "--unheard-of"),
         ("--table panorama --root data --models gan", "--models"),
-        ("--table panorama --root data -- --recipe=x", "--recipe: leave it out"),
         ("--table units --root data --models control", "control has balanced and pretrained"),
         (
             "--table panorama --root data -- --contextual-loss-weight 3",
