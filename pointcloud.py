@@ -6,10 +6,6 @@
 import importlib.util
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-
-# Under `python -P` it is not there.
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from crn.errors import UserError
 from crn.system.program import program

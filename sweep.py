@@ -5,10 +5,6 @@
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-
-# Under `python -P` it is not there.
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from crn.experiments.sweep.command import run_sweep
 from crn.system.program import program

@@ -5,20 +5,24 @@
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-
-# Under `python -P` it is not there.
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from crn.experiments.tables.command import run_tables
+from crn.experiments.tables.train_and_score import TRAIN_AND_SCORE, train_and_score
 from crn.system.program import program
 from crn.system.startup import leave
 
 
 @program("tables.py")
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program: `run_tables` with these words, or those of the process."""
-    return run_tables(sys.argv[1:] if argv is None else argv)
+    """Run the program, or one of the jobs that it starts.
+
+    Args:
+        argv: the words after the program's name; by default those of the process.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == [TRAIN_AND_SCORE]:
+        return train_and_score(words[1:])
+    return run_tables(words)
 
 
 if __name__ == "__main__":

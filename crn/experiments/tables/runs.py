@@ -17,9 +17,10 @@ from crn.errors import UserError
 from crn.evaluation.results import METRICS_FILE, read_metrics
 from crn.experiments.folder import log_dir, logged, refuse_other, write_json
 from crn.experiments.jobs import Job, Outcome
+from crn.experiments.tables.train_and_score import TRAIN_AND_SCORE
 from crn.report.tables import SCORES_FILE
 
-_PROGRAM = Path(__file__).with_name("train_and_score.py").resolve()
+_PROGRAM = Path(__file__).resolve().parents[3] / "tables.py"
 _RESULT, _LAST = "result.json", "metrics/roc_auc"
 # The models of tables, each with its recipes. The control shows what competition adds: its units
 # are those of CRN, but only learn to reproduce images.
@@ -185,7 +186,7 @@ class Table:
             resumed = ["--model-input", last] if last.exists() else []
             options = parse_options(flags)
             words = [
-                *(sys.executable, _PROGRAM, *flags, "--log-dir", log_dir(folder)),
+                *(sys.executable, _PROGRAM, TRAIN_AND_SCORE, *flags, "--log-dir", log_dir(folder)),
                 *("--checkpoint-path", last.parent, *resumed, "--"),
                 # For inference; the other options are in the checkpoint.
                 *("--mode", "inference", "--model-input", last),
