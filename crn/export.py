@@ -12,7 +12,6 @@ from crn.checkpoints.model import TrainedModel, model_of
 from crn.checkpoints.reading import read_checkpoint
 from crn.config import SCORES, Options
 from crn.errors import UserError
-from crn.methods.convolution import with_plain_convolutions
 from crn.system.files import claimed, set_aside, written_whole
 
 log = logging.getLogger(__name__)
@@ -33,12 +32,11 @@ class ScoringGraph(nn.Module):
     """
 
     def __init__(self, model: TrainedModel) -> None:
-        """Take over the networks of a model, whose convolutions become those of torch."""
+        """Take over the networks of a model."""
         super().__init__()
         self.parts = nn.ModuleDict(
             {name.replace(".", "_"): part for name, part in model.parts.items()}
         )
-        with_plain_convolutions(self.parts)
         self._model = [model]  # in a list, since its parts are registered already
         size, patch_size = model.config.network.imsize, model.patch_image_size
         self.inputs = {"image": size} if model.method.networks else {}

@@ -10,7 +10,6 @@ from test_runs import assert_same_states, read_table
 
 from crn.config import Adversarial, Network
 from crn.methods import make_method
-from crn.methods.maps import maps_of_autoencoders
 
 WEIGHTS = Adversarial(2.0, 30.0, 3.0)
 SMALL = ("--model", "dagan", "--demo", "--cpu", "--max-network-depth", 2, "--seed", 3)
@@ -76,7 +75,10 @@ def test_scores_by_hand() -> None:
         given.append(images)
         return torch.full_like(images, -0.4)
 
-    reconstruction, maps = maps_of_autoencoders(x, lambda _: r, discriminator)
+    method = make_method(model_config("dagan", network=Network(imsize=8)))
+    del method.generator, method.discriminator
+    method.generator, method.discriminator = lambda _: r, discriminator
+    ((reconstruction, maps),) = method.anomaly_maps(x, method.pairs("best"))
     assert reconstruction is r
     assert given == [x]  # D is judged by real images, not by the generator's
     torch.testing.assert_close(maps["reconstruction"], torch.tensor([[[0.1, 0.2]]]))

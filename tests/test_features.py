@@ -387,19 +387,13 @@ def test_another_network_takes_its_weights_from_the_cache(use, hub: Path, tmp_pa
 
 def test_a_hub_that_cannot_be_reached_is_told_in_a_line(run_main, hub: Path, easy_set) -> None:
     finished = run_main(*data_of("Panorama", easy_set), *ALONE, "--features", "resnet18")
-    refuse(finished, "--features resnet18: timm cannot load its weights", LITE0)
+    refuse(finished, "--features resnet18: timm cannot load the weights", LITE0)
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("no_such_network", "timm knows no network of this name"),
-        ("vit_tiny_patch16_224", "has no levels at strides 8 and 16"),
-    ],
-)
-def test_networks_that_do_not_serve(run_main, easy_set: Path, name: str, message: str) -> None:
+@pytest.mark.parametrize("name", ["no_such_network", "vit_tiny_patch16_224"])
+def test_networks_that_do_not_serve(run_main, easy_set: Path, name: str) -> None:
     finished = run_main(*data_of("Panorama", easy_set), *ALONE, "--features", name)
-    refuse(finished, f"--features {name}: ", message)
+    refuse(finished, f"--features {name}: timm has no convolutional network of this name")
 
 
 # --- bad input ---

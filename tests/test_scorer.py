@@ -64,21 +64,23 @@ def test_what_is_far_from_normal_as_a_whole_is_not_all_taken_for_light() -> None
     flat, deviation = torch.zeros(2, 1, 1), torch.full((2, 1, 1), 0.5)
     for pixels, expected in ((0.75, 0.0), (3.0, 4.0), (-3.0, -4.0)):
         whole = MeasuredMap(torch.full((1, 3, 3), pixels), flat, deviation, False, most_shift=2)
-        centred = KINDS["centred"](whole)
+        centred = KINDS["centred"].score(whole)
         torch.testing.assert_close(centred, torch.full((1, 3, 3), expected))
-        assert not KINDS["centred"](replace(whole, most_shift=None)).any()
+        assert not KINDS["centred"].score(replace(whole, most_shift=None)).any()
 
 
 def test_maps_are_added_by_their_weights_and_each_is_limited_by_itself() -> None:
     flat = torch.zeros(2, 1, 1), torch.ones(2, 1, 1)
     lines = torch.tensor([[[0.0, 3.0, 9.0]]]), torch.tensor([[[1.0, 1.0, 5.0]]])
     one, other = (MeasuredMap(x, *flat, False, most_shift=2) for x in lines)
-    total = KINDS["combined"](replace(one, weight=0.5), other)
+    total = KINDS["combined"].score(replace(one, weight=0.5), other)
     # (0, 3, 9) less 2, half of it, and (1, 1, 5) less 1.
     torch.testing.assert_close(total, torch.tensor([[[-1.0, 0.5, 7.5]]]))
     unlimited = (replace(one, most_shift=None, weight=0.5), replace(other, most_shift=None))
     # (1, 2.5, 9.5) less the middle.
-    torch.testing.assert_close(KINDS["combined"](*unlimited), torch.tensor([[[-1.5, 0.0, 7.0]]]))
+    torch.testing.assert_close(
+        KINDS["combined"].score(*unlimited), torch.tensor([[[-1.5, 0.0, 7.0]]])
+    )
 
 
 def test_the_logarithm_keeps_the_order_of_maps_of_both_signs() -> None:

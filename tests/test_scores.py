@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from conftest import model_config
 
-from crn.config import Optimization
+from crn.config import Competition, Network, Optimization
+from crn.methods import make_method
 from crn.methods.encoder_decoder import IMAGES, RECONSTRUCTIONS
-from crn.methods.maps import combined, maps_of, maps_of_pairs, ordered_pairs, ring_of_pairs
+from crn.methods.maps import maps_of, merged
 from crn.report.pictures import heat_colours, heat_map
 from crn.training.optimizers import learning_rate, make_optimizer
 
@@ -21,42 +23,54 @@ def test_maps_by_hand():
     torch.testing.assert_close(maps["discrimination"], torch.tensor([[[-0.3, -0.4]]]))
 
 
+def crn_of(*units):
+    """CRN with functions in the place of its units."""
+    competition = Competition(len(units))
+    method = make_method(model_config(network=Network(imsize=8), competition=competition))
+    del method.units
+    method.units = units
+    return method
+
+
 def test_pairs_combine_maps_and_reconstruct_once_per_generator():
     calls = []
 
-    def unit(index, factor):
+    def unit(factor):
         def reconstruct(x, given=IMAGES):
-            calls.append((index, given))
+            calls.append(given)
             return x * factor
 
         return reconstruct
 
-    units = {0: unit(0, 0.5), 1: unit(1, 0.2), 2: unit(2, 0.0)}
+    method = crn_of(unit(0.5), unit(0.2), unit(0.0))
     x = torch.full((2, 3, 4, 4), 0.8)
-    reconstruction, maps = combined(maps_of_pairs(x, units, ordered_pairs(3)))
+    r, maps = merged(method.anomaly_maps(x, method.pairs("all")), lowest=False)
     # Every generator is given images, and every discriminator what a generator made of them.
-    assert [given for _, given in calls] == [IMAGES, RECONSTRUCTIONS, RECONSTRUCTIONS] * 3
-    torch.testing.assert_close(reconstruction, x * 0.7 / 3)
+    assert calls == [IMAGES, RECONSTRUCTIONS, RECONSTRUCTIONS] * 3
+    torch.testing.assert_close(r, x * 0.7 / 3)
     # residual |x - f| = 0.8 * (1 - product of the factors): 1 - 0.1 twice, else 1
     torch.testing.assert_close(maps["residual"], torch.full((2, 4, 4), 0.8 * (0.9 * 2 + 4) / 6))
 
 
 def test_the_lowest_of_the_pairs_maps_by_hand():
     x = torch.zeros(1, 3, 1, 2)
-    units = [lambda x, given=IMAGES, at=at: x + torch.tensor(at) for at in ((0.2, 0.8), (0.6, 0.3))]
-    reconstruction, maps = combined(maps_of_pairs(x, units, ordered_pairs(2)), lowest=True)
+    shifts = torch.tensor([[0.2, 0.8], [0.6, 0.3]])
+    method = crn_of(*(lambda x, given=IMAGES, shift=shift: x + shift for shift in shifts))
+    r, maps = merged(method.anomaly_maps(x, method.pairs("lowest")), lowest=True)
     torch.testing.assert_close(maps["reconstruction"], torch.tensor([[[0.2, 0.3]]]))
-    torch.testing.assert_close(reconstruction[0, 0], torch.tensor([[0.4, 0.55]]))
+    torch.testing.assert_close(r[0, 0], torch.tensor([[0.4, 0.55]]))
 
 
-def test_every_unit_has_both_roles_once_in_a_ring():
-    assert ring_of_pairs(1) == [(0, 0)]
-    assert ring_of_pairs(3) == [(0, 1), (1, 2), (2, 0)]
-
-
-def test_ordered_pairs():
-    assert ordered_pairs(1) == [(0, 0)]
-    assert set(ordered_pairs(3)) == {(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)}
+@pytest.mark.parametrize(
+    ("which", "pairs"),
+    [
+        ("all", [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)]),
+        ("lowest", [(0, 1), (1, 2), (2, 0)]),  # a ring: every unit has both roles once
+    ],
+)
+def test_pairs_of_three_units_and_of_a_single_one(which, pairs):
+    assert crn_of(*range(3)).pairs(which) == pairs
+    assert crn_of(0).pairs(which) == [(0, 0)]
 
 
 def test_heat_colours_get_lighter_evenly():

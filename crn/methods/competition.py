@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator, Sequence
+from itertools import groupby, permutations
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch.nn.functional import l1_loss
 from crn.config import ModelConfig
 from crn.methods.base import Losses, Method, Pair
 from crn.methods.encoder_decoder import RECONSTRUCTIONS, EncoderDecoder
-from crn.methods.maps import Maps, maps_of_pairs, ordered_pairs, ring_of_pairs
+from crn.methods.maps import Maps, maps_of
 
 # Decay of the moving averages that choose the best units. A unit is trained in two of N steps; ten
 # of these average out the noise of single batches.
@@ -77,11 +78,8 @@ class CompetitiveReconstructionNetworks(Method):
         w = self.weights
         r = {unit: self.units[unit](x) for unit in trained}
         total = x.new_zeros(())
-        losses: dict[str, list[Tensor]] = {
-            "reconstruction": [],
-            "feedback": [],
-            "discriminator": [],
-        }
+        losses: dict[str, list[Tensor]]
+        losses = {name: [] for name in ("reconstruction", "feedback", "discriminator")}
         for g, d in zip(trained, reversed(trained), strict=True):
             f = self.units[d](r[g].detach(), RECONSTRUCTIONS)
             reconstruction = l1_loss(r[g], x)
@@ -147,19 +145,27 @@ class CompetitiveReconstructionNetworks(Method):
         return "units " + " and ".join(map(str, diverged or sorted(trained)))
 
     def pairs(self, which: str) -> list[Pair]:
-        """The best pair; all ordered pairs of different units; or a ring of them for "lowest"."""
+        """The best pair; all ordered pairs; or, for "lowest", a ring: each unit in each role once.
+
+        Units are paired with others; only a single unit is paired with itself.
+        """
         if which == "best":
             return [self.best_pair()]
         count = len(self.units)
-        return ordered_pairs(count) if which == "all" else ring_of_pairs(count)
+        if which == "all" and count > 1:
+            return list(permutations(range(count), 2))
+        return [(unit, (unit + 1) % count) for unit in range(count)]
 
     def scoring_networks(self, pairs: Sequence[Pair]) -> list[str]:
         """The units in the pairs."""
         return [_name(index) for index in sorted({index for pair in pairs for index in pair})]
 
     def anomaly_maps(self, x: Tensor, pairs: Sequence[Pair]) -> Iterator[tuple[Tensor, Maps]]:
-        """See `maps_of_pairs`."""
-        return maps_of_pairs(x, list(self.units), pairs)
+        """Yield reconstructions and the maps of `maps_of`; each generator reconstructs once."""
+        for generator, group in groupby(sorted(pairs), key=lambda pair: pair[0]):
+            r = self.units[generator](x)
+            for _, discriminator in group:
+                yield r, maps_of(x, r, self.units[discriminator](r, RECONSTRUCTIONS))
 
 
 def _name(unit: int) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_exporting
 from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, interpolate, linear, pad
 
 # On a CPU, halving convolutions with at most this many output positions (images x height x width)
@@ -38,9 +39,11 @@ class _Convolution(nn.Module):
         shape = (out_channels, in_channels, size, size)
         self.kernel = nn.Parameter(torch.empty([shape[dim] for dim in self._stored]))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
-        # Kaiming normal, fan out (He et al. 2015). nn.init would need `weight`, whose memory order
-        # makes drawing ten times slower.
-        nn.init.normal_(self.kernel, std=math.sqrt(2 / (out_channels * size * size)))
+        # Kaiming normal, fan out (He et al. 2015). kaiming_normal_ would need `weight`, in whose
+        # memory order drawing is ten times slower. On the meta device torch would import its
+        # compiler to draw, which takes two seconds.
+        if not self.kernel.is_meta:
+            nn.init.normal_(self.kernel, std=math.sqrt(2 / (out_channels * size * size)))
 
     @property
     def weight(self) -> Tensor:
@@ -58,16 +61,9 @@ class HalvingConv(_Convolution):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (B, C, H, W) to (B, C', H/2, W/2)."""
-        positions = x.shape[0] * x.shape[2] * x.shape[3] // 4
-        if x.device.type == "cpu" and positions <= _PRODUCT_UP_TO:
-            return halve_by_product(x, self.weight, self.bias)
-        return conv2d(x, self.weight, self.bias, stride=2, padding=1)
-
-    def as_plain(self) -> nn.Module:
-        """A layer of torch that computes the same function."""
-        out_channels, in_channels = self.weight.shape[:2]
-        plain = nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1)
-        return _with_parameters(plain, self.weight, self.bias)
+        if is_exporting() or x.device.type != "cpu" or x[:, 0].numel() > 4 * _PRODUCT_UP_TO:
+            return conv2d(x, self.weight, self.bias, stride=2, padding=1)
+        return halve_by_product(x, self.weight, self.bias)
 
 
 class NearestConv(_Convolution):
@@ -80,39 +76,12 @@ class NearestConv(_Convolution):
 
     def forward(self, x: Tensor) -> Tensor:
         """Upsample (B, C, H, W) to (B, C', 2H, 2W)."""
+        # In an exported graph the folded kernel is a constant.
+        if is_exporting() or (x.device.type != "cpu" and x[:, 0].numel() >= _FOLD_FROM):
+            return conv_transpose2d(x, fold_kernel(self.weight), self.bias, stride=2, padding=1)
         if x.device.type == "cpu":
             return upsample_by_product(x, self.weight, self.bias)
-        if x.shape[0] * x.shape[2] * x.shape[3] >= _FOLD_FROM:
-            return conv_transpose2d(x, fold_kernel(self.weight), self.bias, stride=2, padding=1)
         return conv2d(interpolate(x, scale_factor=2.0), self.weight, self.bias, padding=1)
-
-    def as_plain(self) -> nn.Module:
-        """A layer of torch that computes the same function."""
-        out_channels, in_channels = self.weight.shape[:2]
-        plain = nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1)
-        return _with_parameters(plain, fold_kernel(self.weight), self.bias)
-
-
-def _with_parameters(
-    layer: nn.Conv2d | nn.ConvTranspose2d, weight: Tensor, bias: Tensor | None
-) -> nn.Module:
-    layer.weight = nn.Parameter(weight.detach().contiguous(), requires_grad=False)
-    layer.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
-    return layer
-
-
-def with_plain_convolutions(network: nn.Module) -> nn.Module:
-    """Replace the convolutions of a network in place by layers of torch; see ``as_plain``.
-
-    Returns:
-        The same network.
-    """
-    for name, child in network.named_children():
-        if isinstance(child, HalvingConv | NearestConv):
-            setattr(network, name, child.as_plain())
-        else:
-            with_plain_convolutions(child)
-    return network
 
 
 def halve_by_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -226,6 +195,6 @@ def fold_kernel(weight: Tensor) -> Tensor:
     Returns:
         (C, C', 4, 4), for `conv_transpose2d` with stride 2 and padding 1.
     """
-    folded = avg_pool2d(weight, 2, stride=1, padding=1, divisor_override=1)
+    folded = 4 * avg_pool2d(weight, 2, stride=1, padding=1)
     # A transposed convolution is written from its input, so its kernel is the mirrored one.
     return folded.flip(2, 3).transpose(0, 1)

@@ -8,7 +8,7 @@ from torch.nn.functional import mse_loss
 from crn.config import ModelConfig
 from crn.methods.base import Losses, Method, Pair
 from crn.methods.encoder_decoder import RECONSTRUCTIONS, EncoderDecoder
-from crn.methods.maps import Maps, maps_of_autoencoders
+from crn.methods.maps import Maps
 
 
 class DualAutoEncoderGAN(Method):
@@ -76,5 +76,13 @@ class DualAutoEncoderGAN(Method):
         return [(0, 1)]
 
     def anomaly_maps(self, x: Tensor, pairs: Sequence[Pair]) -> Iterator[tuple[Tensor, Maps]]:  # noqa: ARG002
-        """See `maps_of_autoencoders`."""
-        yield maps_of_autoencoders(x, self.generator, self.discriminator)
+        """Yield r = G(x) and its maps in [0, 2]; the discriminator reconstructs images itself.
+
+        They are ``reconstruction`` |x - G(x)|, ``discrimination`` |x - D(x)|, and ``residual``, the
+        mean of the two, which is the score of Tang et al. (2020).
+        """
+        r = self.generator(x)
+        by_generator, by_discriminator = ((x - y).abs().mean(1) for y in (r, self.discriminator(x)))
+        residual = (by_generator + by_discriminator) / 2
+        maps = {"reconstruction": by_generator, "residual": residual}
+        yield r, maps | {"discrimination": by_discriminator}

