@@ -28,7 +28,7 @@ from crn.evaluation.results import Thresholds, read_metrics
 from crn.evaluation.thresholds import most_above, thresholds_from_training
 from crn.infer import find_results
 from crn.report import result_pictures
-from crn.report.result_pictures import map_names, picture_names
+from crn.report.result_pictures import unique_names
 from crn.training.module import TrainingModule
 from datasets.layouts import LAYOUTS
 from datasets.reader import Images
@@ -458,12 +458,12 @@ def test_large_images_are_drawn_by_fewer_threads(monkeypatch, sides, threads: in
 
 def test_names_of_pictures_and_maps_do_not_collide() -> None:
     keys = ["a/0.png", "a/0.jpg", "a/0.jpg.png", "b.png", "b.png/c.png", "a/x.tar.bmp"]
-    assert [str(name) for name in picture_names(keys)] == [
+    names = unique_names(keys, lambda key: key.name.removesuffix(".png"), ".png")
+    assert [str(name) for name in names] == [
         *("a/0.png", "a/0.jpg.png", "a/0.jpg_.png", "b_.png", "b.png/c.png", "a/x.tar.bmp.png")
     ]
-    assert [str(name) for name in map_names(["a/0.png", "a/0.jpg", "a/x.tar.bmp"])] == [
-        *("a/0.tiff", "a/0_.tiff", "a/x.tar.tiff")
-    ]
+    names = unique_names(["a/0.png", "a/0.jpg", "a/x.tar.bmp"], lambda key: key.stem, ".tiff")
+    assert [str(name) for name in names] == ["a/0.tiff", "a/0_.tiff", "a/x.tar.tiff"]
 
 
 def test_scores_that_are_not_finite(run_main, tmp_path: Path, read_only_road_images: Path) -> None:
@@ -575,15 +575,11 @@ def change(*keys: str, value: Any) -> Any:
         (change("anomaly_score", value="reconstruction"), "--anomaly-score reconstruction"),
         (change("model", "pairs", value="all"), "--pairs all, not best"),
         (change("maps", "smoothing", value=3.0), "--map-smoothing 3.0, not 1.8"),
-        (change("model", "weights", value="0" * 16), "of another model"),
-        (change("threshold", "image", value=None), "holds no threshold"),
-        (change("threshold", "pixel", value="high"), "is no metrics.json"),
-        (change("threshold", "image", value=float("nan")), "holds no threshold"),
-        (change("threshold", "pixel", value=float("inf")), "holds no threshold"),
-        (change("threshold", "quantile", value=float("nan")), "holds no threshold"),
-        (change("threshold", value=None), "is no metrics.json"),
-        (lambda metrics: metrics.pop("maps"), "is no metrics.json"),
-        (lambda metrics: metrics.clear(), "is no metrics.json"),
+        (change("model", "weights", value="0" * 16), "made with another model"),
+        (change("threshold", "image", value=None), "contains no threshold"),
+        (change("threshold", "pixel", value="high"), "not a metrics.json"),
+        (change("threshold", value=None), "not a metrics.json"),
+        (lambda metrics: metrics.pop("maps"), "not a metrics.json"),
     ],
 )
 def test_a_threshold_that_does_not_fit(
@@ -599,14 +595,12 @@ def test_a_threshold_that_does_not_fit(
     assert not Path("anomaly_scores.csv").exists()
 
 
-@pytest.mark.parametrize("content", [None, b"\xff\xfe", b"[1]", b"{", b"3", b"[" * 100_000, "pipe"])
+@pytest.mark.parametrize("content", [None, b"\xff\xfe", b"[1]", b"{"])
 def test_a_threshold_from_something_else(
-    run_main, model: Path, photographs: Path, content: bytes | str | None
+    run_main, model: Path, photographs: Path, content: bytes | None
 ) -> None:
     path = Path("thing.json")
-    if content == "pipe":
-        os.mkfifo(path)
-    elif content is not None:
+    if content is not None:
         path.write_bytes(content)
     finished = run_main(*arguments(model, "Folder", photographs, "--threshold-from", path))
     refuse(finished, f"--threshold-from {path}: ")

@@ -20,13 +20,6 @@ def test_metrics_by_hand_and_never_flipped():
     assert average_precision([0.1, 0.4, 0.35, 0.8], labels) == pytest.approx((1 + 2 / 3) / 2)
 
 
-def test_metrics_refuse_what_they_cannot_rank():
-    with pytest.raises(ValueError, match="normal and anomalous"):
-        auroc([0.1, 0.2], [1, 1])
-    with pytest.raises(ValueError, match="finite"):
-        auroc([float("nan"), 0.2], [0, 1])
-
-
 def test_interval_agrees_with_a_plain_bootstrap():
     scores, labels = scores_of_two_normal_distributions(60, 30)
     generator = np.random.default_rng(8)
@@ -48,11 +41,17 @@ def test_interval_is_the_same_every_time_and_depends_on_ranks_alone():
     assert auroc_interval(np.exp(scores), labels) == interval
 
 
-def test_interval_of_scores_that_always_or_never_tell():
-    assert auroc_interval([1, 2, 3, 4], [0, 0, 1, 1]) == (1.0, 1.0)
-    assert auroc_interval([3, 4, 1, 2], [0, 0, 1, 1]) == (0.0, 0.0)
-    assert auroc_interval([5, 5, 5, 5], [0, 0, 1, 1]) == (0.5, 0.5)
-    assert auroc_interval([2, 1, 3], [0, 1, 1]) == (0.0, 1.0)  # also where there is a single one
+@pytest.mark.parametrize(
+    ("scores", "labels", "interval"),
+    [
+        ([1, 2, 3, 4], [0, 0, 1, 1], (1, 1)),
+        ([3, 4, 1, 2], [0, 0, 1, 1], (0, 0)),
+        ([5, 5, 5, 5], [0, 0, 1, 1], (0.5, 0.5)),
+        ([2, 1, 3], [0, 1, 1], (0, 1)),  # a single normal image
+    ],
+)
+def test_interval_of_scores_that_always_or_never_tell(scores, labels, interval):
+    assert auroc_interval(scores, labels) == interval
 
 
 def test_max_f1_by_hand():

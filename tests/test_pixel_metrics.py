@@ -9,17 +9,23 @@ import pytest
 from scipy.ndimage import label
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from crn.evaluation.pixel_metrics import BINS, PixelCounts
+from crn.evaluation.pixel_metrics import aupro, count_pixels, pixel_metrics
 from crn.evaluation.results import PixelMetrics
 
 Pixels = Sequence[tuple[np.ndarray, np.ndarray]]
 
 
-def counted(pixels: Pixels, low: float = 0, high: float = 1) -> PixelCounts:
-    counts = PixelCounts(low, high)
-    for values, mask in pixels:
-        counts.add(values.astype(np.float32), mask if mask.any() else None)
-    return counts
+def counted(pixels: Pixels, low: float = 0, high: float = 1) -> np.ndarray:
+    return sum(
+        count_pixels(values.astype(np.float32), low, high, mask if mask.any() else None)
+        for values, mask in pixels
+    )
+
+
+def metrics_of(*rows: list[tuple[float, bool]]) -> PixelMetrics | None:
+    """The metrics of a map of (value, is anomalous)."""
+    values, mask = np.moveaxis(np.array(rows), 2, 0)
+    return pixel_metrics(counted([(values, mask.astype(bool))]))
 
 
 def test_ignored_pixels_do_not_count() -> None:
@@ -27,11 +33,8 @@ def test_ignored_pixels_do_not_count() -> None:
     for values, mask in random_pixels(5):
         ignored = np.zeros(mask.shape, bool)
         ignored[:, 12:] = True
-        counts, fewer = PixelCounts(0, 1), PixelCounts(0, 1)
-        counts.add(values, mask & ~ignored, ignored)
-        fewer.add(values[:, :12], mask[:, :12])
-        for mine, theirs in zip(vars(counts).values(), vars(fewer).values(), strict=True):
-            np.testing.assert_array_equal(mine, theirs)
+        counts = count_pixels(values, 0, 1, mask & ~ignored, ignored)
+        np.testing.assert_array_equal(counts, count_pixels(values[:, :12], 0, 1, mask[:, :12]))
 
 
 def regions_of(mask: np.ndarray) -> list[np.ndarray]:
@@ -73,55 +76,43 @@ def random_pixels(seed: int, images: int = 4) -> Pixels:
     return result
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_aupro_agrees_with_its_definition(seed: int) -> None:
-    pixels = random_pixels(seed)
-    assert counted(pixels).aupro() == pytest.approx(plain_aupro(pixels), abs=1e-4)
-    assert counted(pixels).aupro(0.05) == pytest.approx(plain_aupro(pixels, 0.05), abs=1e-3)
-    assert 0.2 < counted(pixels).aupro() < 0.95
-
-
 @pytest.mark.parametrize("seed", range(4))
-def test_auroc_and_average_precision_agree_with_scikit_learn(seed: int) -> None:
+def test_metrics_agree_with_scikit_learn_and_a_plain_aupro(seed: int) -> None:
     pixels = random_pixels(seed)
     values = np.concatenate([values.ravel() for values, _ in pixels])
     labels = np.concatenate([mask.ravel() for _, mask in pixels])
-    metrics = counted(pixels).metrics()
+    metrics = pixel_metrics(counted(pixels))
     assert metrics.auroc == pytest.approx(roc_auc_score(labels, values), abs=1e-5)
-    assert metrics.average_precision == pytest.approx(
-        average_precision_score(labels, values), abs=1e-4
-    )
+    expected = average_precision_score(labels, values)
+    assert metrics.average_precision == pytest.approx(expected, abs=1e-4)
+    assert metrics.aupro == pytest.approx(plain_aupro(pixels), abs=1e-4)
+    assert aupro(counted(pixels), 0.05) == pytest.approx(plain_aupro(pixels, 0.05), abs=1e-3)
+    assert 0.2 < metrics.aupro < 0.95
+    # The counts of several images add up.
+    assert pixel_metrics(counted(pixels[:2]) + counted(pixels[2:])) == metrics
 
 
 def test_the_error_of_auroc_is_within_its_bound_even_with_outliers() -> None:
     values, mask = random_pixels(1)[1]
     values[0, 0] = 5000  # so that all others share a few bins
     counts = counted([(values, mask)], 0, 5000)
-    pairs = counts.normal.sum() * counts.anomalous.sum()
-    bound = (counts.normal * counts.anomalous).sum() / pairs / 2
-    error = abs(counts.auroc() - roc_auc_score(mask.ravel(), values.ravel()))
+    normal, anomalous, _ = counts
+    bound = (normal * anomalous).sum() / (normal.sum() * anomalous.sum()) / 2
+    error = abs(pixel_metrics(counts).auroc - roc_auc_score(mask.ravel(), values.ravel()))
     assert 1e-4 < bound < 0.05
     assert 0 < error <= bound
 
 
 def test_by_hand() -> None:
-    # Anomalous pixels are at 0.9 and 0.3, normal ones at 0.5, 0.2, 0.2 and 0.1.
-    values = np.array([[0.9, 0.5, 0.2], [0.3, 0.2, 0.1]])
-    mask = np.array([[True, False, False], [True, False, False]])
-    metrics = counted([(values, mask)]).metrics()
-    assert metrics.auroc == pytest.approx((4 + 3) / 8)
-    assert metrics.average_precision == pytest.approx((1 + 2 / 3) / 2)
+    metrics = metrics_of(
+        [(0.9, True), (0.5, False), (0.2, False)], [(0.3, True), (0.2, False), (0.1, False)]
+    )
     # One region: half of it up to a false positive rate of 1/4, then all of it.
-    assert metrics.aupro == pytest.approx((0.25 * 0.5 + 0.05 * 1) / 0.3)
-
-
-def test_an_anomalous_pixel_with_the_lowest_value_of_all_counts() -> None:
-    values = np.array([[0.9, 0.5, 0.2, 0.0]])
-    mask = np.array([[True, False, False, True]])
-    metrics = counted([(values, mask)]).metrics()
-    assert metrics.auroc == pytest.approx(2 / 4)
-    assert metrics.average_precision == pytest.approx((1 + 2 / 4) / 2)
-    assert metrics.aupro == pytest.approx(0.5)
+    area = (0.25 * 0.5 + 0.05 * 1) / 0.3
+    assert astuple(metrics) == pytest.approx(((4 + 3) / 8, (1 + 2 / 3) / 2, area))
+    # An anomalous pixel with the lowest value of all counts.
+    metrics = metrics_of([(0.9, True), (0.5, False), (0.2, False), (0.0, True)])
+    assert astuple(metrics) == pytest.approx((2 / 4, (1 + 2 / 4) / 2, 0.5))
 
 
 def test_small_regions_count_as_much_as_large_ones() -> None:
@@ -132,44 +123,34 @@ def test_small_regions_count_as_much_as_large_ones() -> None:
     # The small region is found at once, the large one not before all is.
     x = [0, 1 / 54, 0.3]
     y = [0.5, 0.5, 0.5 + 0.5 * (0.3 - 1 / 54) / (1 - 1 / 54)]
-    assert counted([(values, mask)]).aupro() == pytest.approx(np.trapezoid(y, x) / 0.3)
+    assert aupro(counted([(values, mask)])) == pytest.approx(np.trapezoid(y, x) / 0.3)
 
 
 def test_a_map_that_knows_everything_and_one_that_knows_nothing() -> None:
     mask = np.eye(6, dtype=bool)
-    perfect = counted([(mask.astype(float), mask)]).metrics()
-    assert perfect == PixelMetrics(1, 1, 1)
-    constant = counted([(np.full((6, 6), 0.5), mask)]).metrics()
-    # The curve is the diagonal: its area up to 0.3 is 0.3 * 0.3 / 2.
-    assert astuple(constant) == pytest.approx((0.5, 1 / 6, 0.15))
-
-
-def test_a_single_value_in_the_whole_run() -> None:
-    mask = np.eye(3, dtype=bool)
-    assert counted([(np.full((3, 3), 0.25), mask)], 0.25, 0.25).metrics().auroc == 0.5
+    assert pixel_metrics(counted([(mask.astype(float), mask)])) == PixelMetrics(1, 1, 1)
+    constant = [(np.full((6, 6), 0.5), mask)]
+    for low, high in ((0, 1), (0.5, 0.5)):
+        # The curve is the diagonal: its area up to 0.3 is 0.3 * 0.3 / 2.
+        metrics = pixel_metrics(counted(constant, low, high))
+        assert astuple(metrics) == pytest.approx((0.5, 1 / 6, 0.15))
 
 
 def test_pixels_that_touch_at_a_corner_are_one_region() -> None:
     apart = np.zeros((5, 5), bool)
     apart[0, 0] = apart[0, 2] = apart[4, 4] = True
     for mask, regions in ((np.eye(5, dtype=bool), 1), (apart, 3)):
-        assert counted([(np.zeros((5, 5)), mask)]).overlap.sum() == pytest.approx(regions)
+        assert counted([(np.zeros((5, 5)), mask)])[2].sum() == pytest.approx(regions)
 
 
-def test_counts_add_up() -> None:
-    pixels = random_pixels(2)
-    assert (counted(pixels[:2]) + counted(pixels[2:])).metrics() == counted(pixels).metrics()
+@pytest.mark.parametrize("is_anomalous", [False, True])
+def test_there_are_no_metrics_without_both_kinds_of_pixels(is_anomalous: bool) -> None:
+    assert metrics_of([(0.5, is_anomalous), (0.1, is_anomalous)]) is None
 
 
-def test_there_are_no_metrics_without_both_kinds_of_pixels() -> None:
-    assert counted([(np.zeros((3, 3)), np.zeros((3, 3), bool))]).metrics() is None
-    assert counted([(np.zeros((3, 3)), np.ones((3, 3), bool))]).metrics() is None
-    assert PixelCounts(0, 1).metrics() is None
-
-
-def test_negative_values_and_those_at_the_ends() -> None:
+def test_negative_values_and_those_beyond_the_ends() -> None:
     values = np.array([[-2.0, -1.0, -0.5, 0.0]])
     mask = np.array([[False, False, True, True]])
-    assert counted([(values, mask)], -2, 0).metrics().auroc == 1
-    counts = counted([(values, mask)], -1, -0.5)
-    assert (counts.normal[0], counts.anomalous[BINS - 1]) == (2, 2)
+    assert pixel_metrics(counted([(values, mask)], -2, 0)).auroc == 1
+    normal, anomalous, _ = counted([(values, mask)], -1, -0.5)
+    assert (normal[0], anomalous[-1]) == (2, 2)

@@ -1,4 +1,4 @@
-"""The anomaly maps of a run, and how they are brought to the size of an image."""
+"""The anomaly maps of a run, and their resizing to the size of an image."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,11 +10,11 @@ from torch.nn.functional import interpolate
 
 @dataclass(frozen=True)
 class AnomalyMaps:
-    """The maps of all images, of one score; higher means more anomalous.
+    """The maps of all images for one score; higher means more anomalous.
 
     Attributes:
-        scored: (N, S, S), those that image scores are pooled from: thresholds of pixels, pixel
-            metrics, pictures and stored maps are of these.
+        scored: (N, S, S); image scores, pixel thresholds, pixel metrics, pictures and stored maps
+            come from these.
     """
 
     scored: Tensor
@@ -27,5 +27,5 @@ class AnomalyMaps:
 
 
 def at_size(anomaly_map: Tensor, size: tuple[int, int]) -> np.ndarray:
-    """A map (S, S) brought to (height, width), bilinear, float32."""
+    """Resize a map (S, S) to (height, width), bilinear; float32."""
     return interpolate(anomaly_map[None, None], size, mode="bilinear")[0, 0].numpy()

@@ -1,9 +1,8 @@
-"""Metrics of anomaly scores and maps; higher means more anomalous, and no metric turns that round.
+"""Metrics of anomaly scores and maps; higher means more anomalous, and no metric reverses that.
 
-scikit-learn and SciPy are imported where they are used: half a second that a start need not wait.
+scikit-learn and SciPy are imported where they are used, which saves half a second at the start.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from crn.config import SCORES, Options
 from crn.evaluation.maps import AnomalyMaps, at_size
-from crn.evaluation.pixel_metrics import PixelCounts
+from crn.evaluation.pixel_metrics import count_pixels, pixel_metrics
 from crn.evaluation.results import (
     Bootstrap,
     DatasetFacts,
@@ -31,47 +30,34 @@ from datasets.samples import ANOMALOUS, NORMAL, TEST
 BOOTSTRAP_RESAMPLES = 1000
 BOOTSTRAP_SEED = 0
 
-_MOST_DRAWN = 1 << 22  # scores of the bootstrap that are in memory at a time
+_MOST_DRAWN = 1 << 22  # the bootstrap's scores in memory at a time
 
 
 def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Area under the ROC curve: how likely an anomalous image scores higher than a normal one.
+    """Area under the ROC curve: the probability that an anomalous image scores above a normal one.
 
     Args:
         scores: (N,), finite.
         labels: (N,), 1 for anomalous, 0 for normal; both have to occur.
-
-    Raises:
-        ValueError: a score is not finite, or one class is missing.
     """
     from sklearn.metrics import roc_auc_score
 
-    return float(roc_auc_score(*_checked(labels, scores)))
+    return float(roc_auc_score(labels, scores))
 
 
 def average_precision(scores: ArrayLike, labels: ArrayLike) -> float:
     """Average precision, the area under the precision-recall curve; arguments as `auroc`."""
     from sklearn.metrics import average_precision_score
 
-    return float(average_precision_score(*_checked(labels, scores)))
-
-
-def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """The arguments of scikit-learn, which would only warn of a class that is missing."""
-    labels, scores = np.asarray(labels), np.asarray(scores)
-    if not np.isfinite(scores).all():
-        raise ValueError("the scores have to be finite")
-    if len(np.unique(labels)) < 2:
-        raise ValueError("the metric needs normal and anomalous images")
-    return labels, scores
+    return float(average_precision_score(labels, scores))
 
 
 def auroc_interval(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
     """95 % confidence interval of the AUROC over the choice of the test images.
 
     A percentile bootstrap, stratified: every resample draws as many normal and as many anomalous
-    images as there are, with replacement. It knows nothing of the chance in training, and is too
-    narrow where there are only a few images, or where the AUROC is 1.
+    images as there are, with replacement. It does not cover variation between training runs, and
+    is too narrow for a few images, or if the AUROC is 1.
 
     Args:
         scores, labels: as `auroc`.
@@ -81,7 +67,7 @@ def auroc_interval(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
     scores, labels = np.asarray(scores), np.asarray(labels)
     groups = [scores[labels == label] for label in (0, 1)]
     low, high = bootstrap(
-        # SciPy wants two of each: a lone image is as good as two equal ones.
+        # SciPy needs two of each: one image is equivalent to two equal ones.
         [np.repeat(group, 2) if len(group) == 1 else group for group in groups],
         _aurocs,
         n_resamples=BOOTSTRAP_RESAMPLES,
@@ -93,7 +79,7 @@ def auroc_interval(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
 
 
 def _aurocs(normal: np.ndarray, anomalous: np.ndarray, axis: int = -1) -> np.ndarray:
-    """The AUROC of scores (..., N) and (..., M), along the last axis: Mann-Whitney's U."""
+    """The AUROC of scores (..., N) and (..., M) along the last axis, by Mann-Whitney's U."""
     from scipy.stats import rankdata
 
     count = anomalous.shape[axis]
@@ -102,22 +88,20 @@ def _aurocs(normal: np.ndarray, anomalous: np.ndarray, axis: int = -1) -> np.nda
 
 
 def max_f1(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
-    """The highest F1 that any threshold gives, and that threshold.
+    """The highest F1 of any threshold, and that threshold.
 
-    It looks at the labels to choose the threshold, so it is no result: an upper bound.
+    The labels choose the threshold, so it is an upper bound and not a result.
 
     Args:
         scores, labels: as `auroc`.
 
     Returns:
-        F1, and a threshold above which, and only above which, images are called anomalous.
+        F1 from 0 to 1, and the threshold; images above it are called anomalous.
     """
     from sklearn.metrics import precision_recall_curve
 
-    precision, recall, values = precision_recall_curve(
-        np.asarray(labels), np.asarray(scores, np.float64)
-    )
-    # The last point of the curve, without any image called anomalous, has no value.
+    precision, recall, values = precision_recall_curve(labels, np.asarray(scores, np.float64))
+    # The last point of the curve, where no image is called anomalous, has no value.
     f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
     best = int(f1[:-1].argmax())
     below = values[best - 1] if best else np.nextafter(values[0], -np.inf)
@@ -128,7 +112,7 @@ def confusion(decisions: Sequence[int], labels: Sequence[int | None]) -> Decisio
     """Counts of right and wrong decisions, and F1, which needs anomalous images.
 
     Args:
-        decisions, labels: (N,), 1 for anomalous, 0 for normal; None where nobody knows.
+        decisions, labels: (N,), 1 for anomalous, 0 for normal; labels are None if unknown.
     """
     from sklearn.metrics import confusion_matrix, f1_score
 
@@ -152,11 +136,11 @@ def evaluate(
     """All metrics of a run.
 
     Args:
-        options: of the run.
-        model: what scored.
-        thresholds: of the score that was asked for.
-        images, maps, masks: in one order.
-        ignored: pixels of masks (H, W) that do not count; None where all count.
+        options: options of the run.
+        model: the model that scored.
+        thresholds: thresholds of the score that was asked for.
+        images, maps, masks: the images, their maps and their masks (H, W) bool, in one order.
+        ignored: pixels of masks (H, W) bool that do not count; None if all count.
     """
     scoring = options.scoring
     test = [image for image in images if image.split == TEST]
@@ -195,14 +179,14 @@ def evaluate(
 
 
 def _decisions(images: Iterable[ScoredImage]) -> list[int]:
-    """What is above the threshold; empty where there is none."""
+    """Decisions, 1 above the threshold; none without a threshold."""
     return [image.decision for image in images if image.decision is not None]
 
 
 def _decisions_at(
     thresholds: Thresholds, images: Sequence[ScoredImage], score: str
 ) -> dict[str, Decisions] | None:
-    """What other thresholds would give; None where there are none."""
+    """The decisions at each of `QUANTILES`; None without thresholds."""
     if thresholds.image_at is None:
         return None
     labels = [image.label for image in images]
@@ -251,11 +235,11 @@ def _pixel_metrics(
 
     Anomalous images without a mask do not count; all pixels of normal ones are normal.
     """
-    counts: dict[str | None, PixelCounts] = defaultdict(lambda: PixelCounts(*maps.range))
+    counts: dict[str | None, np.ndarray] = {}
     for image, scored, mask, left_out in zip(images, maps.scored, masks, ignored, strict=True):
         if image.split == TEST and (mask is not None or image.label == NORMAL):
-            counts[image.kind].add(at_size(scored, image.size), mask, left_out)
+            mine = count_pixels(at_size(scored, image.size), *maps.range, mask, left_out)
+            counts[image.kind] = counts.get(image.kind, 0) + mine
     normal = counts.pop("good")
-    every = sum(counts.values(), start=normal)
-    by_kind = {kind: (normal + mine).metrics() for kind, mine in counts.items()}
-    return by_kind | {None: every.metrics()}
+    by_kind = {kind: pixel_metrics(normal + mine) for kind, mine in counts.items()}
+    return by_kind | {None: pixel_metrics(sum(counts.values(), start=normal))}

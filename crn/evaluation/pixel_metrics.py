@@ -6,9 +6,6 @@ AUROC is wrong by at most half the share of such pairs: below 1e-4 where the val
 tenth of the bins.
 """
 
-from dataclasses import dataclass, field
-from functools import partial
-
 import numpy as np
 
 from crn.evaluation.results import PixelMetrics
@@ -21,95 +18,68 @@ FALSE_POSITIVE_LIMIT = 0.3
 _EIGHT_NEIGHBOURS = np.ones((3, 3), int)
 
 
-_no_counts = partial(np.zeros, BINS)
+def count_pixels(
+    values: np.ndarray,
+    low: float,
+    high: float,
+    mask: np.ndarray | None = None,
+    ignored: np.ndarray | None = None,
+) -> np.ndarray:
+    """Count the pixels of one anomaly map by their values; the counts of several maps add up.
 
-
-@dataclass
-class PixelCounts:
-    """How many normal and anomalous pixels have which anomaly value.
-
-    Attributes:
+    Args:
+        values: (H, W) float32; higher means more anomalous.
         low, high: the range of the bins; values beyond count in the first and the last one.
-        normal, anomalous: (BINS,) numbers of pixels.
-        overlap: (BINS,) shares of anomalous regions, a pixel of a region of n being 1 / n.
+        mask: (H, W) bool, true where anomalous; None where nothing is.
+        ignored: (H, W) bool, true where pixels of a mask do not count; None where all count.
+
+    Returns:
+        (3, BINS): numbers of normal pixels, numbers of anomalous pixels, and shares of anomalous
+        regions, a pixel of a region of n being 1 / n.
     """
+    from scipy.ndimage import label
 
-    low: float
-    high: float
-    normal: np.ndarray = field(default_factory=_no_counts)
-    anomalous: np.ndarray = field(default_factory=_no_counts)
-    overlap: np.ndarray = field(default_factory=_no_counts)
-
-    def add(
-        self,
-        values: np.ndarray,
-        mask: np.ndarray | None = None,
-        ignored: np.ndarray | None = None,
-    ) -> None:
-        """Count the pixels of one anomaly map.
-
-        Args:
-            values: (H, W) float32; higher means more anomalous.
-            mask: (H, W) bool, true where anomalous; None where nothing is.
-            ignored: (H, W) bool, true where pixels of a mask do not count; None where all count.
-        """
-        scale = np.float32(BINS / (self.high - self.low or 1))
-        bins = ((values - np.float32(self.low)) * scale).clip(0, BINS - 1).astype(np.int32)
-        if mask is None:
-            self.normal += np.bincount(bins.ravel(), minlength=BINS)
-            return
-        from scipy.ndimage import label
-
-        normal = ~mask if ignored is None else ~(mask | ignored)
-        self.normal += np.bincount(bins[normal], minlength=BINS)
-        self.anomalous += np.bincount(bins[mask], minlength=BINS)
-        regions, _ = label(mask, _EIGHT_NEIGHBOURS)
-        sizes = np.bincount(regions.ravel())
-        self.overlap += np.bincount(bins[mask], 1 / sizes[regions[mask]], minlength=BINS)
-
-    def __add__(self, other: "PixelCounts") -> "PixelCounts":
-        """The counts of both; they have to have the same range."""
-        assert (self.low, self.high) == (other.low, other.high)
-        return PixelCounts(
-            self.low,
-            self.high,
-            self.normal + other.normal,
-            self.anomalous + other.anomalous,
-            self.overlap + other.overlap,
-        )
-
-    def metrics(self) -> PixelMetrics | None:
-        """Pixel AUROC, average precision and AUPRO; None without pixels of both kinds."""
-        if not self.normal.any() or not self.anomalous.any():
-            return None
-        return PixelMetrics(self.auroc(), self.average_precision(), self.aupro())
-
-    def auroc(self) -> float:
-        """Area under the ROC curve of the pixels."""
-        true, false = _rates(self.anomalous), _rates(self.normal)
-        return float(np.trapezoid(true, false))
-
-    def average_precision(self) -> float:
-        """Average precision of the pixels."""
-        true, false = (counts[::-1].cumsum() for counts in (self.anomalous, self.normal))
-        precision = true / np.maximum(true + false, 1)
-        return float((self.anomalous[::-1] * precision).sum() / true[-1])
-
-    def aupro(self, limit: float = FALSE_POSITIVE_LIMIT) -> float:
-        """Area under the per-region overlap (Bergmann et al. 2021), 1 at best.
-
-        The overlap is the share of an anomalous region that is above the threshold, in the mean
-        over regions, so that small ones count as much as large ones. It is integrated over the
-        false positive rate of the pixels from 0 to ``limit`` and divided by ``limit``.
-        """
-        overlap, false = _rates(self.overlap), _rates(self.normal)
-        inside = false <= limit
-        x = np.append(false[inside], limit)
-        y = np.append(overlap[inside], np.interp(limit, false, overlap))
-        return float(np.trapezoid(y, x) / limit)
+    scale = np.float32(BINS / (high - low or 1))
+    bins = ((values - np.float32(low)) * scale).clip(0, BINS - 1).astype(np.int32)
+    mask = np.zeros(bins.shape, bool) if mask is None else mask
+    normal = ~mask if ignored is None else ~(mask | ignored)
+    regions, _ = label(mask, _EIGHT_NEIGHBOURS)
+    shares = 1 / np.bincount(regions.ravel())[regions[mask]]
+    counted = ((bins[normal], None), (bins[mask], None), (bins[mask], shares))
+    return np.stack([np.bincount(each, weights, minlength=BINS) for each, weights in counted])
 
 
-def _rates(counts: np.ndarray) -> np.ndarray:
-    """The share above each threshold, from the highest threshold, (BINS + 1,), 0 to 1."""
-    above = np.append(0, counts[::-1].cumsum())
-    return above / above[-1]
+def pixel_metrics(counts: np.ndarray) -> PixelMetrics | None:
+    """Pixel AUROC, average precision and AUPRO; None without pixels of both kinds.
+
+    Args:
+        counts: (3, BINS), a sum of `count_pixels`.
+    """
+    if not counts[:2].any(1).all():
+        return None
+    # Of the pixels above each threshold, from the highest threshold, (BINS + 1,).
+    false, true, _ = (np.append(0, each[::-1].cumsum()) for each in counts)
+    precision = true[1:] / np.maximum(true + false, 1)[1:]
+    return PixelMetrics(
+        auroc=float(np.trapezoid(true / true[-1], false / false[-1])),
+        average_precision=float((counts[1, ::-1] * precision).sum() / true[-1]),
+        aupro=aupro(counts),
+    )
+
+
+def aupro(counts: np.ndarray, limit: float = FALSE_POSITIVE_LIMIT) -> float:
+    """Area under the per-region overlap (Bergmann et al. 2021), from 0 to 1.
+
+    The overlap is the share of an anomalous region that is above the threshold, averaged over
+    regions, so that small ones count as much as large ones. It is integrated over the false
+    positive rate of the pixels from 0 to ``limit`` and divided by ``limit``.
+
+    Args:
+        counts: (3, BINS), as in `pixel_metrics`.
+        limit: the highest false positive rate.
+    """
+    false, _, overlap = (np.append(0, each[::-1].cumsum()) / each.sum() for each in counts)
+    inside = false <= limit
+    x = np.append(false[inside], limit)
+    y = np.append(overlap[inside], np.interp(limit, false, overlap))
+    return float(np.trapezoid(y, x) / limit)

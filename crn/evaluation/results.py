@@ -1,11 +1,10 @@
-"""What inference finds out, as data: the table of scores, metrics.json and reports are of it.
+"""The results of an inference, which the table of scores, metrics.json and reports show.
 
-`Metrics` is what metrics.json holds. Every key is always there, and a value is None where it cannot
-be known. All but `DatasetFacts.train` and `Thresholds` is about test images only.
+metrics.json contains `Metrics`. Every key is always there, and an unknown value is None. Everything
+is about test images only, except `DatasetFacts.train` and `Thresholds`.
 """
 
 import json
-import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,25 +12,25 @@ from crn.config import Options
 from crn.system.files import set_aside, written_whole
 
 METRICS_FILE = "metrics.json"
-# Whatever the threshold is, what these quantiles of the normal training images give is told.
+# Quantiles of the normal training images whose decisions are reported, whatever the threshold is.
 QUANTILES = (0.99, 0.95)
-# What is said in the place of an AUROC.
+# What is reported instead of an AUROC.
 AUROC_UNDEFINED = "AUROC is undefined: all test images are normal"
 
 
 @dataclass(frozen=True)
 class ScoredImage:
-    """One image and what the model makes of it.
+    """An image with its scores.
 
     Attributes:
         key: its unique name, DEFECT/NAME or folder/NAME, as in the table of scores.
         split: "train" or "test".
-        kind: "good" where normal, the kind of defect where anomalous, None where nobody knows.
-        label: 1 anomalous, 0 normal, None where nobody knows.
+        kind: "good" if normal, the kind of defect if anomalous, None if unknown.
+        label: 1 anomalous, 0 normal, None unknown.
         size: height and width of its file.
-        scores: for each of `SCORES` its anomaly score.
-        decision: 1 where the score that was asked for is above the threshold, else 0; None where
-            there is no threshold.
+        scores: its anomaly score for each of `SCORES`.
+        decision: 1 if the score that was asked for is above the threshold, else 0; None without a
+            threshold.
     """
 
     key: str
@@ -45,16 +44,15 @@ class ScoredImage:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What scored.
+    """The model that scored.
 
     Attributes:
-        method: of ``--model``.
+        method, pairs: the values of ``--model`` and ``--pairs``.
         checkpoint: its path.
         weights: a fingerprint that tells models apart.
-        step: training steps.
-        imsize: width and height of the images that it sees.
-        pairs: of ``--pairs``.
-        features: of ``--features``, where they count.
+        step: its training steps.
+        imsize: width and height of the images that its networks see.
+        features: the value of ``--features``, if they count.
     """
 
     method: str
@@ -68,7 +66,7 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """What was scored: numbers of images, and how many of them have a mask."""
+    """The data set: numbers of images in each split and, of test images, by label; and of masks."""
 
     layout: str
     path: str
@@ -82,14 +80,14 @@ class DatasetFacts:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What is above them is called anomalous; None where there are none.
+    """Images and pixels above these are called anomalous; all are None without thresholds.
 
     Attributes:
-        image: of image scores.
-        pixel: of the anomaly maps that scored.
+        image: the threshold of image scores.
+        pixel: the threshold of the anomaly maps that scored.
         quantile: the share of the normal training images, and of their pixels, that is below.
         source: where they come from, in words.
-        image_at: those of image scores at each of `QUANTILES`, by the quantile as text.
+        image_at: thresholds of image scores at each of `QUANTILES`, by the quantile as text.
     """
 
     image: float | None = None
@@ -104,10 +102,8 @@ class MapFacts:
     """The anomaly maps that scored.
 
     Attributes:
-        kind: of ``--maps``.
-        pooling: of ``--pooling``.
-        smoothing: standard deviation of the Gaussian in percent of the width, as typed.
-        sigma: the same in pixels of the model's image size.
+        kind, pooling, smoothing: the values of ``--maps``, ``--pooling`` and ``--map-smoothing``.
+        sigma: standard deviation of the smoothing in pixels of the model's image size.
         low, high: range of the maps of all images, which is the colour scale of the overlays.
     """
 
@@ -121,7 +117,7 @@ class MapFacts:
 
 @dataclass(frozen=True)
 class ScoreMetrics:
-    """How well one score tells anomalous images from normal ones; see `crn.evaluation.metrics`."""
+    """How well one score separates anomalous from normal images; see `crn.evaluation.metrics`."""
 
     auroc: float
     auroc_95: tuple[float, float]
@@ -132,9 +128,9 @@ class ScoreMetrics:
 
 @dataclass(frozen=True)
 class Decisions:
-    """What the threshold gives: the images above it, and which of them are rightly there.
+    """The number of images above the threshold, and how many of them are rightly there.
 
-    All but ``above`` and ``of`` is None without labels, and F1 without anomalous images as well.
+    All but ``above`` and ``of`` are None without labels, F1 also without anomalous images.
     """
 
     above: int
@@ -148,7 +144,7 @@ class Decisions:
 
 @dataclass(frozen=True)
 class PixelMetrics:
-    """How well the maps that scored, brought to the size of the masks, agree with them."""
+    """How well the maps that scored, resized to the masks, agree with them."""
 
     auroc: float
     average_precision: float
@@ -160,8 +156,8 @@ class KindMetrics:
     """One kind of defect against all normal test images, by the score that was asked for.
 
     Attributes:
-        images: how many there are.
-        above: how many of them are above the threshold; None where there is none.
+        images: the number of its images.
+        above: how many of them are above the threshold; None without a threshold.
         auroc, auroc_95, average_precision: as in `ScoreMetrics`.
         pixels: None without masks.
     """
@@ -189,11 +185,11 @@ class Metrics:
     Attributes:
         anomaly_score: the one of `SCORES` that was asked for: thresholds, decisions, maps and kinds
             of defect are about it.
-        scores: for each of `SCORES`; None without labels, or where all test images are normal.
+        scores: metrics of each of `SCORES`; None without labels, or if all test images are normal.
         decisions: None without a threshold.
-        decisions_at: what the thresholds at each of `QUANTILES` would give.
+        decisions_at: decisions by the thresholds at each of `QUANTILES`.
         pixels: None without masks.
-        kinds: for each kind of defect; None where ``scores`` is.
+        kinds: metrics of each kind of defect; None if ``scores`` is.
     """
 
     model: ModelFacts
@@ -209,7 +205,7 @@ class Metrics:
     decisions_at: dict[str, Decisions] | None = None
 
     def every_kind(self) -> KindMetrics:
-        """All anomalous test images together, as if they were of one kind; there are some."""
+        """Metrics of all anomalous test images, as if they were of one kind; there are some."""
         assert self.scores is not None
         asked = self.scores[self.anomaly_score]
         return KindMetrics(
@@ -224,12 +220,12 @@ class Metrics:
 
 @dataclass(frozen=True)
 class InferenceResults:
-    """What one run of inference has found out.
+    """The results of one inference.
 
     Attributes:
-        options: of the run; the image size is that of the model.
-        images: in the order of the data set: the training split first, where there is one.
-        metrics: of the test images.
+        options: options of the run; the image size is the model's.
+        images: all images in the order of the data set: the training split first, if any.
+        metrics: metrics of the test images.
     """
 
     options: Options
@@ -238,28 +234,22 @@ class InferenceResults:
 
 
 def write_metrics(path: Path, metrics: Metrics) -> None:
-    """Write metrics.json, whole or not at all; what an earlier run left there is renamed."""
+    """Write metrics.json, whole or not at all; an earlier file is renamed."""
     set_aside(path)
-    # What is no text in a path is escaped as JSON escapes it.
+    # Bytes of a path that are not text are escaped as JSON escapes them.
     with written_whole(path, "w", encoding="utf-8", errors="backslashreplace") as file:
         json.dump(asdict(metrics), file, indent=2, allow_nan=False, ensure_ascii=False)
         file.write("\n")
 
 
 def read_metrics(path: Path) -> Metrics:
-    """What `write_metrics` wrote.
+    """Read what `write_metrics` wrote.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is something else.
+        OSError: the file cannot be read.
+        ValueError: it contains something else.
     """
     from pydantic import TypeAdapter
 
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError("to read a pipe may never end")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except RecursionError as error:
-        raise ValueError("lists in lists") from error
-    # Not its validate_json, which knows no paths that are no text.
-    return TypeAdapter(Metrics).validate_python(content)
+    # pydantic's validate_json refuses paths that are not text.
+    return TypeAdapter(Metrics).validate_python(json.loads(path.read_text(encoding="utf-8")))

@@ -1,7 +1,6 @@
-"""Where normal ends: thresholds from normal training images, or from an earlier inference."""
+"""Thresholds from normal training images, or from an earlier inference."""
 
 import logging
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from crn.system.text import shortened
 
 log = logging.getLogger(__name__)
 
-# With fewer a quantile near 1 hangs on a few images, and the user is told.
+# With fewer images a quantile near 1 depends on a few of them, and the user is told.
 FEW_IMAGES = 100
 
 
@@ -25,11 +24,10 @@ def thresholds_from_training(
     """Thresholds from the normal training images.
 
     Args:
-        scores: (N,), of all images.
-        maps: of all images.
-        trained: (N,) bool, true for normal training images; where there are none, there are no
-            thresholds.
-        quantile: of the scores of these images, and of all the pixels of their maps.
+        scores: (N,), scores of all images.
+        maps: maps of all images.
+        trained: (N,) bool, true for normal training images; without any there are no thresholds.
+        quantile: from 0 to 1, of the scores of these images, and of all pixels of their maps.
     """
     if not trained.any():
         return Thresholds()
@@ -50,13 +48,13 @@ def thresholds_from_training(
 
 
 def most_above(count: int, quantile: float) -> float:
-    """The share of new normal images that is, with 95 % certainty, not exceeded above a threshold.
+    """Upper 95 % confidence limit of the share of new normal images above a threshold, 0 to 1.
 
-    The share above the k-th highest of n scores of the same distribution is a Beta(k, n + 1 - k).
+    The share above the k-th highest of n scores of the same distribution is Beta(k, n + 1 - k).
 
     Args:
-        count: n, the normal images that the threshold is a quantile of.
-        quantile: that quantile.
+        count: n, the number of normal images that the threshold is a quantile of.
+        quantile: from 0 to 1.
     """
     from scipy.stats import beta
 
@@ -69,12 +67,12 @@ def thresholds_from_file(path: Path, scoring: Scoring, weights: str) -> Threshol
 
     Args:
         path: the file.
-        scoring: how the model at hand scores.
-        weights: the fingerprint of the model at hand.
+        scoring: how this run scores.
+        weights: the fingerprint of this model.
 
     Raises:
-        UserError: the file is none, holds no thresholds, or is of another model, another score or
-            other maps.
+        UserError: the file cannot be read, contains no thresholds, or is about another model,
+            another score or other maps.
     """
     try:
         earlier = read_metrics(path)
@@ -84,7 +82,9 @@ def thresholds_from_file(path: Path, scoring: Scoring, weights: str) -> Threshol
             "an earlier inference"
         ) from None
     except ValueError:
-        raise UserError(f"--threshold-from {path}: is no metrics.json of an inference") from None
+        raise UserError(
+            f"--threshold-from {path}: not a metrics.json; give that of an earlier inference"
+        ) from None
     same = {
         "--anomaly-score": (earlier.anomaly_score, scoring.anomaly_score),
         "--maps": (earlier.maps.kind, scoring.maps),
@@ -100,13 +100,12 @@ def thresholds_from_file(path: Path, scoring: Scoring, weights: str) -> Threshol
             )
     if earlier.model.weights != weights:
         raise UserError(
-            f"--threshold-from {path}: is of another model, {shortened(earlier.model.checkpoint)}; "
-            "give one that was made with this --model-input"
+            f"--threshold-from {path}: was made with another model, "
+            f"{shortened(earlier.model.checkpoint)}; give one that was made with this --model-input"
         )
-    values = (earlier.threshold.image, earlier.threshold.pixel, earlier.threshold.quantile)
-    if not all(value is not None and math.isfinite(value) for value in values):
+    if earlier.threshold.image is None:
         raise UserError(
-            f"--threshold-from {path}: holds no threshold; give that of an inference on a data set "
-            "with normal training images"
+            f"--threshold-from {path}: contains no threshold; give that of an inference on a data "
+            "set with normal training images"
         )
     return replace(earlier.threshold, source=str(path))
