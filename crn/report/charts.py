@@ -1,15 +1,13 @@
-"""Charts of lines and bars, which templates/chart.html draws; style.css has their colours."""
+"""Charts of lines and bars, drawn by templates/chart.html in the colours of style.css."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
-
-from crn.report.curves import histogram
 
 _TICKS = 5
+_BINS = 30
 _GLYPH = 7.8  # largest width of a character, so that labels stay inside
 
 
@@ -102,8 +100,7 @@ class Chart:
     @property
     def layers(self) -> list[Series]:
         """The series from the bottom to the top."""
-        marks = [series for series in self.series if series.kind == "mark"]
-        return [*(series for series in self.series[::-1] if series not in marks), *marks]
+        return sorted(self.series, key=lambda series: series.kind != "mark")[::-1]
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """The coordinates of a point in the view box."""
@@ -117,17 +114,15 @@ class Chart:
     def path(self, series: Series) -> str:
         """A series as the data of an SVG path."""
         if series.kind == "bars":
-            return "".join(self._bars(series))
+            return "".join(self._bar(*bar) for bar in series.points if bar[2])
         (x, y), *rest = self.places(series)
         joint = "H{}V{}" if series.kind == "steps" else "L{} {}"
         # A single point is a line of length 0, which its round ends make visible.
         return f"M{x} {y}" + ("".join(joint.format(*place) for place in rest) or "h0")
 
-    def _bars(self, series: Series) -> Iterator[str]:
-        for left, right, value in series.points:
-            (x1, zero), (x2, y) = self.at(left, 0), self.at(right, value)
-            if value:
-                yield f"M{x1} {zero}V{y}H{max(x2 - 1, x1 + 0.5):g}V{zero}Z"
+    def _bar(self, left: float, right: float, value: float) -> str:
+        (x1, zero), (x2, y) = self.at(left, 0), self.at(right, value)
+        return f"M{x1} {zero}V{y}H{max(x2 - 1, x1 + 0.5):g}V{zero}Z"
 
     @property
     def x_labels(self) -> list[tuple[float, float, str]]:
@@ -152,7 +147,7 @@ def axis_around(label: str, values: np.ndarray, *, whole: bool = False) -> Axis:
 
 
 def histogram_chart(
-    title: str, label: str, groups: Mapping[str, ArrayLike], threshold: float | None
+    title: str, label: str, groups: Mapping[str, Sequence[float]], threshold: float | None
 ) -> Chart:
     """Bars upwards for the first group and downwards for a second one.
 
@@ -163,26 +158,19 @@ def histogram_chart(
         label: label of the values.
         groups: one or two groups of values by name; none is empty.
     """
-    edges, counts = histogram(groups)
-    shares = {name: number / number.sum() * 100 for name, number in counts.items()}
-    top = max(float(share.max()) for share in shares.values()) * 1.08
-    description = "Histogram of the scores of " + " and ".join(groups)
-    ends = edges[[0, -1]]
+    edges = np.histogram_bin_edges(np.concatenate(list(groups.values())), _BINS)
+    two = len(groups) > 1
+    sides = [(", upwards", 1, 1), (", downwards", -1, 0)] if two else [("", 1, 1)]
+    series = []
+    for (name, values), (side, sign, look) in zip(groups.items(), sides, strict=True):
+        heights = np.histogram(values, edges)[0] / len(values) * (100 * sign)
+        bars = np.stack([edges[:-1], edges[1:], heights], axis=1)
+        series.append(Series(name + side, bars, look, "bars"))
+    top = 1.08 * max(float(np.abs(each.points[:, 2]).max()) for each in series)
+    description, ends = "Histogram of the scores of " + " and ".join(groups), edges
     if threshold is not None:
         description += f"; threshold {threshold:.4g}"
         ends = np.append(ends, threshold)
-    two = len(shares) > 1
-    series = [
-        Series(
-            f"{name}, {side}" if two else name,
-            np.stack([edges[:-1], edges[1:], share * sign], axis=1),
-            look,
-            "bars",
-        )
-        for (name, share), side, sign, look in zip(
-            shares.items(), ("upwards", "downwards"), (1, -1), (1, 0), strict=False
-        )
-    ]
     words = "percent of each group" if two else "percent of the images"
     y = Axis(words, -top if two else 0, top, mirrored=True)
     return Chart(title, description, axis_around(label, ends), y, series, threshold)

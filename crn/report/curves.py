@@ -1,13 +1,9 @@
-"""The curves of charts, reduced to as many points as can be seen."""
-
-from collections.abc import Mapping
+"""The points of the curves in charts."""
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 MOST_POINTS = 500
-
-_BINS = 30
 
 
 def roc(scores: ArrayLike, labels: ArrayLike) -> np.ndarray:
@@ -18,55 +14,26 @@ def roc(scores: ArrayLike, labels: ArrayLike) -> np.ndarray:
         labels: (N,), 1 for anomalous and 0 for normal; both have to occur.
 
     Returns:
-        (P, 2), false and true positive rates; at most `MOST_POINTS`.
+        (P, 2), false and true positive rates.
     """
     from sklearn.metrics import roc_curve
 
-    false, true, _ = roc_curve(np.asarray(labels), np.asarray(scores))
-    return thin_curve(np.stack([false, true], axis=1))
+    false, true, _ = roc_curve(labels, scores)
+    return np.stack([false, true], axis=1)
 
 
 def precision_recall(scores: ArrayLike, labels: ArrayLike) -> np.ndarray:
     """The precision-recall curve; arguments as `roc`.
 
     Returns:
-        (P, 2), recall and precision, from recall 1 to 0; at most `MOST_POINTS`. Precision is
-        constant from each point to the next; the area below these steps is average precision.
+        (P, 2), recall and precision, from recall 1 to 0. Precision is constant from each point to
+        the next; the area below these steps is average precision.
     """
     from sklearn.metrics import precision_recall_curve
 
-    precision, recall, _ = precision_recall_curve(np.asarray(labels), np.asarray(scores))
+    precision, recall, _ = precision_recall_curve(labels, scores, drop_intermediate=True)
     precision[-1] = precision[-2]  # sklearn ends with a 1 that belongs to no image
-    return thin_curve(np.stack([recall, precision], axis=1))
-
-
-def histogram(groups: Mapping[str, ArrayLike]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Histograms of several groups of values over the same bins; none may be empty.
-
-    Returns:
-        Edges of the bins, (B + 1,), rising; and for each group its counts, (B,) int.
-    """
-    arrays = {name: np.asarray(values, np.float64) for name, values in groups.items()}
-    values = np.concatenate(list(arrays.values()))
-    low, high = values.min(), values.max()
-    # If all are equal, narrow bins surround them.
-    margin = 0 if low < high else abs(high) * 0.1 or 1
-    edges = np.linspace(low - margin, high + margin, _BINS + 1)
-    return edges, {name: np.histogram(array, edges)[0] for name, array in arrays.items()}
-
-
-def thin_curve(points: np.ndarray) -> np.ndarray:
-    """At most `MOST_POINTS` of the points (P, 2) of a curve, evenly along its length.
-
-    The first and the last stay. Points left out are less than a pixel of a chart apart.
-    """
-    if len(points) <= MOST_POINTS:
-        return points
-    length = np.abs(np.diff(points, axis=0)).sum(axis=1).cumsum()
-    places = np.linspace(0, length[-1], MOST_POINTS)
-    chosen = np.searchsorted(np.append(0, length), places)
-    chosen[-1] = len(points) - 1
-    return points[np.unique(chosen)]
+    return np.stack([recall, precision], axis=1)
 
 
 def thin_series(points: np.ndarray) -> np.ndarray:

@@ -1,14 +1,13 @@
-"""The gallery of a report: picture files of every image, and a row of data about it."""
+"""The gallery of a report: picture files and a row of data for every image."""
 
-import logging
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from crn.config import SCORES
 from crn.evaluation.results import InferenceResults
@@ -17,12 +16,10 @@ from crn.report.pictures import side_by_side, write_picture
 from crn.system.files import claim_version
 from datasets.samples import TRAIN
 
-log = logging.getLogger(__name__)
-
 FILES_FOLDER = "report_files"
 PANELS = ("input", "reconstruction", "overlay", "mask")
 
-# The longer side of a panel in a thumbnail, in pixels: at most, and at least.
+# Most and least pixels of the longer side of a panel in a thumbnail.
 _THUMBNAIL, _SMALLEST = 128, 64
 _GAP, _GAP_COLOUR = 3, (128, 128, 128)
 # Without subsampling the thin lines of overlays keep their colours.
@@ -34,7 +31,7 @@ class Panels:
     """The written pictures of one image.
 
     Attributes:
-        names: which of `PANELS` there are, in that order.
+        names: those of `PANELS` that there are, in that order.
         size: width and height of each panel.
         thumbnail: width and height of the picture with all of them side by side.
     """
@@ -48,20 +45,16 @@ class Panels:
 def files_folder(page_folder: Path) -> Iterator[Path]:
     """Yield a new folder report_files/version_N for the pictures of a page; removed if it fails.
 
-    Every page has its own, so that a page that is set aside still shows its pictures.
+    Every page has its own folder, so that a page that is set aside still shows its pictures.
     """
-    root = page_folder / FILES_FOLDER
+    root, page = page_folder / FILES_FOLDER, page_folder / REPORT_FILE
     folder = root / f"version_{claim_version(root)}"
     try:
         yield folder
     except BaseException:
-        # Ctrl-C may come after the page has been written. If this fails as well, the first error is
-        # the one to report.
-        with suppress(OSError):
-            page = page_folder / REPORT_FILE
-            text = page.read_text("utf-8") if page.exists() else ""
-            if f'"{FILES_FOLDER}/{folder.name}"' not in text:
-                shutil.rmtree(folder, ignore_errors=True)
+        # Ctrl-C may come after the page has been written.
+        if not page.exists() or f'"{FILES_FOLDER}/{folder.name}"' not in page.read_text("utf-8"):
+            shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
@@ -71,7 +64,7 @@ def write_panels(panels: dict[str, Image.Image], folder: Path, index: int) -> Pa
     File names are numbers, so that a data set cannot decide where anything is written.
 
     Args:
-        panels: some of `PANELS`, all of one size.
+        panels: RGB pictures for some of `PANELS`, all of one size.
         folder: from `files_folder`.
         index: index of the image among the results.
 
@@ -79,22 +72,17 @@ def write_panels(panels: dict[str, Image.Image], folder: Path, index: int) -> Pa
         UserError: the system refuses to write them.
     """
     names = tuple(name for name in PANELS if name in panels)
-    size = panels[names[0]].size
     small = []
     for name in names:
-        panel = panels[name].convert("RGB")
-        write_picture(panel, folder / f"{index}-{name}.jpg", **_JPEG)
+        write_picture(panels[name], folder / f"{index}-{name}.jpg", **_JPEG)
+        panel = panels[name].copy()
         panel.thumbnail((_THUMBNAIL, _THUMBNAIL))
-        small.append(_enlarged(panel))
+        # Small panels are enlarged by a whole factor, so that pixels stay squares.
+        factor = max(1, _SMALLEST // max(panel.size))
+        small.append(ImageOps.scale(panel, factor, Image.Resampling.NEAREST))
     thumbnail = side_by_side(*small, gap=_GAP, colour=_GAP_COLOUR)
     write_picture(thumbnail, folder / f"{index}.jpg", **_JPEG)
-    return Panels(names, size, thumbnail.size)
-
-
-def _enlarged(panel: Image.Image) -> Image.Image:
-    """Enlarge a small panel by a whole factor, so that pixels stay squares."""
-    factor = max(1, _SMALLEST // max(panel.size))
-    return panel.resize((panel.width * factor, panel.height * factor), Image.Resampling.NEAREST)
+    return Panels(names, panels[names[0]].size, thumbnail.size)
 
 
 def gallery_data(
@@ -107,7 +95,7 @@ def gallery_data(
         [
             image.key,
             int(image.split == TRAIN),
-            None if image.kind is None else kinds.index(image.kind),
+            kinds.index(image.kind) if image.kind is not None else None,
             image.label,
             image.decision,
             [float(f"{image.scores[name]:.8g}") for name in SCORES],

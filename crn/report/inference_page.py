@@ -32,7 +32,7 @@ def write_inference_report(
     shown: Sequence[Panels],
     scale: ColourScale,
 ) -> None:
-    """Write report.html; an earlier report is renamed and stays whole.
+    """Write report.html; an earlier report is renamed and keeps its pictures.
 
     Args:
         folder: folder of the page.
@@ -71,63 +71,54 @@ def _curves(
     metrics: Metrics, scores: Mapping[str, ScoreMetrics], test: list[ScoredImage]
 ) -> Iterator[Chart]:
     labels = np.array([image.label for image in test])
-    values = {name: np.array([image.scores[name] for image in test]) for name in SCORES}
     names = sorted(SCORES, key=lambda name: name != metrics.anomaly_score)
-    counts, dataset = metrics.decisions, metrics.dataset
-    roc_mark, precision_mark = [], []
-    if (
-        counts is not None
-        and counts.true_positives is not None
-        and counts.false_positives is not None
-    ):
-        recall = counts.true_positives / dataset.anomalous
-        roc_mark = [_mark(counts.false_positives / dataset.normal, recall)]
-        if counts.above:
-            precision_mark = [_mark(recall, counts.true_positives / counts.above)]
-    aurocs = {name: f"{name} {decimal(scores[name].auroc)}" for name in names}
+    values = {name: np.array([image.scores[name] for image in test]) for name in names}
+    rates, precision = [], []
+    if metrics.decisions is not None:
+        above = np.array([image.decision for image in test]) == 1
+        recall = above[labels == ANOMALOUS].mean()
+        rates = [(above[labels == NORMAL].mean(), recall)]
+        precision = [(recall, labels[above].mean())] if above.any() else []
+    curves = {f"{name} {decimal(scores[name].auroc)}": roc(values[name], labels) for name in names}
     yield Chart(
         "ROC curve",
-        "ROC curves. AUROC: " + ", ".join(aurocs.values()),
+        "ROC curves. AUROC: " + ", ".join(curves),
         Axis("normal images above (false alarms)", 0, 1),
         Axis("anomalous images above (found)", 0, 1),
-        [
-            *(Series(aurocs[n], roc(values[n], labels), look) for look, n in enumerate(names)),
-            Series("by chance", np.array([[0, 0], [1, 1]]), kind="reference"),
-            *roc_mark,
-        ],
+        _series(curves, "line", [(0, 0), (1, 1)], rates),
     )
-    share = labels.mean()
-    precisions = {name: f"{name} {decimal(scores[name].average_precision)}" for name in names}
+    curves = {
+        f"{name} {decimal(scores[name].average_precision)}": precision_recall(values[name], labels)
+        for name in names
+    }
     yield Chart(
         "Precision and recall",
-        "Precision-recall curves. Average precision: " + ", ".join(precisions.values()),
+        "Precision-recall curves. Average precision: " + ", ".join(curves),
         Axis("recall (anomalous images found)", 0, 1),
         Axis("precision (alarms that are right)", 0, 1),
-        [
-            *(
-                Series(precisions[name], precision_recall(values[name], labels), look, "steps")
-                for look, name in enumerate(names)
-            ),
-            Series("by chance", np.array([[0, share], [1, share]]), kind="reference"),
-            *precision_mark,
-        ],
+        _series(curves, "steps", [(0, labels.mean()), (1, labels.mean())], precision),
     )
 
 
-def _mark(x: float, y: float) -> Series:
-    return Series("at the threshold", np.array([[x, y]]), kind="mark")
+def _series(
+    curves: Mapping[str, np.ndarray],
+    kind: str,
+    chance: Sequence[tuple[float, float]],
+    threshold: Sequence[tuple[float, float]],
+) -> list[Series]:
+    """Curves by their names, the line of chance, and the point of the threshold, if any."""
+    return [
+        *(Series(name, points, look, kind) for look, (name, points) in enumerate(curves.items())),
+        Series("by chance", np.array(chance), kind="reference"),
+        *(Series("at the threshold", np.array([point]), kind="mark") for point in threshold),
+    ]
 
 
 def _histogram(metrics: Metrics, test: list[ScoredImage]) -> Chart:
     name = metrics.anomaly_score
-    scores = {
-        label: [image.scores[name] for image in test if image.label == label]
-        for label in (NORMAL, ANOMALOUS, None)
-    }
-    groups = {
-        f"{len(scores[NORMAL]):,} normal": scores[NORMAL],
-        f"{len(scores[ANOMALOUS]):,} anomalous": scores[ANOMALOUS],
-        counted(len(scores[None]), "image"): scores[None],
-    }
-    known = {words: values for words, values in groups.items() if values}
-    return histogram_chart("Test scores", f"{name} score", known, metrics.threshold.image)
+    groups: dict[str, list[float]] = {}
+    for label, word in ((NORMAL, " normal"), (ANOMALOUS, " anomalous"), (None, "")):
+        values = [image.scores[name] for image in test if image.label == label]
+        if values:
+            groups[f"{len(values):,}{word}" if word else counted(len(values), "image")] = values
+    return histogram_chart("Test scores", f"{name} score", groups, metrics.threshold.image)

@@ -11,12 +11,11 @@ from PIL import Image
 from crn.report.pages import render
 from crn.report.pictures import heat_map, share_of_range
 
-# Opacity of the hottest colour; the coldest is transparent, so that normal parts stay visible.
+# Opacity of the hottest colour; the coldest is transparent.
 _OPACITY = 0.75
-# Contours are white with a black border, visible on every image and colour. The colour of masks is
-# not a heat colour.
+# Contours are white with a black border, visible on every colour; masks have no heat colour.
 CONTOUR, BORDER, MASK = (255, 255, 255), (0, 0, 0), (0, 230, 255)
-# Lines are one pixel wide for every this many pixels of the image's longer side.
+# The longer side of an image, in pixels, for each pixel of the width of lines.
 _PIXELS_PER_LINE = 384
 _COLOURS = 256  # in the legend
 
@@ -41,15 +40,13 @@ def overlay(
     scale: ColourScale,
     mask: np.ndarray | None = None,
 ) -> Image.Image:
-    """Draw the anomaly map over the image, with contours around values above the threshold.
-
-    The image is shown in gray, so that every colour belongs to the map.
+    """Draw the anomaly map over the gray image, with contours around values above the threshold.
 
     Args:
         image: W x H pixels, of any mode.
         anomaly_map: (H, W).
         scale: colours and threshold.
-        mask: (H, W) bool; its outline is drawn as well.
+        mask: (H, W) bool, for its outline.
     """
     colours = heat_map(anomaly_map, scale.low, scale.high)
     share = share_of_range(anomaly_map, scale.low, scale.high)

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from crn.system.files import writing, written_whole
 
-# Lightness rises evenly in OKLab (Ottosson 2020). matplotlib has similar colours, but takes 75 MB,
-# and its import alone writes a folder into the user's home.
+# Lightness rises evenly in OKLab (Ottosson 2020). matplotlib has similar colours, but takes 75 MB.
 _HEAT = (
     *((6, 3, 19), (43, 7, 60), (93, 10, 83), (147, 25, 87), (193, 59, 75)),
     *((224, 105, 64), (238, 158, 85), (240, 209, 149), (250, 249, 235)),
@@ -89,23 +88,20 @@ def picture_grid(images: Tensor, reconstructions: Tensor, maps: Tensor) -> Image
 
     maps = maps.float().cpu()
     low, high = float(maps.min()), float(maps.max())
-    cells = []
-    for image, reconstruction, anomaly_map in zip(images, reconstructions, maps, strict=True):
-        row = (to_image(image), to_image(reconstruction), heat_map(anomaly_map, low, high))
-        cells += [torch.from_numpy(np.array(cell)).permute(2, 0, 1) for cell in row]
-    grid = make_grid(torch.stack(cells), nrow=3, padding=2, pad_value=255)
-    return Image.fromarray(grid.permute(1, 2, 0).contiguous().numpy())
+    cells = [
+        torch.from_numpy(np.array(cell)).permute(2, 0, 1)
+        for image, reconstruction, each in zip(images, reconstructions, maps, strict=True)
+        for cell in (to_image(image), to_image(reconstruction), heat_map(each, low, high))
+    ]
+    return to_image(make_grid(cells, nrow=3, pad_value=255))
 
 
 def has_same_picture(path: Path, picture: Image.Image) -> bool:
     """Whether a file exists and shows the same picture."""
     if not path.is_file():
         return False
-    try:
-        with Image.open(path) as earlier:
-            return np.array_equal(np.asarray(earlier), np.asarray(picture))
-    except OSError:
-        return False
+    with Image.open(path) as earlier:
+        return np.array_equal(np.asarray(earlier), np.asarray(picture))
 
 
 def write_picture(picture: Image.Image, path: Path, **options: Any) -> None:
@@ -121,9 +117,9 @@ def write_picture(picture: Image.Image, path: Path, **options: Any) -> None:
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    # Into memory first: writing to a file, Pillow does not notice that the disk is full.
+    # Into memory first: Pillow does not notice a full disk.
     encoded = io.BytesIO()
     picture.save(encoded, Image.registered_extensions()[path.suffix], **options)
-    # Pictures can be made again, and waiting for the disk thousands of times takes long.
+    # Pictures can be made again, and waiting for the disk thousands of times is slow.
     with written_whole(path, sync=False) as file:
         file.write(encoded.getbuffer())

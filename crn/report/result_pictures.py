@@ -1,7 +1,7 @@
-"""Pictures of the results of inference: files for people and programs, panels for reports."""
+"""Pictures of the results of inference: files, and panels for reports."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -55,8 +55,7 @@ class ResultPictures:
     def threads(self) -> int:
         """The number of drawing threads.
 
-        Together their images have at most as many pixels as a single one may have, so that memory
-        does not grow with the number of cores.
+        Their images together have at most `MAX_PIXELS`, so that memory does not grow with cores.
         """
         largest = max(height * width for height, width in self.images.sizes)
         return max(1, min(cpu_count(), MAX_PIXELS // largest))
@@ -65,8 +64,8 @@ class ResultPictures:
         """Write the pictures of all images; those of earlier runs are renamed.
 
         For every image: inference/KEY, input, reconstruction and map side by side; diff/KEY, the
-        anomaly map; and overlay/KEY, the map over the image. All maps share one colour scale; all
-        overlays share another, drawn in colour_scale.svg.
+        anomaly map; and overlay/KEY, the map over the image. All share one colour scale, drawn in
+        colour_scale.svg.
 
         Args:
             folder: the output folder.
@@ -81,13 +80,18 @@ class ResultPictures:
             set_aside(path)
         low, high = self.maps.range
         keys = [sample.key for sample in self.samples]
-        names, tiff_names = picture_names(keys), map_names(keys)
+        names = unique_names(keys, lambda key: key.name.removesuffix(".png"), ".png")
+        # MVTec's evaluation expects the ending .tiff in place of that of the image.
+        tiff_names = unique_names(keys, lambda key: key.stem, ".tiff")
 
         def write(index: int) -> Panels:
-            image = to_image(self.images.own(index))
-            anomaly_map = at_size(self.maps.scored[index], self.images.sizes[index])
-            row, heat = self._row(index, low, high), heat_map(anomaly_map, low, high)
-            pictures = (row, heat, self._overlay(index, image))
+            image, small = to_image(self.images.own(index)), self.maps.scored[index]
+            anomaly_map = at_size(small, self.images.sizes[index])
+            row = [to_image(normalize(self.images.pixels[index])), heat_map(small, low, high)]
+            if self.reconstructions is not None:
+                row.insert(1, to_image(self.reconstructions[index]))
+            heat = heat_map(anomaly_map, low, high)
+            pictures = (side_by_side(*row), heat, self._overlay(index, image))
             for kind, picture in zip(FOLDERS, pictures, strict=True):
                 write_picture(picture, folder / kind / names[index], compress_level=1)
             if save_maps:
@@ -126,14 +130,6 @@ class ResultPictures:
         mask = self.masks[index]
         return None if mask is None else Image.fromarray(mask).resize(size)
 
-    def _row(self, index: int, low: float, high: float) -> Image.Image:
-        made = [] if self.reconstructions is None else [to_image(self.reconstructions[index])]
-        return side_by_side(
-            to_image(normalize(self.images.pixels[index])),
-            *made,
-            heat_map(self.maps.scored[index], low, high),
-        )
-
     def _overlay(self, index: int, image: Image.Image) -> Image.Image:
         """The anomaly map drawn over an image of any size."""
         anomaly_map = at_size(self.maps.scored[index], (image.height, image.width))
@@ -141,26 +137,18 @@ class ResultPictures:
         return overlay(image, anomaly_map, self.scale, None if mask is None else np.asarray(mask))
 
 
-def picture_names(keys: Sequence[str]) -> list[PurePosixPath]:
-    """The PNG file names of samples: KEY, or KEY.png if it has another ending."""
+def unique_names(
+    keys: Sequence[str], stem: Callable[[PurePosixPath], str], ending: str
+) -> list[PurePosixPath]:
+    """File names for samples: each key with another stem and ending; underscores avoid clashes."""
     paths = [PurePosixPath(key) for key in keys]
-    return _unique([(path, path.name.removesuffix(".png"), ".png") for path in paths])
-
-
-def map_names(keys: Sequence[str]) -> list[PurePosixPath]:
-    """The TIFF file names of maps: KEY with the ending .tiff, as MVTec's evaluation expects."""
-    paths = [PurePosixPath(key) for key in keys]
-    return _unique([(path, path.stem, ".tiff") for path in paths])
-
-
-def _unique(wanted: Sequence[tuple[PurePosixPath, str, str]]) -> list[PurePosixPath]:
-    """File names with the given stems and endings beside some paths; underscores avoid clashes."""
     # A file cannot have the name of a folder.
-    taken = {parent for path, _, _ in wanted for parent in path.parents}
-    result = []
-    for path, stem, ending in wanted:
-        while (free := path.with_name(file_name(stem, ending))) in taken:
-            ending = "_" + ending
-        taken.add(free)
-        result.append(free)
-    return result
+    taken = {parent for path in paths for parent in path.parents}
+    names = []
+    for path in paths:
+        unique = ending
+        while (name := path.with_name(file_name(stem(path), unique))) in taken:
+            unique = "_" + unique
+        taken.add(name)
+        names.append(name)
+    return names

@@ -2,9 +2,10 @@
 
 import csv
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,41 +28,23 @@ _LOSSES = {
         "losses/discriminator": "discriminator",
     },
 }
-# Of every validation.
-_TIME = "metrics/training_time"
-_NOTHING = "The run ended before it logged anything"
-# A series with more points than `_FEW` is noisy: its mean over this share of them is shown, too.
-_FEW = 200
-_MEAN_OVER = 0.03
-
 _UNITS = {
     "units/best_generator": "best generator",
     "units/best_discriminator": "best discriminator",
 }
-
-
-@dataclass(frozen=True)
-class Validations:
-    """A summary of the validations of a run that have an AUROC.
-
-    Attributes:
-        last, last_step: AUROC and step of the last validation.
-        best, best_step: the highest AUROC and its step; None if it was before the run was resumed.
-        time: training time in words.
-    """
-
-    last: float
-    last_step: float
-    best: float
-    best_step: float | None
-    time: str
+# Logged at every validation.
+_TIME = "metrics/training_time"
+_NOTHING = "The run ended before it logged anything"
+# A series with more points than `_FEW` is noisy: its mean over this share of them is shown as well.
+_FEW = 200
+_MEAN_OVER = 0.03
 
 
 def write_training_report(folder: Path, options: Options) -> None:
     """Write report.html beside the metrics.csv that it shows.
 
     Args:
-        folder: folder of the logs, logged_metrics/version_N.
+        folder: logged_metrics/version_N.
         options: the resolved options of the run.
     """
     series, data = read_series(folder / "metrics.csv"), options.data.dataset_path
@@ -85,28 +68,31 @@ def read_series(path: Path) -> dict[str, np.ndarray]:
 
     A run that was stopped before it logged anything has no file and no series.
     """
-    series: dict[str, list[tuple[float, float]]] = {}
+    series = defaultdict(list)
     if path.exists():
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 step = float(row.pop("step"))
                 for name, cell in row.items():
                     if cell:
-                        series.setdefault(name, []).append((step, float(cell)))
+                        series[name].append((step, float(cell)))
     return {name: np.array(sorted(points)) for name, points in series.items()}
 
 
-def _validations(series: dict[str, np.ndarray]) -> Validations:
-    aurocs = series["metrics/roc_auc"]
-    best = series["metrics/max_roc_auc"][:, 1].max()
+def _validations(series: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The last and the best AUROC with their steps, and the training time, for the template.
+
+    The step of the best is None if the run was resumed after it.
+    """
+    aurocs, best = series["metrics/roc_auc"], series["metrics/max_roc_auc"][:, 1].max()
     steps = aurocs[aurocs[:, 1] == best, 0]
-    return Validations(
-        last=aurocs[-1, 1],
-        last_step=aurocs[-1, 0],
-        best=best,
-        best_step=steps[0] if len(steps) else None,
-        time=_duration(series[_TIME][-1, 1]),
-    )
+    return {
+        "last_step": aurocs[-1, 0],
+        "last": aurocs[-1, 1],
+        "best": best,
+        "best_step": steps[0] if len(steps) else None,
+        "time": _duration(series[_TIME][-1, 1]),
+    }
 
 
 def _duration(seconds: float) -> str:
@@ -118,71 +104,46 @@ def _duration(seconds: float) -> str:
 
 
 def _charts(series: dict[str, np.ndarray], options: Options) -> Iterator[Chart]:
+    """The charts of what was logged."""
     steps = np.concatenate([points[:, 0] for points in series.values()])
     low, high = float(steps.min()), float(steps.max())
-    # From 0, except for a run that was resumed late; the same for all charts.
+    # From 0, unless the run was resumed late; the same for all charts.
     x = Axis("training step", 0 if low < high / 4 else low, max(high, low + 1), whole=True)
     asked = options.scoring.anomaly_score
-    names = sorted(SCORES, key=lambda name: name != asked)
     aurocs = {
         column: f"{name}, last {decimal(series[column][-1, 1])}"
-        for name in names
+        for name in sorted(SCORES, key=lambda name: name != asked)
         if (column := f"metrics/roc_auc_{name}") in series
     }
-    chance = Series("by chance", np.array([[x.low, 0.5], [x.high, 0.5]]), kind="reference")
-    units = options.competition.num_competitive_units
-    whole = Axis("unit, counted from 0", -0.5, units - 0.5, whole=True)
-    title = "AUROC of the validations"
-    yield from _chart(series, title, aurocs, x, Axis("AUROC", 0, 1), more=(chance,))
-    for title, losses in _LOSSES.items():
-        yield from _chart(series, title, losses, x, None)
-    yield from _chart(series, "Best units", _UNITS, x, whole, kind="dots")
-
-
-def _chart(
-    series: dict[str, np.ndarray],
-    title: str,
-    names: dict[str, str],
-    x: Axis,
-    y: Axis | None,
-    *,
-    kind: str = "line",
-    more: Sequence[Series] = (),
-) -> Iterator[Chart]:
-    """A chart of some columns over the steps; none if nothing was logged of them.
-
-    Args:
-        series: the series of all columns.
-        title: title of the chart.
-        names: columns with their names in the legend.
-        x: the axis of steps.
-        y: the other axis; None: chosen to fit the values.
-        kind: `Series.kind`.
-        more: series to compare with.
-    """
-    present = {name: series[name] for name in names if name in series}
-    if not present:
-        return
-    every = np.concatenate(list(present.values()))
-    last = ", ".join(f"{names[name]} {points[-1, 1]:.4g}" for name, points in present.items())
-    yield Chart(
-        title,
-        f"{title} over the training steps, at last: {last}",
-        x,
-        y or axis_around("loss", every[:, 1]),
-        [*_lines(present, names, kind), *more],
+    units = Axis(
+        *("unit, counted from 0", -0.5, options.competition.num_competitive_units - 0.5), whole=True
     )
+    for title, names, y in (
+        ("AUROC of the validations", aurocs, Axis("AUROC", 0, 1)),
+        *((title, losses, None) for title, losses in _LOSSES.items()),
+        ("Best units", _UNITS, units),
+    ):
+        present = {words: series[name] for name, words in names.items() if name in series}
+        if not present:
+            continue
+        lines = list(_lines(present, "dots" if names is _UNITS else "line"))
+        if names is aurocs:
+            chance = np.array([[x.low, 0.5], [x.high, 0.5]])
+            lines.append(Series("by chance", chance, kind="reference"))
+        last = ", ".join(f"{words} {points[-1, 1]:.4g}" for words, points in present.items())
+        description = f"{title} over the training steps, at last: {last}"
+        values = np.concatenate([points[:, 1] for points in present.values()])
+        yield Chart(title, description, x, y or axis_around("loss", values), lines)
 
 
-def _lines(series: dict[str, np.ndarray], names: dict[str, str], kind: str) -> Iterator[Series]:
+def _lines(series: dict[str, np.ndarray], kind: str) -> Iterator[Series]:
     """The series of a chart; a long one as its running mean, over its faint raw points."""
     noise = []
     for look, (name, points) in enumerate(series.items()):
         if kind == "line" and len(points) > _FEW:
-            noise.append(Series(names[name], thin_series(points), look, "raw"))
-            window = round(len(points) * _MEAN_OVER)
-            mean = thin_series(running_mean(points, window))
-            yield Series(f"{names[name]}, running mean", mean, look)
+            noise.append(Series(name, thin_series(points), look, "raw"))
+            mean = running_mean(points, round(len(points) * _MEAN_OVER))
+            yield Series(f"{name}, running mean", thin_series(mean), look)
         else:
-            yield Series(names[name], thin_series(points), look, kind)
+            yield Series(name, thin_series(points), look, kind)
     yield from noise
