@@ -407,3 +407,15 @@ def run_main(
         return Finished(status, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def use(run_main: Callable[..., Finished], easy_set: Path) -> Callable[..., str]:
+    """Run the program on `easy_set`, or other data, expect that it succeeds; what it logged."""
+
+    def run(*words: object, data: tuple[str, ...] = ()) -> str:
+        finished = run_main("--cpu", *(data or data_of("Panorama", easy_set)), *words)
+        assert finished.status == 0, finished.err
+        return finished.err
+
+    return run

@@ -25,17 +25,12 @@ PANEL_SHADES = {"input": 60, "reconstruction": 120, "overlay": 180, "mask": 255}
 
 
 def options(**changes: Any) -> Options:
-    plain = Options(
-        **{name: group() for name, group in GROUPS.items()}, given=frozenset({"seed", "dataset"})
-    ).replace(
-        mode="inference",
-        model_input=Path("model.ckpt"),
-        seed=1,
-        dataset="MVTec",
-        dataset_path=Path("data/wid<b>get"),
-        image_output_path=Path("out"),
-    )
-    return plain.replace(**changes)
+    groups = {name: group() for name, group in GROUPS.items()}
+    plain = {
+        "mode": "inference", "model_input": Path("model.ckpt"), "seed": 1, "dataset": "MVTec",
+        "dataset_path": Path("data/wid<b>get"), "image_output_path": Path("out"),
+    }  # fmt: skip
+    return Options(**groups, given=frozenset({"seed", "dataset"})).replace(**{**plain, **changes})
 
 
 def scored_images(
@@ -75,10 +70,8 @@ def results_of(
 ) -> InferenceResults:
     """Results of a run that scored `scored_images`, without masks."""
     images = scored_images(names, labels=labels, threshold=threshold)
-    chosen = options(**changes)
-    thresholds = Thresholds()
-    if threshold is not None:
-        thresholds = Thresholds(threshold, threshold, 0.99, "6 normal training images", image_at)
+    chosen, source = options(**changes), "6 normal training images"
+    thresholds = Thresholds(threshold, threshold, 0.99, source, image_at)
     model = ModelFacts("crn", str(chosen.run.model_input), "0123456789abcdef", 20000, 128, "best")
     values = torch.linspace(0, 1, len(images)).view(-1, 1, 1)  # the range of the colours
     maps, none = AnomalyMaps(values), [None] * len(images)

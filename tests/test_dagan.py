@@ -43,12 +43,12 @@ def test_one_pass_has_the_gradients_of_one_for_each_network(norm: str) -> None:
     assert any(gradient.abs().max() > 1e-3 for gradient in expected)
     for parameter, naive in zip(method.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, naive, rtol=1e-9, atol=1e-12)
-    losses = method.logged(losses)
-    assert losses["losses/generator"].item() == pytest.approx(l_g.item())
-    assert losses["losses/discriminator"].item() == pytest.approx(l_d.item())
-    assert losses["losses/reconstruction"].item() == pytest.approx(l_con.item())
-    assert losses["losses/feedback"].item() == pytest.approx(l_adv.item())
-    assert losses["losses/discriminator_reconstruction"].item() == pytest.approx(l_real.item())
+    expected = {
+        "generator": l_g, "discriminator": l_d, "reconstruction": l_con, "feedback": l_adv,
+        "discriminator_reconstruction": l_real,
+    }  # fmt: skip
+    logged = {name: value.item() for name, value in method.logged(losses).items()}
+    assert logged == pytest.approx({f"losses/{n}": loss.item() for n, loss in expected.items()})
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5])
@@ -96,17 +96,12 @@ def test_from_training_to_the_report_and_back(
     train, run_main, read_only_mvtec_category: Path, tmp_path: Path
 ) -> None:
     more = ("--use-dropout", 1, "--validation-interval", 4, "--max-network-depth", 3)
-    grids = ("--image-output-path", "grids", "--image-output-interval", 6, "--auto-set-name")
-    whole = train(*more, *grids, "--training-steps", 12, "--checkpoint-path", "whole")
+    whole = train(*more, "--auto-set-name", "--training-steps", 12, "--checkpoint-path", "whole")
     assert whole.status == 0, whole.err
     assert "run: dagan-MVTec-widget-3" in whole.err
     assert "adversarial_loss_weight=1.0" in whole.err
     assert "num_competitive_units" not in whole.err
-    assert {path.name for path in (tmp_path / "grids/training").iterdir()} == {
-        "step_000006.png", "step_000012.png",
-    }  # fmt: skip
     rows = read_table(tmp_path / "logged_metrics/version_0/metrics.csv")
-    assert float(rows[-1]["metrics/roc_auc"]) == float(rows[-1]["metrics/roc_auc_residual"])
     losses = next(row for row in rows if row["losses/generator"])
     assert float(losses["losses/generator"]) == pytest.approx(
         40 * float(losses["losses/reconstruction"]) + float(losses["losses/feedback"]), rel=1e-5
@@ -124,22 +119,21 @@ def test_from_training_to_the_report_and_back(
     assert resumed.status == 0, resumed.err
     assert_same_states(tmp_path / "whole/last.ckpt", tmp_path / "parts/last.ckpt")
 
-    for folder, pairs in (("one", "best"), ("two", "all")):
-        words = ("--mode", "inference", "--image-output-path", folder, "--pairs", pairs)
+    tables = []
+    for pairs in ("best", "all"):
+        words = ("--mode", "inference", "--image-output-path", pairs, "--pairs", pairs)
         scored = run_main(*use, *words)
         assert scored.status == 0, scored.err
-    tables = [read_table(tmp_path / folder / "anomaly_scores.csv") for folder in ("one", "two")]
+        tables.append(read_table(tmp_path / pairs / "anomaly_scores.csv"))
     assert tables[0] == tables[1]  # there is only one pair
     for row in tables[0]:
         mean = (float(row["reconstruction"]) + float(row["discrimination"])) / 2
         assert float(row["residual"]) == pytest.approx(mean, rel=1e-5)
-    metrics = json.loads((tmp_path / "one/metrics.json").read_text())
+    metrics = json.loads((tmp_path / "best/metrics.json").read_text())
     assert metrics["model"]["method"] == "dagan"
-    # What the last validation has said.
     assert metrics["scores"]["residual"]["auroc"] == pytest.approx(
         float(rows[-1]["metrics/roc_auc"]), abs=1e-6
     )
-    assert "dagan" in (tmp_path / "one/report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -5,16 +5,17 @@ They are made so at a known step, so that there is a training to compare with.
 
 import pytest
 import torch
+from conftest import model_config
 from test_runs import assert_same_states, read_table, states, step_of
 
-from crn.config import Adversarial, Competition, ModelConfig, Network, Optimization, Scoring
+from crn.config import Competition, Network
 from crn.errors import Diverged, UserError
 from crn.methods.competition import CompetitiveReconstructionNetworks
 from crn.system.hardware import is_finite
 from crn.training import callbacks, reporting
 from crn.training.module import TrainingModule
 
-SPOILT = 5
+BROKEN = 5
 
 WORDS = (
     "--cpu", "--imsize", 8, "--max-network-depth", 2, "--num-competitive-units", 2,
@@ -46,31 +47,28 @@ def assert_diverged(finished, step: int, what: str) -> None:
     )
 
 
-def spoil_losses(monkeypatch) -> None:
+def break_losses(monkeypatch) -> None:
     real = CompetitiveReconstructionNetworks.training_losses
     calls = []
 
-    def spoilt(self, *arguments):
+    def broken(self, *arguments):
         total, losses = real(self, *arguments)
         calls.append(total)
-        return (total * torch.nan if len(calls) == SPOILT + 1 else total), losses
+        return (total * torch.nan if len(calls) == BROKEN + 1 else total), losses
 
-    monkeypatch.setattr(CompetitiveReconstructionNetworks, "training_losses", spoilt)
+    monkeypatch.setattr(CompetitiveReconstructionNetworks, "training_losses", broken)
 
 
 def test_losses(train, monkeypatch, tmp_path):
     # At 64 pixels a network is deep enough for levels that have dropout.
     shape = ("--imsize", 64, "--max-network-depth", 8, "--width", 2, "--use-dropout", 1)
     assert train("whole", *shape).status == 0
-    spoil_losses(monkeypatch)
-    assert_diverged(train("kept", *shape), SPOILT + 1, "the losses of units 0 and 1")
-    assert {path.name for path in (tmp_path / "kept").iterdir()} == {
-        "best.ckpt", "last.ckpt", "last-v1.ckpt",
-    }  # fmt: skip
-    assert step_of(tmp_path / "kept/last.ckpt") == SPOILT
+    break_losses(monkeypatch)
+    assert_diverged(train("kept", *shape), BROKEN + 1, "the losses of units 0 and 1")
+    assert step_of(tmp_path / "kept/last.ckpt") == BROKEN
     assert all(tensor.isfinite().all() for tensor in states(tmp_path / "kept/last.ckpt").values())
     assert step_of(tmp_path / "kept/best.ckpt") == 3
-    # Where what spoilt them is gone, the training goes on from there as if it had never been.
+    # Where what broken them is gone, the training goes on from there as if it had never been.
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     going_on = (*shape, "--model-input", "kept/last.ckpt")
@@ -90,51 +88,46 @@ def test_one_number_that_is_not_finite(value, place):
     assert is_finite(torch.tensor(7))
 
 
-def test_a_report_that_cannot_be_written_is_told_besides(train, monkeypatch, tmp_path):
+def test_losses_with_an_earlier_checkpoint_and_a_report_that_cannot_be_written(
+    train, every_step, monkeypatch, tmp_path
+):
     def refuse(*_) -> None:
         raise UserError("report.html: cannot be written")
 
-    spoil_losses(monkeypatch)
+    break_losses(monkeypatch)
     monkeypatch.setattr(reporting, "write_training_report", refuse)
     finished = train("kept")
-    assert_diverged(finished, SPOILT + 1, "the losses of units 0 and 1")
+    assert_diverged(finished, BROKEN + 1, "the losses of units 0 and 1")
     assert "report.html: cannot be written\n" in finished.err
-    assert step_of(tmp_path / "kept/last.ckpt") == SPOILT
-
-
-def test_losses_with_an_earlier_checkpoint(train, every_step, monkeypatch, tmp_path):
-    spoil_losses(monkeypatch)
-    assert train("kept").status == 2
-    assert {path.name for path in (tmp_path / "kept").iterdir()} == {
-        "best.ckpt", "last.ckpt", "last-v1.ckpt",
+    assert {path.name: step_of(path) for path in (tmp_path / "kept").iterdir()} == {
+        "best.ckpt": 3, "last.ckpt": BROKEN, "last-v1.ckpt": BROKEN,
     }  # fmt: skip
-    for name in ("last.ckpt", "last-v1.ckpt"):
-        assert step_of(tmp_path / "kept" / name) == SPOILT
 
 
-def spoil_a_weight(model: TrainingModule) -> None:
-    """The losses of the step are finite, its gradients are not."""
-    next(model.method.units[1].parameters()).data[0, 0, 0, 0] = torch.nan
+def moments(model: TrainingModule) -> dict[str, torch.Tensor]:
+    return next(iter(model.trainer.optimizers[0].state.values()))
 
 
-def spoil_a_moment(model: TrainingModule) -> None:
-    """The square of a large gradient is not finite, though the weight that it moves is."""
-    (state, *_) = model.trainer.optimizers[0].state.values()
-    state["exp_avg_sq"].fill_(torch.inf)
-
-
-@pytest.mark.parametrize("spoil", [spoil_a_weight, spoil_a_moment])
-def test_weights_and_moments(train, every_step, monkeypatch, tmp_path, spoil):
+@pytest.mark.parametrize(
+    "breaks",
+    [
+        # The losses of the step are finite, its gradients are not.
+        lambda model: next(model.method.units[1].parameters()).data[0, 0, 0, 0].fill_(torch.nan),
+        # The square of a large gradient is not finite, though the weight that it moves is.
+        lambda model: moments(model)["exp_avg_sq"].fill_(torch.inf),
+    ],
+)
+def test_weights_and_moments(train, every_step, monkeypatch, tmp_path, breaks):
     training_step = TrainingModule.training_step
 
-    def spoilt(self, *arguments):
+    def broken(self, *arguments):
         training_step(self, *arguments)
-        if self.step == SPOILT:
-            spoil(self)
+        if self.step == BROKEN:
+            breaks(self)
 
-    monkeypatch.setattr(TrainingModule, "training_step", spoilt)
-    assert_diverged(train("kept"), SPOILT, "the weights")
-    assert step_of(tmp_path / "kept/last.ckpt") == SPOILT - 1
+    monkeypatch.setattr(TrainingModule, "training_step", broken)
+    assert_diverged(train("kept"), BROKEN, "the weights")
+    assert step_of(tmp_path / "kept/last.ckpt") == BROKEN - 1
     assert step_of(tmp_path / "kept/best.ckpt") == 3
 
 
@@ -142,17 +135,16 @@ def test_scores(train, every_step, monkeypatch, tmp_path):
     """Weights that score so are no good state, finite or not."""
     validation_step = TrainingModule.validation_step
 
-    def spoilt(self, *arguments):
+    def broken(self, *arguments):
         validation_step(self, *arguments)
         if self.step == 6:
             self._scored[-1][0]["residual"][0] = torch.nan
 
-    monkeypatch.setattr(TrainingModule, "validation_step", spoilt)
+    monkeypatch.setattr(TrainingModule, "validation_step", broken)
     assert_diverged(train("kept"), 6, "the anomaly scores")
     # That of step 6 would have been written before step 7.
-    assert step_of(tmp_path / "kept/last.ckpt") == 5
-    assert step_of(tmp_path / "kept/best.ckpt") == 3
-    assert {path.name for path in (tmp_path / "kept").iterdir()} == {"best.ckpt", "last.ckpt"}
+    steps = {path.name: step_of(path) for path in (tmp_path / "kept").iterdir()}
+    assert steps == {"best.ckpt": 3, "last.ckpt": 5}
     (table,) = tmp_path.glob("logged_metrics/*/metrics.csv")
     assert [row["step"] for row in read_table(table)] == ["3"]
     monkeypatch.setattr(TrainingModule, "validation_step", validation_step)
@@ -169,9 +161,7 @@ def test_a_real_divergence_leaves_no_bad_checkpoint(train, tmp_path):
 
 def test_the_units_that_diverged_are_named():
     """On a GPU it is seen some steps later, when other units play."""
-    network, optimization = Network(imsize=8), Optimization()
-    config = ModelConfig("crn", network, Competition(4), Adversarial(), optimization, Scoring(), 1)
-    model = TrainingModule(config)
+    model = TrainingModule(model_config(network=Network(imsize=8), competition=Competition(4)))
     model.method.reconstruction_loss[2] = torch.nan
     with pytest.raises(Diverged, match="the losses of units 2 are not finite"):
         model._refuse_divergence(torch.tensor(torch.inf), (0, 1), lambda: None)

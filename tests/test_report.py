@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 from pathlib import Path
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -61,15 +60,12 @@ def test_what_thresholds_at_two_quantiles_give_is_shown_and_printed(tmp_path: Pa
     results = results_of(names, threshold=scores["crack/1"], image_at=image_at)
     page = write_report(tmp_path, results).read_text()
     _, _, table = page.partition("Decisions at two quantiles of the normal training images")
-    rows = [
-        re.sub(r"<.*?>", "\n", row).split("\n")
-        for row in re.findall(r"<tr.*?</tr>", table.partition("</table>")[0], re.DOTALL)
-    ]
-    assert [[cell for cell in row if cell] for row in rows] == [
-        ["quantile", "threshold", "found", "false alarms", "F1"],
-        ["0.99", "0.65", "1 of 3", "0 of 4", "0.500"],
-        ["0.95", "0.475", "2 of 3", "1 of 4", "0.667"],
-    ]
+    cells = re.findall(r"<t[hd] [^>]*>(.*?)</t", table.partition("</table>")[0])
+    assert cells == [
+        "quantile", "threshold", "found", "false alarms", "F1",
+        "0.99", "0.65", "1 of 3", "0 of 4", "0.500",
+        "0.95", "0.475", "2 of 3", "1 of 4", "0.667",
+    ]  # fmt: skip
     printed = metrics_table(results).splitlines()
     above = printed.index("above it are 1 of 3 anomalous and 0 of 4 normal test images; F1 0.500")
     # That of the threshold itself is not said twice.
@@ -157,17 +153,14 @@ def test_without_labels_the_page_leaves_out_what_needs_them(show, tmp_path):
     assert page.texts(".card .name") == above[::-1]
 
 
-def test_one_image(show, tmp_path):
+def test_one_image_and_a_single_kind(show, tmp_path):
     page = show(write_report(tmp_path, results_of({"crack": ["0.png"]}, labels=False)))
     assert page.text().count("1 image without labels") == 1
     assert page.texts(".metrics .remark") == ["of 1 image"]
     assert page.texts(".chart:not(.scale) .legend span") == ["1 image"]
     assert page.texts("#count") == ["1 of 1 image."]
-
-
-def test_a_single_kind_is_no_table(show, tmp_path):
     page = show(write_report(tmp_path, results_of({"good": ["0.png"], "crack": ["0.png"]})))
-    assert page.texts("h2") == ["Result", "Scores", "Images", "Settings"]
+    assert page.texts("h2") == ["Result", "Scores", "Images", "Settings"]  # no table of kinds
 
 
 def test_without_threshold_the_page_leaves_out_decisions(show, tmp_path):
@@ -183,35 +176,27 @@ def test_without_threshold_the_page_leaves_out_decisions(show, tmp_path):
 def test_earlier_reports_keep_their_pictures(show, tmp_path, results):
     for _ in range(2):
         write_report(tmp_path, results)
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "report.html", "report-v1.html", "report_files",
-    }  # fmt: skip
-    pages = [show(tmp_path / name) for name in ("report.html", "report-v1.html")]
-    sources = []
-    for page in pages:
-        page.driver.get((tmp_path / f"report{'-v1' if sources else ''}.html").as_uri())
+    for name, version in (("report.html", "version_1"), ("report-v1.html", "version_0")):
+        page = show(tmp_path / name)
         page.click(".card")
         page.until("return document.querySelector('#dialog img').naturalWidth > 0")
-        sources.append(page.run("return document.querySelector('#dialog img').src"))
-    assert [re.search(r"version_\d", source)[0] for source in sources] == ["version_1", "version_0"]
+        assert version in page.run("return document.querySelector('#dialog img').src")
 
 
-def test_ctrl_c_after_the_report_is_written_leaves_its_pictures(tmp_path, monkeypatch, results):
-    def written_and_interrupted(*args):
-        write_inference_report(*args)
+@pytest.mark.parametrize("is_written", [True, False])
+def test_pictures_stay_if_ctrl_c_comes_after_the_page(tmp_path, monkeypatch, results, is_written):
+    def interrupted(*args):
+        if is_written:
+            write_inference_report(*args)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("reports.write_inference_report", written_and_interrupted)
+    monkeypatch.setattr("reports.write_inference_report", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_report(tmp_path, results)
-    assert_report_is_whole(tmp_path / "report.html")
-
-
-def test_a_report_that_fails_leaves_nothing(monkeypatch, tmp_path, results):
-    monkeypatch.setattr("crn.report.gallery.write_picture", Mock(side_effect=OSError("gone")))
-    with pytest.raises(OSError, match="gone"):
-        write_report(tmp_path, results)
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    if is_written:
+        assert_report_is_whole(tmp_path / "report.html")
+    else:
+        assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_training_report_says_that_best_is_no_result(show, training_report):
@@ -240,15 +225,15 @@ def test_a_training_that_logged_nothing_has_a_report(show, tmp_path):
 
 def test_training_and_inference_write_reports(show, run_main, mvtec_category, tmp_path):
     shared = ("--dataset", "MVTec", "--dataset-path", mvtec_category, "--cpu")
-    trained = run_main(
-        *shared, "--demo", "--imsize", 8, "--max-network-depth", 2, "--num-competitive-units", 2,
-        "--training-steps", 2, "--checkpoint-path", "kept", "--seed", 1,
-    )  # fmt: skip
-    scored = run_main(
-        "--mode", "inference", *shared, "--model-input", "kept/last.ckpt",
-        "--image-output-path", "out",
-    )  # fmt: skip
-    assert (trained.status, scored.status) == (0, 0)
+    score = ("--mode", "inference", *shared, "--model-input", "kept/last.ckpt")
+    for words in (
+        (*shared, "--demo", "--imsize", 8, "--training-steps", 2, "--checkpoint-path", "kept"),
+        score,
+        (*score, "--image-output-path", "out"),
+    ):
+        assert run_main(*words).status == 0
+    assert (tmp_path / "anomaly_scores.csv").exists()
+    assert not (tmp_path / "report.html").exists()  # without a folder for pictures
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())
     page = show(tmp_path / "out/report.html")
     assert page.text().count(f"{metrics['pixels']['aupro']:.3f}") >= 2
@@ -261,14 +246,3 @@ def test_training_and_inference_write_reports(show, run_main, mvtec_category, tm
     page = show(tmp_path / "logged_metrics/version_0/report.html")
     *_, last = read_series(tmp_path / "logged_metrics/version_0/metrics.csv")["metrics/roc_auc"]
     assert f"{last[1]:.3f}" in page.texts(".metrics dd")[0]
-
-
-def test_no_report_without_a_folder_for_pictures(run_main, mvtec_category, tmp_path):
-    shared = ("--dataset", "MVTec", "--dataset-path", mvtec_category, "--cpu")
-    run_main(
-        *shared, "--demo", "--imsize", 8, "--max-network-depth", 2, "--num-competitive-units", 2,
-        "--training-steps", 1, "--checkpoint-path", "kept",
-    )  # fmt: skip
-    run_main("--mode", "inference", *shared, "--model-input", "kept/last.ckpt")
-    assert (tmp_path / "anomaly_scores.csv").exists()
-    assert not (tmp_path / "report.html").exists()

@@ -59,28 +59,21 @@ def test_maps_against_normal_images_by_hand(maps: str, smoothing: float) -> None
     np.testing.assert_allclose(scores[name], expected.max((1, 2)), atol=2e-4)
 
 
-def test_what_is_far_from_normal_as_a_whole_is_not_all_taken_for_light() -> None:
-    """By hand, of a map of ones, and of a shift that is limited to two deviations."""
+def test_shifts_of_whole_maps_are_limited_and_maps_are_added_by_their_weights() -> None:
+    """By hand: what is far from normal as a whole is not all taken for light."""
     flat, deviation = torch.zeros(2, 1, 1), torch.full((2, 1, 1), 0.5)
     for pixels, expected in ((0.75, 0.0), (3.0, 4.0), (-3.0, -4.0)):
         whole = MeasuredMap(torch.full((1, 3, 3), pixels), flat, deviation, False, most_shift=2)
-        centred = KINDS["centred"].score(whole)
-        torch.testing.assert_close(centred, torch.full((1, 3, 3), expected))
+        assert (KINDS["centred"].score(whole) == expected).all()
         assert not KINDS["centred"].score(replace(whole, most_shift=None)).any()
-
-
-def test_maps_are_added_by_their_weights_and_each_is_limited_by_itself() -> None:
-    flat = torch.zeros(2, 1, 1), torch.ones(2, 1, 1)
     lines = torch.tensor([[[0.0, 3.0, 9.0]]]), torch.tensor([[[1.0, 1.0, 5.0]]])
-    one, other = (MeasuredMap(x, *flat, False, most_shift=2) for x in lines)
-    total = KINDS["combined"].score(replace(one, weight=0.5), other)
-    # (0, 3, 9) less 2, half of it, and (1, 1, 5) less 1.
-    torch.testing.assert_close(total, torch.tensor([[[-1.0, 0.5, 7.5]]]))
-    unlimited = (replace(one, most_shift=None, weight=0.5), replace(other, most_shift=None))
-    # (1, 2.5, 9.5) less the middle.
-    torch.testing.assert_close(
-        KINDS["combined"].score(*unlimited), torch.tensor([[[-1.5, 0.0, 7.0]]])
-    )
+    for most, expected in (
+        (2, [-1.0, 0.5, 7.5]),  # (0, 3, 9) less 2, half of it, and (1, 1, 5) less 1
+        (None, [-1.5, 0.0, 7.0]),  # (1, 2.5, 9.5) less the middle
+    ):
+        one, other = (MeasuredMap(x, flat, flat + 1, False, most_shift=most) for x in lines)
+        total = KINDS["combined"].score(replace(one, weight=0.5), other)
+        assert total.flatten().tolist() == expected
 
 
 def test_the_logarithm_keeps_the_order_of_maps_of_both_signs() -> None:
@@ -93,20 +86,18 @@ def test_the_logarithm_keeps_the_order_of_maps_of_both_signs() -> None:
 
 def test_where_normal_images_do_not_differ_maps_stay_finite() -> None:
     scorer = Scorer(config(scoring=Scoring(maps="standardised")))
-    still = {name: torch.ones(4, 8, 8) for name in SCORES}
+    still = dict.fromkeys(SCORES, torch.ones(4, 8, 8))
     scorer.measure(scorer.sums([still]), step=1)
-    scored, _ = scorer.measured({name: torch.full((1, 8, 8), 2.0) for name in SCORES})
-    assert all(pixels.isfinite().all() for pixels in scored.values())
+    scored, _ = scorer.measured(dict.fromkeys(SCORES, torch.full((1, 8, 8), 2.0)))
+    assert scored["residual"].isfinite().all()
 
 
-def test_pooling_by_hand() -> None:
-    pixels = torch.arange(441.0).view(1, 21, 21)
-    maps = dict.fromkeys(SCORES, pixels)
-    # A hundredth of 441 pixels is more than four of them.
-    for pooling, expected in (("mean", 220), ("max", 440), ("top", 438)):
-        scoring = Scoring(pooling=pooling, map_smoothing=0)
-        scorer = Scorer(config(scoring=scoring))
-        assert scorer.measured(maps)[1]["residual"].tolist() == pytest.approx([expected])
+# A hundredth of 441 pixels is more than four of them.
+@pytest.mark.parametrize(("pooling", "expected"), [("mean", 220), ("max", 440), ("top", 438)])
+def test_pooling_by_hand(pooling: str, expected: float) -> None:
+    scorer = Scorer(config(scoring=Scoring(pooling=pooling, map_smoothing=0)))
+    maps = dict.fromkeys(SCORES, torch.arange(441.0).view(1, 21, 21))
+    assert scorer.measured(maps)[1]["residual"].tolist() == pytest.approx([expected])
 
 
 @pytest.mark.parametrize("pairs", ["lowest", "all"])

@@ -1,1 +1,1 @@
-"""What anomaly scores and maps are worth: metrics, thresholds, and the results of an inference."""
+"""Metrics of anomaly scores and maps, thresholds, and the results of an inference."""
