@@ -189,11 +189,8 @@ def test_a_checkpoint_before_the_first_validation_scores_plain_maps_only(
     content["state_dict"]["scorer.step"].fill_(-1)
     torch.save(content, checkpoint)
     words = ("--mode", "inference", "--model-input", checkpoint)
-    refuse(
-        run_main(*data_of("Panorama", easy_set), *words),
-        f"{checkpoint}: has reached no validation, which measures normal images for --maps "
-        "combined; train on, or give --maps plain",
-    )
+    finished = run_main(*data_of("Panorama", easy_set), *words)
+    refuse(finished, f"{checkpoint}: has not been validated", "train on, or give --maps plain")
     use(*words, "--maps", "plain")
 
 
@@ -222,4 +219,4 @@ def test_standardised_maps_need_a_training_with_them(
 ) -> None:
     words = inference(trained_models["crn"], "Panorama", read_only_panorama)
     finished = run_main(*words, "--maps", "standardised")
-    refuse(finished, "holds no statistics for that; train with --maps standardised")
+    refuse(finished, "statistics for that; train with --maps standardised")
