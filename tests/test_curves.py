@@ -19,6 +19,8 @@ def test_the_areas_of_curves_are_the_metrics(count):
     assert auc(*curve.T) == pytest.approx(auroc(scores, labels))
     recall, precision = precision_recall(scores, labels).T
     assert -np.diff(recall) @ precision[:-1] == pytest.approx(average_precision(scores, labels))
+    # It ends with the precision of the highest score, here of a normal image.
+    assert precision_recall([3, 2], [0, 1])[-1].tolist() == [0, 0]
 
 
 def test_thinned_series_keep_their_extremes():
