@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.naive import NaiveStep
 from benchmarks.step import make_model, train_steps
 from crn.system.hardware import set_up_cpu
-from crn.train import quiet_lightning
+from crn.training.trainer import quiet_lightning
 
 NAMES = ("reconstruction", "feedback")
 

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.step import make_model, median_seconds, time_steps
 from crn.system.hardware import has_fast_bfloat16, pick_device, set_up_cpu
-from crn.train import quiet_lightning
+from crn.training.trainer import quiet_lightning
 
 # Adam reads parameter, gradient and two moments, and writes all but the gradient; float32.
 BYTES_PER_PARAMETER = 7 * 4

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.step import make_model, time_steps
 from crn.system.hardware import set_up_cpu
-from crn.train import quiet_lightning
+from crn.training.trainer import quiet_lightning
 
 BASE = {"imsize": 64, "batch_size": 16, "units": 4, "width": 64}
 VALUES = {

@@ -21,8 +21,8 @@ from torch import Tensor
 from benchmarks.naive import NaiveStep
 from crn.config import Adversarial, Competition, ModelConfig, Network, Optimization, Scoring
 from crn.system.hardware import has_fast_bfloat16, pick_device, set_up_cpu
-from crn.train import quiet_lightning
 from crn.training.module import TrainingModule
+from crn.training.trainer import quiet_lightning
 
 CPU_SIZES = ("32:1", "64:16", "128:16")
 GPU_SIZES = (*CPU_SIZES, "128:64")

@@ -50,7 +50,7 @@ def make_trainer(
         loggers: a `MetricsLogger`, and others after it.
         stop: stops the run on a signal.
     """
-    _quiet_lightning()
+    quiet_lightning()
     run, precision = plan.options.run, plan.options.optimization.precision
     return pl.Trainer(
         accelerator="cpu" if device.type == "cpu" else "gpu",
@@ -123,7 +123,7 @@ def _processes(run: Run, place: Place) -> dict[str, Any]:
     }
 
 
-def _quiet_lightning() -> None:
+def quiet_lightning() -> None:
     """Hide Lightning's remarks about what this program does on purpose."""
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
