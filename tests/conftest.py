@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -70,6 +71,24 @@ def model_config(model: str = "crn", seed: int = 1, **groups: Any) -> "ModelConf
 
     names = ("network", "competition", "adversarial", "optimization", "scoring")
     return ModelConfig(model, seed=seed, **{name: GROUPS[name]() for name in names} | groups)
+
+
+def write_model(path: Path, seed: int, units: int = 2) -> Path:
+    """A checkpoint to score with: weights as they are before any training."""
+    import torch
+
+    from crn.checkpoints.writing import write_checkpoint
+    from crn.config import Competition, Network
+    from crn.training.module import TrainingModule
+
+    torch.manual_seed(seed)
+    network = Network(imsize=8, max_network_depth=2)
+    config = model_config(network=network, competition=Competition(units))
+    state = TrainingModule(config).state_dict()
+    progress = {"step": 7, "training_seconds": 1.0, "max_roc_auc": 0.5, "best_step": 7, "data": "x"}
+    content = {"state_dict": state, "hyper_parameters": asdict(config)}
+    write_checkpoint({**content, "progress": progress}, path)
+    return path
 
 
 def write_image(path: Path, pixels: np.ndarray) -> None:
@@ -215,6 +234,12 @@ def trained_models(
         Victim(folder, run_program, words).succeed()
         paths[model] = folder / "kept/last.ckpt"
     return paths
+
+
+@pytest.fixture(scope="session")
+def untrained_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint to score with."""
+    return write_model(tmp_path_factory.mktemp("untrained") / "model.ckpt", seed=1)
 
 
 @pytest.fixture

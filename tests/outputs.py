@@ -1,13 +1,14 @@
 """Whole runs of the program in processes of their own, and what they leave, used to its end."""
 
+import csv
 import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from PIL import Image
-from test_runs import read_table
 from victims import Victim, run_and_measure
 
 from crn.training.resuming import read_training
@@ -28,6 +29,32 @@ class Finished(NamedTuple):
     refused: str
     err: str
     memory: int
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        return list(csv.DictReader(file))
+
+
+def states(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint that a training goes on from."""
+    checkpoint = torch.load(path, weights_only=True)
+    tensors = {f"model {k}": v for k, v in checkpoint["state_dict"].items()}
+    for unit, optimizer in enumerate(checkpoint["optimizer_states"]):
+        for parameter, state in optimizer["state"].items():
+            tensors |= {f"optimizer {unit} {parameter} {k}": v for k, v in state.items()}
+    return tensors
+
+
+def step_of(path: Path) -> int:
+    """The training steps of a checkpoint that a training can go on from."""
+    return read_training(path).progress["step"]
+
+
+def assert_same_states(one: Path, other: Path) -> None:
+    mine, theirs = states(one), states(other)
+    assert mine.keys() == theirs.keys()
+    assert [k for k in mine if not torch.equal(mine[k], theirs[k])] == []
 
 
 def checked_run(folder: Path, words: Sequence[Any], is_privileged: bool = True) -> Finished:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import inference
-from test_runs import read_table, step_of
+from outputs import read_table, step_of
 from victims import Ended, Victim, run_program
 
 from crn.errors import UserError

@@ -7,7 +7,6 @@ in every way, and damages more of them at random places:
 """
 
 import csv
-import io
 import itertools
 import os
 import random
@@ -23,11 +22,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from conftest import texture, write_image, write_mvtec_category, write_panorama, write_road_images
+from conftest import (
+    texture,
+    write_image,
+    write_model,
+    write_mvtec_category,
+    write_panorama,
+    write_road_images,
+)
 from damage import damaged
+from images import COLOUR, at, encoded, png
 from outputs import checked_run, files_in
 from PIL import Image, features
-from test_inference import write_model
 
 OUTPUT = ("--image-output-path", "out")
 TRAINING = (
@@ -136,7 +142,6 @@ def with_comments_of_1_gb(path: Path) -> None:
     path.write_bytes(content[:33] + png(*comments)[8:-12] + content[33:])  # behind its header
 
 
-COLOUR = Image.fromarray(texture(1, 20, 30, 3))
 GRAY = COLOUR.convert("L")
 MORE_FRAMES = {"save_all": True, "append_images": [Image.fromarray(texture(2, 20, 30, 3))] * 2}
 TURNED = Image.Exif()
@@ -287,23 +292,6 @@ def blank_png(width: int, height: int) -> bytes:
     row = bytes(1 + (width + 7) // 8)
     data = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
     return png((b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)), (b"IDAT", data))
-
-
-def png(*chunks: tuple[bytes, bytes]) -> bytes:
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in (*chunks, (b"IEND", b""))
-    )
-
-
-def encoded(kind: str, image: Image.Image = COLOUR) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind)
-    return file.getvalue()
-
-
-def at(content: bytes, place: int, instead: bytes) -> bytes:
-    return content[:place] + instead + content[place + len(instead) :]
 
 
 def large_jpeg() -> bytes:

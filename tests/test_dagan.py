@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import data_of, model_config, refuse
-from test_runs import assert_same_states, read_table
+from outputs import assert_same_states, read_table
 
 from crn.config import Adversarial, Network
 from crn.methods import make_method

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import texture, write_image, write_mvtec_category, write_panorama, write_road_images
+from images import COLOUR, at, encoded, png
 from PIL import Image
-from test_corpus import COLOUR, at, encoded, png
 
 from crn.errors import UserError
 from crn.training.batches import EvaluationBatches, TrainingBatches, steps_of_epochs

@@ -6,7 +6,7 @@ They are made so at a known step, so that there is a training to compare with.
 import pytest
 import torch
 from conftest import model_config
-from test_runs import assert_same_states, read_table, states, step_of
+from outputs import assert_same_states, read_table, states, step_of
 
 from crn.config import Competition, Network
 from crn.errors import Diverged, UserError

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import data_of
-from test_runs import assert_same_states, read_table
+from outputs import assert_same_states, read_table
 
 SMALL = (
     "--recipe", "balanced", "--precision", 32, "--imsize", 16, "--max-network-depth", 2,

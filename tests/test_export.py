@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import data_of, refuse
-from test_inference import write_model
-from test_runs import read_table
+from conftest import data_of, refuse, write_model
+from outputs import read_table
 
 from crn.checkpoints.model import load_model
 from crn.config import LITE0, SCORES

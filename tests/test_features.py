@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import data_of, model_config, refuse
-from test_runs import read_table
+from outputs import read_table
 
 from crn.config import LITE0, Network, Pretrained, Scoring
 from crn.scoring import pretrained

@@ -12,10 +12,15 @@ from unittest.mock import Mock
 
 import pytest
 from conftest import inference, texture
-from outputs import assert_nothing_is_unfinished, assert_whole
+from outputs import (
+    assert_nothing_is_unfinished,
+    assert_same_states,
+    assert_whole,
+    read_table,
+    step_of,
+)
 from PIL import Image
 from reports import results_of, write_report
-from test_runs import assert_same_states, read_table, step_of
 from victims import Victim, run_program
 
 from crn.errors import UserError

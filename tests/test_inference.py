@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from codecs import BOM_UTF8
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,41 +16,27 @@ from conftest import (
     REPOSITORY,
     data_of,
     inference,
-    model_config,
     refuse,
     texture,
     write_image,
+    write_model,
 )
+from outputs import read_table
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
-from test_runs import read_table
 
 from crn.checkpoints.model import load_model
-from crn.checkpoints.writing import write_checkpoint
 from crn.command_line import parse_options
-from crn.config import SCORES, Competition, Network
+from crn.config import SCORES
 from crn.evaluation.maps import AnomalyMaps
 from crn.evaluation.results import Thresholds, read_metrics
 from crn.evaluation.thresholds import most_above, thresholds_from_training
 from crn.infer import find_results
 from crn.report import result_pictures
 from crn.report.result_pictures import unique_names
-from crn.training.module import TrainingModule
 from datasets.layouts import LAYOUTS
 from datasets.reader import Images
 from datasets.samples import list_samples
-
-
-def write_model(path: Path, seed: int, units: int = 2) -> Path:
-    """A checkpoint to score with: weights as they are before any training."""
-    torch.manual_seed(seed)
-    network = Network(imsize=8, max_network_depth=2)
-    config = model_config(network=network, competition=Competition(units))
-    state = TrainingModule(config).state_dict()
-    progress = {"step": 7, "training_seconds": 1.0, "max_roc_auc": 0.5, "best_step": 7, "data": "x"}
-    content = {"state_dict": state, "hyper_parameters": asdict(config)}
-    write_checkpoint({**content, "progress": progress}, path)
-    return path
 
 
 @pytest.fixture(scope="module")

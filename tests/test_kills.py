@@ -22,10 +22,14 @@ from typing import Generic, TypeVar
 import pytest
 import torch
 import yaml
-from conftest import inference, short_or_long
-from outputs import assert_nothing_is_unfinished, assert_whole
-from test_inference import write_model
-from test_runs import assert_same_states, read_table, step_of
+from conftest import inference, short_or_long, write_model
+from outputs import (
+    assert_nothing_is_unfinished,
+    assert_same_states,
+    assert_whole,
+    read_table,
+    step_of,
+)
 from victims import Victim, run_program
 
 from crn.checkpoints.writing import write_checkpoint

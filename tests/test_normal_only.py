@@ -14,7 +14,7 @@ from conftest import (
     write_road_images,
 )
 from experiments import in_process, rows_of
-from test_runs import read_table, step_of
+from outputs import read_table, step_of
 
 import tables
 from crn.evaluation.results import AUROC_UNDEFINED

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import REPOSITORY, inference
-from test_runs import read_table, states
+from outputs import read_table, states
 from victims import Victim, run_program
 
 from crn.config import Network, Run

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import data_of, inference, model_config, refuse, smooth_images
+from outputs import read_table
 from scipy.ndimage import gaussian_filter
-from test_runs import read_table
 
 from crn.checkpoints.model import load_model
 from crn.checkpoints.reading import read_checkpoint

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_runs import assert_same_states, read_table, step_of
+from outputs import assert_same_states, read_table, step_of
 from victims import Victim, run_program
 
 from crn.checkpoints.reading import read_checkpoint

@@ -1,6 +1,5 @@
 """What users do: train, stop, resume, score. With real files, most of it in real processes."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -8,40 +7,14 @@ import pytest
 import torch
 import yaml
 from conftest import inference
+from outputs import assert_same_states, read_table
 from PIL import Image
 
 from crn.checkpoints.model import load_model
 from crn.evaluation.results import read_metrics
 from crn.report.pictures import heat_colours
-from crn.training.resuming import read_training
 
 TINY = ("--demo", "--cpu", "--max-network-depth", 2, "--num-competitive-units", 3)
-
-
-def read_table(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        return list(csv.DictReader(file))
-
-
-def states(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint that a training goes on from."""
-    checkpoint = torch.load(path, weights_only=True)
-    tensors = {f"model {k}": v for k, v in checkpoint["state_dict"].items()}
-    for unit, optimizer in enumerate(checkpoint["optimizer_states"]):
-        for parameter, state in optimizer["state"].items():
-            tensors |= {f"optimizer {unit} {parameter} {k}": v for k, v in state.items()}
-    return tensors
-
-
-def step_of(path: Path) -> int:
-    """The training steps of a checkpoint that a training can go on from."""
-    return read_training(path).progress["step"]
-
-
-def assert_same_states(one: Path, other: Path) -> None:
-    mine, theirs = states(one), states(other)
-    assert mine.keys() == theirs.keys()
-    assert [k for k in mine if not torch.equal(mine[k], theirs[k])] == []
 
 
 @pytest.fixture(scope="module")
