@@ -4,23 +4,21 @@ An archive appears under its name once its checksum is verified, and a data set 
 it is complete. Nothing is overwritten.
 """
 
-import os
 import shutil
 import sys
-import tarfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pooch
 from requests import RequestException
 
 from crn.errors import UserError
-from crn.system.files import claimed, require_writable_folder, writing
+from crn.system.files import require_writable_folder, writing
 from crn.system.program import Parser, program, typed_path
 from datasets.folders import is_litter
 from datasets.layouts import CATEGORIES, LAYOUTS
-from datasets.samples import ANOMALOUS, TRAIN, list_samples
+from datasets.samples import TRAIN, list_samples
 
 MVTEC_PAGE = "https://www.mvtec.com/company/research/datasets/mvtec-ad"
 MVTEC_URL = (
@@ -29,41 +27,25 @@ MVTEC_URL = (
 )
 MVTEC_CHECKSUM = "sha256:cf4313b13603bec67abb49ca959488f7eedce2a9f7795ec54446c649ac98cd3d"
 ROADS_DOI = "10.5281/zenodo.7681876"
-_ATTEMPTS = 3
 _CHUNK = 256 * 1024  # bytes; chunks of 1,000, pooch's default, cost a minute for every 4 GB
 
 
 class _DataSet(NamedTuple):
-    """A data set to download.
-
-    Attributes:
-        archive: file name of its archive.
-        folder: name of its folder.
-        layout: one of `LAYOUTS`.
-        parts: the folders in it that have that layout.
-        mark: a folder at its top, by which it is found in the archive.
-        page: the web page of the archive.
-    """
-
     archive: str
     folder: str
     layout: str
-    parts: tuple[str, ...]
-    mark: str
+    parts: tuple[str, ...]  # the folders in it that have the layout
+    mark: str  # a folder at its top, by which it is found in the archive
     page: str
 
     def summary(self, folder: Path) -> str:
         """The number of samples in a folder, in words.
 
         Raises:
-            UserError: it does not hold the whole data set.
+            UserError: a part of the data set is missing.
         """
         layout = LAYOUTS[self.layout]
-        samples = []
-        for part in self.parts:
-            samples += (mine := list_samples(layout, folder / part))
-            if not any(sample.label == ANOMALOUS for sample in mine):
-                raise UserError(f"{folder / part}: contains no anomalous images")
+        samples = [each for part in self.parts for each in list_samples(layout, folder / part)]
         train = sum(sample.split == TRAIN for sample in samples)
         return f"{train:,} samples to train on, {len(samples) - train:,} to test on"
 
@@ -87,11 +69,10 @@ def _make(data: _DataSet, root: Path, source: pooch.Pooch) -> None:
         source: source of the archive; it fetches the checksums if it has none.
 
     Raises:
-        UserError: something else is in the way, or the archive cannot be downloaded or extracted,
-            or does not hold the whole data set.
+        UserError: something else is in the way, or the archive cannot be downloaded or extracted.
     """
     archive, folder = root / data.archive, root / data.folder
-    if os.path.lexists(folder):
+    if folder.exists():
         try:
             print(f"{folder} exists already: {data.summary(folder)}")
         except UserError as error:
@@ -99,7 +80,7 @@ def _make(data: _DataSet, root: Path, source: pooch.Pooch) -> None:
         return
     kind = pooch.HTTPDownloader if source.urls else pooch.DOIDownloader
     download = kind(progressbar=sys.stderr.isatty(), chunk_size=_CHUNK)
-    with claimed(folder), writing(folder):
+    with writing(folder):
         try:
             if not source.registry:
                 source.load_registry_from_doi()
@@ -109,41 +90,23 @@ def _make(data: _DataSet, root: Path, source: pooch.Pooch) -> None:
                 raise UserError(f"{archive}: is not the published archive; move it away") from None
             raise UserError(
                 f"{source.urls.get(data.archive, data.page)}: {data.archive} cannot be downloaded "
-                f"({_reason(error)}); check the connection, or get it from {data.page}, save it as "
+                f"({error}); check the connection, or get it from {data.page}, save it as "
                 f"{archive} and run this again"
             ) from None
         print(f"{archive}: {source.registry[data.archive]} as published; extracting", flush=True)
-        samples = _extract(data, archive, folder)
-    print(f"{folder}: {samples}; {archive} can be removed")
+        _extract(data, archive, folder)
+    print(f"{folder}: {data.summary(folder)}; {archive} can be removed")
 
 
-def _reason(error: BaseException) -> str:
-    """The first error of a chain, in words."""
-    while error.__context__ is not None:
-        error = error.__context__
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
-def _extract(data: _DataSet, archive: Path, folder: Path) -> str:
-    """Extract an archive, move its data set to its folder once complete, and describe it."""
+def _extract(data: _DataSet, archive: Path, folder: Path) -> None:
+    """Extract a verified archive, and move its data set to its folder once complete."""
     temporary = folder.with_name(f".{folder.name}.extracting")
     shutil.rmtree(temporary, ignore_errors=True)  # left by a killed run
     try:
-        # Zip files cannot extract to other folders. Filters came with Python 3.11.4; the checksum
-        # guarantees the published archive in any case.
-        filtered = archive.suffix != ".zip" and hasattr(tarfile, "data_filter")
-        how: dict[str, Any] = {"filter": "data"} if filtered else {}
-        shutil.unpack_archive(archive, temporary, **how)
-        found = [path.relative_to(temporary) for path in temporary.rglob(data.mark)]
-        found = [path.parent for path in found if not any(map(is_litter, path.parts))]
-        top = temporary / min(found, key=lambda path: len(path.parts), default=".")
-        samples = data.summary(top)
-        top.rename(folder)
-        return samples
-    except (UserError, shutil.ReadError, tarfile.TarError) as error:
-        raise UserError(
-            f"{archive}: does not hold the whole data set ({error}); replace it"
-        ) from None
+        shutil.unpack_archive(archive, temporary)
+        found = [path.relative_to(temporary).parent for path in temporary.rglob(data.mark)]
+        found = [path for path in found if not any(map(is_litter, path.parts))]
+        (temporary / min(found, key=lambda path: len(path.parts))).rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -182,12 +145,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.url is not None and args.name != "mvtec":
         parser.error("--url is for mvtec; the archives of roads come from the record of their DOI")
     require_writable_folder(args.root, "--root")
-    how = {"path": args.root, "retry_if_failed": _ATTEMPTS - 1, "allow_updates": False}
+    how = {"path": args.root, "retry_if_failed": 2, "allow_updates": False}
     if args.name == "mvtec":
         print(f"MVTec AD is licensed CC BY-NC-SA 4.0, not for commercial use: {MVTEC_PAGE}")
-        address = MVTEC_URL if args.url is None else args.url
-        registry = {_MVTEC.archive: MVTEC_CHECKSUM}
-        source = pooch.create(base_url="", registry=registry, urls={_MVTEC.archive: address}, **how)
+        how["registry"] = {_MVTEC.archive: MVTEC_CHECKSUM}
+        how["urls"] = {_MVTEC.archive: args.url or MVTEC_URL}
+        source = pooch.create(base_url="", **how)
         _make(_MVTEC, args.root, source)
     else:
         print(f"Panorama and RoadImages, with their licence: {_ROADS_PAGE}")

@@ -1,7 +1,6 @@
 """The content of data set folders: images, other files, and litter of systems and programs."""
 
 import os
-import stat
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,8 +12,7 @@ from crn.system.text import quoted
 # The formats that are read, by Pillow's names, with the endings of their files.
 FORMATS = {
     "PNG": (".png", ".apng"),
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "MPO": (".mpo",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     "TIFF": (".tif", ".tiff"),
     "BMP": (".bmp", ".dib"),
     "WEBP": (".webp",),
@@ -24,26 +22,14 @@ FORMATS = {
     "AVIF": (".avif", ".avifs"),
 }
 _ENDINGS = {ending for endings in FORMATS.values() for ending in endings}
-# Formats of photographs that cannot be read: refused, not left out.
-_UNREAD = {".heic": "HEIC", ".heif": "HEIC", ".hif": "HEIC", ".jxl": "JPEG XL"}
-
-# Files and folders that systems and programs put beside images, in lower case. Names that begin
-# with a dot, such as .DS_Store, ._NAME, .thumbnails or .ipynb_checkpoints, are litter, too.
+# Photographs that cannot be read: refused, not left out.
+_UNREAD = (".heic", ".heif", ".hif", ".jxl")
+# What systems and programs put beside images, in lower case; names that begin with a dot, too.
+# pointcloud.py writes empty_files.
 _LITTER = {
-    # Windows
-    *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini"),
-    *("$recycle.bin", "recycler", "system volume information"),
-    # macOS
-    *("icon\r", "__macosx", "network trash folder", "temporary items"),
-    # Linux, and the storage of Synology and QNAP
-    *("lost+found", "@eadir", "#recycle", "#snapshot", "@tmp", "@__thumb", "@recycle"),
-    *("@recently-snapshot", "@sharebin"),
-    # programs; empty_files is written by pointcloud.py
-    *("picasa.ini", "__pycache__", "empty_files"),
+    *("thumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
+    *("__macosx", "lost+found", "empty_files"),
 }
-# Windows keeps these streams inside a file; on another system they are files beside it, such as
-# photo.png:Zone.Identifier.
-_STREAMS = {"zone.identifier", "encryptable", "smartscreen", "afp_afpinfo", "afp_resource"}
 # Unicode categories that break the lines of tables or cannot be written: control characters,
 # surrogates (bytes that are not UTF-8), separators of lines and paragraphs.
 _NOT_TEXT = {"Cc", "Cs", "Zl", "Zp"}
@@ -59,8 +45,7 @@ class Contents(NamedTuple):
 
 def is_litter(name: str) -> bool:
     """Whether a file or folder of this name is not part of a data set."""
-    name = name.lower()
-    return name.startswith(".") or name in _LITTER or name.rpartition(":")[2] in _STREAMS
+    return name.startswith(".") or name.lower() in _LITTER
 
 
 def is_image(name: str) -> bool:
@@ -80,8 +65,8 @@ def contents(folder: Path) -> Contents:
     """The content of a folder, without litter.
 
     Raises:
-        UserError: the folder, or a file with the ending of an image, cannot be read or named. A
-            broken link is a missing image, and reading a pipe would never end.
+        UserError: the folder cannot be read; or it has an image of a kind that cannot be read, or
+            one whose name cannot be written into tables.
     """
     try:
         names = sorted(os.listdir(folder), key=lambda name: (normal_form(name), name))
@@ -89,40 +74,25 @@ def contents(folder: Path) -> Contents:
         raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
     found = Contents([], [], [])
     for name in names:
+        path = folder / name
         if is_litter(name):
             continue
-        path = folder / name
-        ending = os.path.splitext(name)[1].lower()
-        mode, reason = _mode(path)
-        if not stat.S_ISDIR(mode):
-            if ending in _UNREAD:
-                raise UserError(
-                    f"{path}: {_UNREAD[ending]} images cannot be read; convert it to PNG or JPEG, "
-                    "or move it out of the data set"
-                )
-            # A broken link without an ending may have led to a folder of images.
-            if ending not in _ENDINGS and (ending or not reason):
-                found.others.append(path)
-                continue
+        if name.lower().endswith(_UNREAD):
+            raise UserError(
+                f"{path}: HEIC and JPEG XL images cannot be read; convert it to PNG or JPEG, or "
+                "move it out of the data set"
+            )
+        is_folder = os.path.isdir(path)
+        if not is_folder and not is_image(name):
+            found.others.append(path)
+            continue
         if any(unicodedata.category(c) in _NOT_TEXT for c in name):
             raise UserError(
                 f"{folder}: the name {quoted(name)} has control characters or is not UTF-8; "
                 "rename it"
             )
-        if reason:
-            raise UserError(f"{path}: cannot be read ({reason}); repair or remove it")
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            raise UserError(f"{path}: neither a file nor a folder; remove it")
-        (found.folders if stat.S_ISDIR(mode) else found.images).append(path)
+        (found.folders if is_folder else found.images).append(path)
     return found
-
-
-def _mode(path: Path) -> tuple[int, str]:
-    """The mode of a file, or 0 and the reason why it is unknown."""
-    try:
-        return path.stat().st_mode, ""
-    except OSError as error:
-        return 0, error.strerror or str(error)
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -134,17 +104,10 @@ def image_files(folder: Path) -> list[Path]:
     images, folders, others = contents(folder)
     if images:
         return images
-    if folders:
-        raise UserError(
-            f"{folder}: contains no images, only folders, such as {folders[0].name}: move the "
-            "images up"
-        )
-    if others:
-        raise UserError(
-            f"{folder}: contains no images, only files such as {others[0].name}; "
-            f"{', '.join(FORMATS)} are read"
-        )
-    raise UserError(f"{folder}: contains no images")
+    only = f", only {(folders + others)[0].name} and the like" if folders or others else ""
+    raise UserError(
+        f"{folder}: contains no images{only}; {', '.join(FORMATS)} files have to lie directly in it"
+    )
 
 
 def subfolder(parent: Path, name: str) -> Path:

@@ -39,23 +39,18 @@ def mvtec(root: Path) -> Iterator[Sample]:
             if folder.name == "good":
                 yield Sample(f"good/{file.name}", (file,), TEST, NORMAL)
                 continue
-            mask = None
-            if masks is not None:
-                mask = masks.get((normal_form(folder.name), normal_form(f"{file.stem}_mask")))
-                if mask is None:
-                    missing = root / "ground_truth" / folder.name / f"{file.stem}_mask.png"
-                    raise UserError(f"{missing}: no such file; {file} has to have a mask")
+            mask = masks.get((normal_form(folder.name), normal_form(f"{file.stem}_mask")))
+            if masks and mask is None:
+                missing = root / "ground_truth" / folder.name / f"{file.stem}_mask.png"
+                raise UserError(f"{missing}: no such file; {file} has to have a mask")
             yield Sample(f"{folder.name}/{file.name}", (file,), TEST, ANOMALOUS, mask)
 
 
-def _masks(ground_truth: Path) -> dict[tuple[str, str], Path] | None:
-    """Masks by kind of defect and name; None if the data set has no masks."""
-    if not os.path.isdir(ground_truth):
-        return None
-    kinds = {normal_form(folder.name): folder for folder in contents(ground_truth).folders}
+def _masks(ground_truth: Path) -> dict[tuple[str, str], Path]:
+    """Masks by kind of defect and name; none if the data set has no masks."""
     return {
-        (kind, name): file
-        for kind, folder in kinds.items()
+        (normal_form(folder.name), name): file
+        for folder in (contents(ground_truth).folders if os.path.isdir(ground_truth) else ())
         for name, file in by_name(contents(folder).images).items()
     }
 

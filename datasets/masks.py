@@ -2,11 +2,13 @@
 
 import logging
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from scipy.ndimage import maximum_filter, minimum_filter
 
 from crn.errors import UserError
 from crn.system.text import counted
@@ -24,11 +26,11 @@ _MIDDLE = 127
 # An inverted mask covers more than this share of the image and of its border.
 _COVERS, _BORDERS = 0.5, 0.8
 # How to turn a mask upright, for EXIF orientations that exchange width and height.
-_UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    5: np.transpose,
-    6: lambda mask: np.rot90(mask, -1),
-    7: lambda mask: np.rot90(mask, 2).T,
-    8: np.rot90,
+_UPRIGHT = {
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
 }
 
 # Messages about masks.
@@ -72,14 +74,16 @@ class Masks(Sequence[np.ndarray | None]):
 
 
 def read_masks(
-    samples: Sequence[Sample], sizes: Sequence[tuple[int, int]], orientations: Mapping[Path, int]
+    samples: Sequence[Sample],
+    sizes: Sequence[tuple[int, int]],
+    orientations: Sequence[int | None],
 ) -> tuple[Masks, Masks]:
     """Read the masks of some samples, and log which had to be interpreted.
 
     Args:
         samples: the samples.
         sizes: the (height, width) of their images, upright.
-        orientations: EXIF orientations of image files that have one.
+        orientations: the EXIF orientations of their images, None without one.
 
     Returns:
         The anomalous pixels of each sample, None without a mask; and the pixels to ignore, None if
@@ -92,14 +96,13 @@ def read_masks(
     anomalous, ignored = Masks(), Masks()
     notes: dict[str, list[Path]] = {}
     inverted = []
-    count = 0
-    for sample, size in zip(samples, sizes, strict=True):
+    count = sum(sample.mask is not None for sample in samples)
+    for sample, size, orientation in zip(samples, sizes, orientations, strict=True):
         if sample.mask is None:
             anomalous.append(None)
             ignored.append(None)
             continue
-        count += 1
-        pixels, found = _upright(sample, size, orientations)
+        pixels, found = _read_mask(sample.files[0], sample.mask, size, orientation)
         mask, left_out = pixels == _ANOMALOUS, pixels == _IGNORED
         if not mask.any():
             found.append(_EMPTY)
@@ -115,67 +118,53 @@ def read_masks(
         if note == _EMPTY and len(paths) == count:
             note = f"{note}, nor in any other mask, so there are no pixel metrics"
         log.warning("%s such as %s: %s", counted(len(paths), "mask"), paths[0], note)
-    if inverted:
-        message = (
-            f"{inverted[0]}: white for the most part and along the border, as "
-            f"{len(inverted)} of {counted(count, 'mask')}; white has to mark what is "
-            "anomalous"
+    if inverted and 2 * len(inverted) >= count:
+        raise UserError(
+            f"{inverted[0]}: white for the most part and along the border, as {len(inverted)} of "
+            f"{counted(count, 'mask')}; white has to mark what is anomalous: invert them"
         )
-        if 2 * len(inverted) >= count:
-            raise UserError(f"{message}: invert them")
-        log.warning("%s", message)
     return anomalous, ignored
 
 
-def _upright(
-    sample: Sample, size: tuple[int, int], orientations: Mapping[Path, int]
+def _read_mask(
+    photograph: Path, path: Path, size: tuple[int, int], orientation: int | None
 ) -> tuple[np.ndarray, list[str]]:
     """The classes of the pixels (H, W) of a mask, turned as its photograph, and messages about it.
 
     Raises:
         UserError: see `read_masks`.
     """
-    assert sample.mask is not None
-    own: dict[Path, int] = {}
-    pixels, note = _interpreted(sample.mask, own)
-    notes = [note] if note else []
-    orientation = orientations.get(sample.files[0], 1)
-    stored = size[::-1] if orientation in _UPRIGHT else size
-    if pixels.shape == stored != size:
-        pixels = _UPRIGHT[orientation](pixels)
-    elif pixels.shape == stored and orientation != 1 and not own:
+    image, own = decoded(path)
+    notes = []
+    height, width = size
+    stored = (height, width) if orientation in _UPRIGHT else (width, height)
+    if image.size == stored != (width, height):
+        image = image.transpose(_UPRIGHT[orientation or 0])
+    elif image.size == stored and orientation not in (None, 1) and own is None:
         notes.append(_EITHER_WAY)
-    if pixels.shape != size:
+    if image.size != (width, height):
         raise UserError(
-            f"{sample.mask}: has {pixels.shape[1]}x{pixels.shape[0]} pixels, but "
-            f"{sample.files[0]} has {size[1]}x{size[0]}; give both one size"
+            f"{path}: has {image.width}x{image.height} pixels, but {photograph} has "
+            f"{width}x{height}; give both one size"
         )
-    return pixels, notes
+    pixels, note = _classes(image)
+    return pixels, [*notes, note] if note else notes
 
 
-def _interpreted(path: Path, own: dict[Path, int]) -> tuple[np.ndarray, str]:
+def _classes(image: Image.Image) -> tuple[np.ndarray, str]:
     """The classes of the pixels (H, W) of a mask, and a message if it is not black and white."""
-    array = decoded(path, _gray_and_alpha, own)
-    if array.ndim == 2:
-        return _marked(array)
-    gray, alpha = array[..., 0], array[..., 1]
-    if alpha.min() == alpha.max():
-        return _marked(gray)
-    opaque = alpha > _MIDDLE
-    if len(np.unique(gray[opaque])) <= 1:
-        return opaque.astype(np.uint8), _ALPHA
-    # Several colours on a transparent background, which is normal.
-    return _marked(np.where(opaque, gray, 0))
-
-
-def _gray_and_alpha(image: Image.Image) -> np.ndarray:
-    """The brightest channel and the alpha channel (H, W, 2), or numbers (H, W) of any depth."""
     if image.mode in ("1", "L") and "transparency" not in image.info:
-        return np.array(image.convert("L"))
+        return _marked(np.array(image.convert("L")))
     if image.mode[0] in "IF" or (image.mode == "P" and _has_edge(np.unique(np.array(image)))):
-        return np.array(image)
+        return _marked(np.array(image))
     array = np.array(image.convert("RGBA"))
-    return np.stack([array[..., :3].max(2), array[..., 3]], 2)
+    brightest, alpha = array[..., :3].max(2), array[..., 3]
+    if alpha.min() != alpha.max():
+        opaque = alpha > _MIDDLE
+        brightest = np.where(opaque, brightest, 0)
+        if len(np.unique(brightest[opaque])) <= 1:
+            return opaque.astype(np.uint8), _ALPHA
+    return _marked(brightest)
 
 
 def _has_edge(levels: np.ndarray) -> bool:
@@ -185,16 +174,17 @@ def _has_edge(levels: np.ndarray) -> bool:
 
 def _marked(values: np.ndarray) -> tuple[np.ndarray, str]:
     """The classes of pixels by their values (H, W), and a message if these are ambiguous."""
-    levels, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    levels, counts = np.unique(values, return_counts=True)
     if len(levels) == 2 and levels[0] > 0:
         return (values == levels[1]).astype(np.uint8), _BRIGHTER
     marked = (values != 0).astype(np.uint8)
     if len(levels) <= 2:
         return marked, ""
     # Numbers fill areas; shades, and the noise of JPEG, only line edges.
-    areas = np.bincount(place.reshape(values.shape)[_in_areas(values)], minlength=len(levels))
-    filling = (2 * areas > counts)[1:-1]
-    if levels[-1] > _MIDDLE and 2 * filling.sum() < len(filling):
+    in_areas = Counter(values[_in_areas(values)].tolist())
+    pairs = zip(levels.tolist(), counts, strict=True)
+    filling = [2 * in_areas[level] > count for level, count in pairs][1:-1]
+    if levels[-1] > _MIDDLE and 2 * sum(filling) < len(filling):
         return (values > levels[-1] / 2).astype(np.uint8), _SHADES
     if _has_edge(levels):
         marked[values == levels[-1]] = _IGNORED
@@ -203,15 +193,9 @@ def _marked(values: np.ndarray) -> tuple[np.ndarray, str]:
 
 
 def _in_areas(values: np.ndarray) -> np.ndarray:
-    """Pixels that equal a neighbour in their row and one in their column, (H, W) bool."""
-    in_row, in_column = np.zeros((2, *values.shape), bool)
-    same = values[:, 1:] == values[:, :-1]
-    in_row[:, 1:] |= same
-    in_row[:, :-1] |= same
-    same = values[1:] == values[:-1]
-    in_column[1:] |= same
-    in_column[:-1] |= same
-    return in_row & in_column
+    """The pixels of all squares of 2 x 2 equal pixels, (H, W) bool."""
+    is_equal = maximum_filter(values, 2) == minimum_filter(values, 2)
+    return maximum_filter(is_equal, 2, origin=-1)
 
 
 def _seems_inverted(mask: np.ndarray) -> bool:

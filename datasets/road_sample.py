@@ -37,11 +37,9 @@ def write_road_sample(
     The set appears in `folder` only once it is complete.
 
     Raises:
-        FileExistsError: `folder` exists and is not an empty folder.
+        OSError: `folder` exists and is not an empty folder, or cannot be written.
     """
-    folder = Path(folder).resolve()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} exists and is not an empty folder")
+    folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     # One level down, because the temporary folder itself is private to its owner.
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
@@ -53,8 +51,6 @@ def write_road_sample(
             kind = DAMAGE_KINDS[index % len(DAMAGE_KINDS)]
             tile = make_tile(kind, index, size, seed)
             write_tile(tile, whole / "bad_ones", f"{kind}_{index:03d}")
-        if folder.exists():
-            folder.rmdir()  # not every system can rename onto an empty folder
         whole.rename(folder)
 
 

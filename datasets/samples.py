@@ -10,7 +10,7 @@ from pathlib import Path
 
 from crn.errors import UserError
 from crn.system.text import counted
-from datasets.folders import is_image, is_litter, normal_form
+from datasets.folders import is_image, is_litter
 
 log = logging.getLogger(__name__)
 
@@ -65,23 +65,17 @@ def list_samples(layout: Callable[[Path], Iterable[Sample]], root: Path) -> list
     Raises:
         UserError: a folder is missing or empty, files do not pair, or a split lacks normal images.
     """
-    if not os.path.exists(root):
-        raise UserError(f"{root}: no such folder; give the data set's folder with --dataset-path")
     if not os.path.isdir(root):
-        raise UserError(f"{root}: not a folder; give the data set's folder with --dataset-path")
+        raise UserError(f"{root}: no such folder; give the data set's folder with --dataset-path")
     samples = list(layout(root))
     if not samples:
         raise UserError(f"{root}: contains no images")
-    if any(sample.label is not None for sample in samples):
-        _require_normal_images(samples, root)
+    normal = {sample.split for sample in samples if sample.label != ANOMALOUS}
+    for split in (TRAIN, TEST) if samples[0].label is not None else ():
+        if split not in normal:
+            raise UserError(f"{root}: contains no normal images to {split} on")
     _say_what_is_left_out(samples, root)
     return samples
-
-
-def _require_normal_images(samples: Sequence[Sample], root: Path) -> None:
-    for split in (TRAIN, TEST):
-        if not any(sample.split == split and sample.label == NORMAL for sample in samples):
-            raise UserError(f"{root}: contains no normal images to {split} on")
 
 
 def _say_what_is_left_out(samples: Sequence[Sample], root: Path) -> None:
@@ -90,14 +84,8 @@ def _say_what_is_left_out(samples: Sequence[Sample], root: Path) -> None:
     places = {file.parent for file in used}
     images: Counter[str] = Counter()
     others: list[Path] = []
-    visited = set()
-    for place, folders, names in os.walk(root, followlinks=True):
-        if (real := os.path.realpath(place)) in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        # In the order of the layouts, which also follow the first of two links to one folder.
-        folders[:] = sorted((f for f in folders if not is_litter(f)), key=normal_form)
+    for place, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not is_litter(name)]
         for path in (Path(place, name) for name in names if not is_litter(name)):
             if is_image(path.name) and path not in used:
                 images[os.path.relpath(place, root)] += 1
@@ -108,13 +96,10 @@ def _say_what_is_left_out(samples: Sequence[Sample], root: Path) -> None:
         more = ", ..." if len(images) > 3 else ""
         log.warning(
             "left out %s where this layout has none: %s%s (see docs/datasets.md)",
-            counted(images.total(), "image"),
-            where,
-            more,
+            *(counted(images.total(), "image"), where, more),
         )
     if others:
         log.warning(
             "left out %s without the ending of an image, such as %s",
-            counted(len(others), "file"),
-            min(others),
+            *(counted(len(others), "file"), min(others)),
         )

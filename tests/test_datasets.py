@@ -1,6 +1,5 @@
 """Data sets: the table of samples, the decoded images, and the batches made from them."""
 
-import os
 import shutil
 import struct
 import unicodedata
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import texture, write_image, write_mvtec_category, write_panorama, write_road_images
-from images import COLOUR, at, encoded, png
+from images import COLOUR, chunk, encoded, png, with_chunks
 from PIL import Image
 
 from crn.errors import UserError
@@ -32,16 +31,10 @@ WRITERS = {
 }
 # What systems and programs leave; it is not read, so it may as well be images by name.
 LITTER = (
-    *(".DS_Store", "Thumbs.db", "ehthumbs.db", "desktop.ini", "Picasa.ini", "Icon\r", "._000.png"),
-    *("000.png:Zone.Identifier", "@eaDir/000.png/SYNOPHOTO_THUMB_M.png", "@eaDir/000.png"),
-    *("__MACOSX/._000.png", "__MACOSX/000.png", "$RECYCLE.BIN/$R000.png", "lost+found/000.png"),
-    *(".thumbnails/000.png", ".ipynb_checkpoints/000.png", "System Volume Information/000.png"),
-    *("#recycle/000.png", "@Recycle/000.png"),
+    *(".DS_Store", "Thumbs.db", "desktop.ini", "._000.png", "__MACOSX/000.png"),
+    *("$RECYCLE.BIN/$R000.png", "lost+found/000.png", ".ipynb_checkpoints/000.png"),
 )
-OTHERS = (
-    *("a.txt", "p0.tfw", "p0.png.aux.xml", "a.h5", "a.mpg", "a.psd", "a.ico", "a.eps", "a.fits"),
-    *("README", "a.pdf", "a.svg", "a.csv", "a.npy", "a.cr2", "two\nlines.txt", "tile_0.jgw"),
-)
+OTHERS = ("a.txt", "p0.tfw", "p0.png.aux.xml", "a.psd", "README", "two\nlines.txt")
 FORMS = ("NFC", "NFD")
 
 
@@ -150,12 +143,9 @@ def test_litter_of_operating_systems_is_ignored(tmp_path: Path, caplog, layout: 
     ("layout", "place"),
     [
         ("MVTec", "train/good/batch2"),
-        ("MVTec", "test/hole/more/and more"),
-        ("MVTec", "test"),
         ("MVTec", "ground_truth/hole"),
         ("Panorama", "."),
         ("RoadImages", "bad_ones/height_files/old"),
-        ("RoadImages", "good_ones"),
         ("Folder", "bad_ones/height_files/old"),
     ],
 )
@@ -170,60 +160,39 @@ def test_images_elsewhere_are_counted(tmp_path: Path, caplog, layout: str, place
     assert message.startswith(f"left out 2 images where this layout has none: 2 in {place} (")
 
 
-def test_images_in_linked_folders_are_counted(mvtec_category: Path, panorama: Path, caplog) -> None:
-    (mvtec_category / "train/good/more").symlink_to(panorama / "good_ones")
-    (mvtec_category / "train/good/round").symlink_to(".")
-    assert len(samples_of("MVTec", mvtec_category)) == 15
-    assert "left out 6 images" in caplog.text
-    assert "6 in train/good/more" in caplog.text
-
-
 @pytest.mark.parametrize(
-    ("layout", "place"),
-    [
-        ("MVTec", "train/good"),
-        ("MVTec", "ground_truth/hole"),
-        ("Panorama", "bad_ones"),
-        ("RoadImages", "good_ones/height_files"),
-        ("Folder", "bad_ones/height_files"),
-    ],
+    ("layout", "place"), [("MVTec", "ground_truth/hole"), ("Folder", "bad_ones/height_files")]
 )
-def test_what_is_no_image_is_left_out_and_counted(
+def test_other_files_are_left_out_and_counted(
     tmp_path: Path, caplog, layout: str, place: str
 ) -> None:
     root = WRITERS[layout](tmp_path)
     before = samples_of(layout, root)
     for name in OTHERS:
-        (root / place / name).write_bytes(b"no image")
-    (root / place / "nowhere.txt").symlink_to("nothing")
-    os.mkfifo(root / place / "pipe.fifo")
+        (root / place / name).write_bytes(b"not an image")
     assert samples_of(layout, root) == before
-    count, example = len(OTHERS) + 2, root / place / "README"
     assert caplog.messages == [
-        f"left out {count} files without the ending of an image, such as {example}"
+        f"left out {len(OTHERS)} files without the ending of an image, such as "
+        f"{root / place / 'README'}"
     ]
 
 
-def test_a_folder_that_has_something_else_than_images_is_refused(panorama: Path) -> None:
-    bad = panorama / "bad_ones"
-    for file in bad.iterdir():
-        file.rename(file.with_suffix(".raw"))
-    with pytest.raises(UserError, match=r"bad_ones: .*only files such as p0\.raw; PNG, JPEG"):
-        samples_of("Panorama", panorama)
-    bad.rename(panorama / "batch1")
-    bad.mkdir()
-    (panorama / "batch1").rename(bad / "batch1")
-    with pytest.raises(UserError, match=r"bad_ones: .*only folders, such as batch1: move"):
+@pytest.mark.parametrize("name", ["batch1/p0.png", "p0.raw"])
+def test_a_folder_without_images_is_refused(panorama: Path, name: str) -> None:
+    shutil.rmtree(panorama / "bad_ones")
+    path = panorama / "bad_ones" / name
+    path.parent.mkdir(parents=True)
+    path.touch()
+    first = name.partition("/")[0]
+    with pytest.raises(UserError, match=f"bad_ones: contains no images, only {first} and"):
         samples_of("Panorama", panorama)
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [("a.heic", "HEIC"), ("A.HEIF", "HEIC"), ("a.jxl", "JPEG XL")]
-)
+@pytest.mark.parametrize("name", ["a.heic", "A.HEIF", "a.jxl"])
 @pytest.mark.parametrize("layout", ["Panorama", "Folder"])
-def test_photographs_that_cannot_be_read(panorama: Path, layout: str, name: str, kind: str) -> None:
+def test_photographs_that_cannot_be_read(panorama: Path, layout: str, name: str) -> None:
     (panorama / "good_ones" / name).write_bytes(b"a photograph")
-    with pytest.raises(UserError, match=rf"{name}: {kind} images cannot be read; convert"):
+    with pytest.raises(UserError, match=rf"{name}: HEIC and JPEG XL images cannot be read"):
         samples_of(layout, panorama)
 
 
@@ -325,17 +294,17 @@ def test_images_of_8_bits(tmp_path: Path, image, how: dict, colour: list, gray: 
     image.save(tmp_path / "a.png", **how)
     with Image.open(tmp_path / "a.png") as saved:
         assert saved.mode == image.mode
-    read = read_file(tmp_path / "a.png", channels=3)
+    read = read_file(tmp_path / "a.png", channels=3)[0]
     assert read.dtype == torch.uint8
     assert read[:, 0].T.tolist() == colour
-    assert read_file(tmp_path / "a.png", channels=1).tolist() == [[gray]]
+    assert read_file(tmp_path / "a.png", channels=1)[0].tolist() == [[gray]]
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_gray_of_16_bits_keeps_its_precision(tmp_path: Path, suffix: str) -> None:
     row(0, 257, 257 * 100, 65535, 1, 300, dtype=np.uint16).save(tmp_path / f"a.{suffix}")
     for channels in (1, 3):
-        image = read_file(tmp_path / f"a.{suffix}", channels)
+        image = read_file(tmp_path / f"a.{suffix}", channels)[0]
         assert image.dtype == torch.float32
         assert image.shape == (channels, 1, 6)
         for channel in image:
@@ -345,12 +314,9 @@ def test_gray_of_16_bits_keeps_its_precision(tmp_path: Path, suffix: str) -> Non
 
 
 def test_colour_of_16_bits(tmp_path: Path) -> None:
-    """Pillow writes no such files."""
     pixels = np.array([(257, 257 * 100, 65535)], ">u2").tobytes()
-    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
-    data = zlib.compress(b"\0" + pixels)
-    (tmp_path / "a.png").write_bytes(png((b"IHDR", header), (b"IDAT", data)))
-    image = read_file(tmp_path / "a.png", channels=3)
+    (tmp_path / "a.png").write_bytes(png(1, 1, 16, 2, b"\0" + pixels))
+    image, _ = read_file(tmp_path / "a.png", channels=3)
     assert image.flatten().tolist() == pytest.approx([1, 100, 255], abs=0.5)
 
 
@@ -369,7 +335,7 @@ def test_images_are_turned_upright(
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(stored).save(tmp_path / f"a.{suffix}", exif=exif)
-    image = read_file(tmp_path / f"a.{suffix}", channels=1)
+    image = read_file(tmp_path / f"a.{suffix}", channels=1)[0]
     assert image[0].tolist() == UPRIGHT[orientation]
 
 
@@ -379,7 +345,6 @@ def write_tiff(
     photometric: int = 1,
     compression: int = 1,
     separate: bool = False,
-    **tags: int,
 ) -> None:
     """A TIFF file (H, W) or (H, W, bands) with a strip for each plane; Pillow writes few kinds."""
     order = ">" if array.dtype.byteorder == ">" else "<"
@@ -396,11 +361,9 @@ def write_tiff(
         256: array.shape[1], 257: array.shape[0], 258: array.dtype.itemsize * 8, 259: compression,
         262: photometric, 273: 8, 277: bands, 278: array.shape[0], 279: 8 + 4 * len(strips),
         284: 2 if separate else 1, 339: kinds[array.dtype.kind],
-        **{{"extra": 338}[name]: value for name, value in tags.items()},
     }  # fmt: skip
     if len(strips) == 1:
         entries |= {273: starts[0], 279: lengths[0]}
-    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         file.write(b"MM\0*" if order == ">" else b"II*\0")
         file.write(struct.pack(f"{order}I", starts[-1]))
@@ -415,37 +378,29 @@ def write_tiff(
 
 UPSIDE_DOWN = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x03\0\0\0\0\0\0\0"
 SIGNED = [[-32768, -257, 0, 257 * 5, 32767]]
+RGB = 2  # in a TIFF file's photometric interpretation
+PLANES = {"separate": True, "photometric": RGB}
 
 
 @pytest.mark.parametrize(("dtype", "compression"), [("<i2", 1), ("<i2", DEFLATE), (">i2", 1)])
 def test_signed_16_bits_are_shifted(tmp_path: Path, dtype: str, compression: int) -> None:
     write_tiff(tmp_path / "a.tif", np.array(SIGNED, dtype), compression=compression)
-    image = read_file(tmp_path / "a.tif", channels=1)
+    image, _ = read_file(tmp_path / "a.tif", channels=1)
     assert image.dtype == torch.float32
     middle = 32768 / 257
     assert image.flatten().tolist() == pytest.approx([0, middle - 1, middle, middle + 5, 255])
 
 
-@pytest.mark.parametrize("compression", [1, DEFLATE])
-@pytest.mark.parametrize(("dtype", "most"), [("u1", 255), ("<u2", 65535), (">u2", 65535)])
-def test_white_is_zero_at_any_depth(
-    tmp_path: Path, dtype: str, most: int, compression: int
-) -> None:
-    values = np.array([[0, most // 5, most]], dtype)
-    write_tiff(tmp_path / "a.tif", values, photometric=0, compression=compression)
-    assert read_file(tmp_path / "a.tif", channels=1).flatten().tolist() == [255, 204, 0]
-
-
-RGB = 2  # in a TIFF file's photometric interpretation
+@pytest.mark.parametrize(("dtype", "most"), [("u1", 255), ("<u2", 65535)])
+def test_white_is_zero_at_any_depth(tmp_path: Path, dtype: str, most: int) -> None:
+    write_tiff(tmp_path / "a.tif", np.array([[0, most // 5, most]], dtype), photometric=0)
+    assert read_file(tmp_path / "a.tif", channels=1)[0].flatten().tolist() == [255, 204, 0]
 
 
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize(
     ("dtype", "separate", "compression"),
-    [
-        *(("u1", False, 1), ("u1", True, 1), ("u1", True, DEFLATE)),
-        *(("u2", False, 1), ("u2", False, DEFLATE), ("u2", True, DEFLATE)),
-    ],
+    [("u1", True, 1), ("u2", False, 1), ("u2", False, DEFLATE), ("u2", True, DEFLATE)],
 )
 def test_colour_of_tiff_files(
     tmp_path: Path, order: str, dtype: str, separate: bool, compression: int
@@ -453,111 +408,50 @@ def test_colour_of_tiff_files(
     pixels = texture(1, 5, 7, 3)
     array = (pixels * np.uint16(257 if dtype == "u2" else 1)).astype(order + dtype)
     write_tiff(tmp_path / "a.tif", array, RGB, compression, separate)
-    read = read_file(tmp_path / "a.tif", channels=3)
+    read, _ = read_file(tmp_path / "a.tif", channels=3)
     np.testing.assert_array_equal(read.permute(1, 2, 0), pixels)
 
 
-@pytest.mark.parametrize("order", "<>")
-@pytest.mark.parametrize(
-    ("shape", "dtype", "tags"),
-    [
-        ((5, 7, 3), "u2", {"photometric": RGB}),
-        ((5, 7, 4), "u2", {"photometric": RGB, "extra": 2}),
-        ((5, 7), "u2", {}),
-        ((5, 7), "u1", {"photometric": 0}),
-    ],
-)
-def test_planes_that_would_be_misread_are_refused(
-    tmp_path: Path, order: str, shape: tuple, dtype: str, tags: dict
-) -> None:
-    array = texture(1, *shape, dtype=np.dtype(dtype)).astype(order + dtype)
-    write_tiff(tmp_path / "a.tif", array, separate=True, **tags)
-    with pytest.raises(UserError, match=r"a\.tif: has its channels in .*; save it compressed, or"):
-        read_file(tmp_path / "a.tif", channels=3)
-
-
-@pytest.mark.parametrize(("dtype", "compression"), [("<i4", 1), ("<i4", DEFLATE), (">i4", 1)])
-def test_whole_numbers_of_32_bits_that_fit_into_16(
-    tmp_path: Path, dtype: str, compression: int
-) -> None:
-    write_tiff(tmp_path / "a.tif", np.array([[0, 257, 65_535]], dtype), compression=compression)
-    assert read_file(tmp_path / "a.tif", channels=1).flatten().tolist() == [0, 1, 255]
-
-
-@pytest.mark.parametrize(
-    ("shape", "dtype", "kind"),
-    [
-        ((3, 4, 5), "u1", "5 bands of 8 bits"),
-        ((3, 4, 7), "u2", "7 bands of 16 bits"),
-        ((3, 4, 3), "f4", "3 bands of 32 bits, floating point"),
-        ((3, 4), "f2", "1 band of 16 bits, floating point"),
-        ((3, 4), "f8", "1 band of 64 bits, floating point"),
-        ((3, 4), "i8", "1 band of 64 bits with a sign"),
-    ],
-)
-@pytest.mark.parametrize("order", "<>")
-def test_tiff_files_that_cannot_be_read_say_what_they_have(
-    tmp_path: Path, shape: tuple, dtype: str, kind: str, order: str
-) -> None:
-    write_tiff(tmp_path / "a.tif", np.zeros(shape, order + dtype))
-    words = rf"a\.tif: damaged, or TIFF of a kind that cannot be read \({kind}\); replace it, or"
-    with pytest.raises(UserError, match=words):
-        read_file(tmp_path / "a.tif", channels=3)
-
-
-def chunk(kind: bytes, data: bytes, is_damaged: bool = False) -> bytes:
-    """A chunk of a PNG file."""
-    checksum = zlib.crc32(kind + data) ^ is_damaged
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
-
-
-def with_chunk(new: bytes, place: str) -> tuple[bytes, np.ndarray]:
-    """A PNG file with a chunk in front of the pixels or behind them, and the pixels."""
-    content = encoded("PNG")
-    # The header is the first chunk, the end the last one.
-    start = 8 + 12 + 13 if place == "in front" else len(content) - 12
-    return content[:start] + new + content[start:], np.array(COLOUR)
+def test_whole_numbers_of_32_bits_that_fit_into_16(tmp_path: Path) -> None:
+    write_tiff(tmp_path / "a.tif", np.array([[0, 257, 65_535]], "<i4"))
+    assert read_file(tmp_path / "a.tif", channels=1)[0].flatten().tolist() == [0, 1, 255]
 
 
 LONG = zlib.compress(bytes(2_000_000))
 
 
-@pytest.mark.parametrize("place", ["in front", "behind"])
+@pytest.mark.parametrize("is_in_front", [True, False])
 @pytest.mark.parametrize(
-    "new",
+    ("kind", "data"),
     [
-        chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + LONG),
-        chunk(b"zTXt", b"Comment\0\0" + LONG),
-        chunk(b"iCCP", b"profile\0\0" + LONG),
-        chunk(b"tEXt", b"Comment\0hello", is_damaged=True),
-        chunk(b"zTXt", b"Comment\0\7hello"),
-        chunk(b"iCCP", b""),
-        chunk(b"pHYs", b"short"),
-        chunk(b"eXIf", UPSIDE_DOWN, is_damaged=True),
+        (b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + LONG),
+        (b"zTXt", b"Comment\0\0" + LONG),
+        (b"iCCP", b"profile\0\0" + LONG),
     ],
 )
-def test_what_is_beside_the_pixels_of_png_files_does_not_matter(
-    tmp_path: Path, place: str, new: bytes
+def test_png_files_with_megabytes_of_metadata(
+    tmp_path: Path, is_in_front: bool, kind: bytes, data: bytes
 ) -> None:
-    content, pixels = with_chunk(new, place)
-    (tmp_path / "a.png").write_bytes(content)
-    read = read_file(tmp_path / "a.png", channels=3)
-    np.testing.assert_array_equal(read.permute(1, 2, 0), pixels)
+    (tmp_path / "a.png").write_bytes(with_chunks(chunk(kind, data), is_in_front))
+    read, _ = read_file(tmp_path / "a.png", channels=3)
+    np.testing.assert_array_equal(read.permute(1, 2, 0), np.array(COLOUR))
 
 
-@pytest.mark.parametrize("place", ["in front", "behind"])
+@pytest.mark.parametrize("is_in_front", [True, False])
 @pytest.mark.parametrize(
-    "new",
+    ("kind", "data"),
     [
-        chunk(b"eXIf", UPSIDE_DOWN),
-        chunk(b"iTXt", b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="3"/>'),
+        (b"eXIf", UPSIDE_DOWN),
+        (b"iTXt", b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="3"/>'),
     ],
 )
-def test_png_files_are_turned_wherever_that_stands(tmp_path: Path, place: str, new: bytes) -> None:
-    content, pixels = with_chunk(new, place)
-    (tmp_path / "a.png").write_bytes(content)
-    read = read_file(tmp_path / "a.png", channels=3)
-    np.testing.assert_array_equal(read.permute(1, 2, 0), pixels[::-1, ::-1])
+def test_png_files_are_turned_wherever_that_stands(
+    tmp_path: Path, is_in_front: bool, kind: bytes, data: bytes
+) -> None:
+    (tmp_path / "a.png").write_bytes(with_chunks(chunk(kind, data), is_in_front))
+    read, facts = read_file(tmp_path / "a.png", channels=3)
+    assert facts.orientation == 3
+    np.testing.assert_array_equal(read.permute(1, 2, 0), np.array(COLOUR)[::-1, ::-1])
 
 
 @pytest.mark.parametrize(
@@ -566,35 +460,23 @@ def test_png_files_are_turned_wherever_that_stands(tmp_path: Path, place: str, n
         (lambda file: row(0, dtype=np.float32).save(file), "floating point .*scale all images"),
         (lambda file: row(0, 65536, dtype=np.int32).save(file), "has more than 16 bits"),
         (lambda file: row(0, -1, dtype=np.int32).save(file), "has more than 16 bits"),
-        (
-            lambda file: write_tiff(file, np.array(SIGNED, ">i2"), compression=DEFLATE),
-            "has numbers with a sign .* save it uncompressed",
+        *(
+            (lambda file, array=array, how=how: write_tiff(file, array, **how), words)
+            for array, how, words in (
+                (np.array(SIGNED, ">i2"), {"compression": DEFLATE}, "would be misread"),
+                (texture(1, 5, 7, 3, dtype=np.uint16), PLANES, "would be misread"),
+                (np.zeros((3, 4, 5), np.uint8), {}, "damaged, or not .* gray or RGB"),
+                (np.zeros((3, 4), np.float64), {}, "damaged, or not .* gray or RGB"),
+            )
         ),
-        (
-            lambda file: write_tiff(file, np.array([[0, 9]], ">i4"), compression=DEFLATE),
-            "has numbers .* of 32 bits, compressed and big-endian; save it uncompressed",
-        ),
-        (
-            lambda file: file.write_bytes(b"\0\0\0\x18ftypheic" + bytes(100)),
-            "HEIC images cannot be read; convert it",
-        ),
-        (
-            lambda file: file.write_bytes(b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(100)),
-            "JPEG XL images cannot be read; convert it",
-        ),
-        (lambda file: file.write_bytes(b"\xff\x0a" + bytes(100)), "JPEG XL images cannot"),
-        (
-            lambda file: file.write_bytes(at(encoded("PNG"), 29, b"\0\0\0\0")),
-            "damaged, or PNG of a kind that cannot be read; replace it",
-        ),
-        (lambda file: file.write_bytes(b"GIF89a"), "damaged, or GIF of a kind"),
-        (lambda file: file.write_bytes(b"some text"), r"not an image .* \(PNG, JPEG, "),
+        (lambda file: file.write_bytes(encoded("PNG")[:700]), r"cannot be read \(.*truncated"),
+        (lambda file: file.write_bytes(b"some text"), r"damaged, or not .* \(PNG, JPEG, "),
     ],
 )
 def test_images_that_are_refused(tmp_path: Path, write, words: str) -> None:
     write(tmp_path / "a.tif")
     with pytest.raises(UserError, match=rf"a\.tif: {words}"):
-        read_file(tmp_path / "a.tif", channels=1)
+        read_file(tmp_path / "a.tif", channels=1)[0]
 
 
 # --- many files ---
@@ -614,7 +496,7 @@ def test_8_bit_images_are_kept_as_bytes(tmp_path: Path) -> None:
     assert images.sizes == [(20, 30), (40, 10)]
 
 
-@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 1, 0)])
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2)])
 def test_8_and_16_bits_mix(tmp_path: Path, order: tuple[int, ...]) -> None:
     arrays = [
         np.full((9, 9), 40, np.uint8),

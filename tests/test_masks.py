@@ -34,7 +34,7 @@ def read(folder: Path, *images: Image.Image, **how) -> tuple:
         path = folder / f"{index}_mask.png"
         image.save(path, **how)
         samples.append(Sample(str(index), (folder / f"{index}.png",), TEST, ANOMALOUS, path))
-    return read_masks(samples, [SHAPE] * len(images), {})
+    return read_masks(samples, [SHAPE] * len(images), [None] * len(images))
 
 
 PALETTE = gray(0, 1).convert("P")
@@ -44,11 +44,9 @@ PALETTE.putpalette([0, 0, 0, 255, 0, 0])
 @pytest.mark.parametrize(
     "image",
     [
-        *(gray(0, 255), gray(0, 1), gray(0, 255).convert("1"), gray(0, 40), PALETTE),
-        *(gray(0, 65_535, np.uint16), gray(0, 1, np.uint16), gray(0, 300, np.uint16)),
-        *(gray(0, 70_000, np.int32), colour((0, 0, 0), (0, 0, 200))),
+        *(gray(0, 255), gray(0, 1), gray(0, 255).convert("1"), PALETTE),
+        *(gray(0, 300, np.uint16), gray(0, 70_000, np.int32), colour((0, 0, 0), (0, 0, 200))),
         colour((0, 0, 0, 255), (255, 255, 255, 255)),
-        colour((0, 0, 0, 0), (255, 255, 255, 0)),
     ],
 )
 def test_two_values_without_a_word(tmp_path: Path, caplog, image: Image.Image) -> None:
@@ -79,13 +77,9 @@ MANY_COLOURS[15:20, 30:45] = (0, 90, 250, 255)
     ("image", "words"),
     [
         (gray(16, 235), "brighter of two values"),
-        (gray(1, 2), "brighter of two values"),
-        *((numbered(*n), "all but 0") for n in ((2, 3), (35, 40, 41), (5, 200), (30, 240))),
-        *((numbered(*n), "all but 0") for n in ((127, 255), (85, 170, 255), (51, 102, 153, 204))),
-        *((numbered(*n), "all but 0") for n in (range(1, 8), range(250, 256), (64, 255))),
-        (numbered(1, 300, 1000, dtype=np.uint16), "all but 0"),
+        *((numbered(*n), "all but 0") for n in ((2, 3), (35, 40, 41), (5, 200), (127, 255))),
+        *((numbered(*n), "all but 0") for n in ((51, 102, 153, 204), range(250, 256))),
         (numbered(24_001, 26_000, 65_000, dtype=np.uint16), "all but 0"),
-        (colour((0, 0, 0, 0), (0, 0, 0, 255)), "opaque"),
         (colour((255, 255, 255, 0), (0, 0, 0, 255)), "opaque"),
         (colour((0, 0, 0, 0), (255, 0, 0, 200)), "opaque"),
         (Image.fromarray(MANY_COLOURS), "all but 0"),
@@ -128,8 +122,7 @@ ImageDraw.Draw(TINY).rectangle((3, 3, 6, 6), fill=1, outline=255)
 @pytest.mark.parametrize(
     ("image", "anomalous"),
     [
-        *((edged(number, 255), DEFECT) for number in (1, 20, 40)),
-        (edged(2, 255, np.uint16), DEFECT),
+        (edged(40, 255), DEFECT),
         (edged(2, 65_535, np.uint16), DEFECT),
         (VOC, DEFECT),
         (TINY, np.array(TINY) == 1),
@@ -161,29 +154,24 @@ def antialiased(factor: int, method: Image.Resampling) -> Image.Image:
     return large.resize(SHAPE[::-1], method)
 
 
-def through_jpeg(image: Image.Image, quality: int) -> Image.Image:
+def through_jpeg(white: int, quality: int) -> Image.Image:
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=quality)
+    gray(0, white).save(file, "JPEG", quality=quality)
     return Image.open(file).convert("L")
 
 
 @pytest.mark.parametrize(
-    ("image", "how"),
+    "image",
     [
-        *((blurred(radius), {}) for radius in (0.5, 1, 2)),
-        (Image.fromarray(np.array(blurred(1)).astype(np.uint16) * 257), {}),
-        *((antialiased(factor, Image.Resampling.BOX), {}) for factor in (2, 4)),
-        *(
-            (antialiased(3, method), {})
-            for method in (Image.Resampling.BILINEAR, Image.Resampling.LANCZOS)
-        ),
-        *((gray(0, 255), {"format": "JPEG", "quality": q}) for q in (30, 75, 95)),
-        *((through_jpeg(gray(0, 255), q), {}) for q in (20, 75, 95)),
-        *((through_jpeg(gray(0, white), 90), {}) for white in (128, 200)),
+        *(blurred(0.5), blurred(2)),
+        Image.fromarray(np.array(blurred(1)).astype(np.uint16) * 257),
+        antialiased(2, Image.Resampling.BOX),
+        antialiased(3, Image.Resampling.LANCZOS),
+        *(through_jpeg(255, 20), through_jpeg(255, 95), through_jpeg(128, 90)),
     ],
 )
-def test_gray_edges_end_in_the_middle(tmp_path: Path, caplog, image, how: dict) -> None:
-    masks, ignored = read(tmp_path, image, **how)
+def test_gray_edges_end_in_the_middle(tmp_path: Path, caplog, image) -> None:
+    masks, ignored = read(tmp_path, image)
     # A corner or the side of a rectangle of 150 pixels.
     assert (masks[0] != DEFECT).sum() <= 25
     assert list(ignored) == [None]
@@ -200,12 +188,11 @@ def test_pictures_are_cut_at_half(tmp_path: Path, caplog, image: Image.Image) ->
     assert "shades of gray" in caplog.text
 
 
-def test_inverted_masks_are_refused_or_named(tmp_path: Path, caplog) -> None:
+def test_inverted_masks_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"0_mask\.png: white for .*2 of 3 masks; .*: invert them"):
         read(tmp_path, gray(255, 0), gray(255, 0), gray(0, 255))
     masks, _ = read(tmp_path, gray(255, 0), gray(0, 255), gray(0, 255))
     np.testing.assert_array_equal(masks[0], ~DEFECT)
-    assert "as 1 of 3 masks; white has to mark what is anomalous" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -213,7 +200,6 @@ def test_inverted_masks_are_refused_or_named(tmp_path: Path, caplog) -> None:
     [
         (gray(0, 0), False, "no pixel is anomalous"),
         (gray(1, 1), True, "all pixels are anomalous"),
-        (gray(255, 255), True, "all pixels are anomalous"),
         (gray(300, 300, np.uint16), True, "all pixels are anomalous"),
     ],
 )
@@ -261,8 +247,8 @@ def tag(orientation: int) -> Image.Exif:
 
 
 def read_with_photograph(
-    folder: Path, stored: np.ndarray, ending: str, orientation: int, mask, **how
-):
+    folder: Path, stored: np.ndarray, orientation: int, mask: np.ndarray, ending="jpg", **how
+) -> np.ndarray:
     """The mask of a photograph that is stored so."""
     image, path = folder / f"photograph.{ending}", folder / "mask.png"
     Image.fromarray(stored).save(image, exif=tag(orientation))
@@ -276,11 +262,11 @@ def read_with_photograph(
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "tif"])
 @pytest.mark.parametrize("orientation", TURNED)
-def test_masks_that_were_drawn_on_the_stored_pixels(
+def test_masks_drawn_on_the_stored_pixels(
     tmp_path: Path, caplog, ending: str, orientation: int
 ) -> None:
-    """They are turned where they do not fit otherwise; else that is said."""
-    mask = read_with_photograph(tmp_path, texture(1, *SHAPE, 3), ending, orientation, DEFECT)
+    """They are turned if they do not fit otherwise; else a line says that they are not."""
+    mask = read_with_photograph(tmp_path, texture(1, *SHAPE, 3), orientation, DEFECT, ending)
     if orientation >= 5:
         np.testing.assert_array_equal(mask, TURNED[orientation](DEFECT))
         assert caplog.messages == []
@@ -295,61 +281,41 @@ def test_masks_that_were_drawn_on_the_stored_pixels(
 def test_masks_with_the_tag_are_turned_with_their_photographs(
     tmp_path: Path, caplog, orientation: int
 ) -> None:
-    photograph = texture(1, *SHAPE, 3)
     how = {"exif": tag(orientation)}
-    mask = read_with_photograph(tmp_path, photograph, "jpg", orientation, DEFECT, **how)
+    mask = read_with_photograph(tmp_path, texture(1, *SHAPE, 3), orientation, DEFECT, **how)
     np.testing.assert_array_equal(mask, TURNED[orientation](DEFECT))
     assert caplog.messages == []
 
 
-@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
-def test_masks_that_were_drawn_on_upright_photographs(
-    tmp_path: Path, caplog, orientation: int
-) -> None:
-    photograph = texture(1, *SHAPE[::-1], 3)
-    mask = read_with_photograph(tmp_path, photograph, "jpg", orientation, DEFECT)
+@pytest.mark.parametrize("orientation", [5, 6])
+def test_masks_drawn_on_upright_photographs(tmp_path: Path, caplog, orientation: int) -> None:
+    mask = read_with_photograph(tmp_path, texture(1, *SHAPE[::-1], 3), orientation, DEFECT)
     np.testing.assert_array_equal(mask, DEFECT)
     assert caplog.messages == []
 
 
-@pytest.mark.parametrize("orientation", TURNED)
+@pytest.mark.parametrize(("how", "is_said"), [({}, True), ({"exif": tag(1)}, False)])
 def test_masks_of_square_photographs_fit_both_ways(
-    tmp_path: Path, caplog, orientation: int
+    tmp_path: Path, caplog, how: dict, is_said: bool
 ) -> None:
-    photograph, square = texture(1, 60, 60, 3), np.zeros((60, 60), bool)
+    square = np.zeros((60, 60), bool)
     square[:9, :20] = True
-    mask = read_with_photograph(tmp_path, photograph, "jpg", orientation, square)
+    mask = read_with_photograph(tmp_path, texture(1, 60, 60, 3), 6, square, **how)
     np.testing.assert_array_equal(mask, square)
-    assert EITHER_WAY in caplog.text
-    caplog.clear()
-    # A mask that says that it is upright.
-    how = {"exif": tag(1)}
-    mask = read_with_photograph(tmp_path, photograph, "jpg", orientation, square, **how)
-    np.testing.assert_array_equal(mask, square)
-    assert caplog.messages == []
+    assert (EITHER_WAY in caplog.text) == is_said
 
 
-def test_edges_are_turned_with_the_mask(tmp_path: Path) -> None:
-    image, path = tmp_path / "photograph.jpg", tmp_path / "mask.png"
-    Image.fromarray(texture(1, *SHAPE, 3)).save(image, exif=tag(6))
-    edged(2, 255).save(path)
-    samples = [Sample("0", (image,), TEST, ANOMALOUS, path)]
-    masks, ignored = read_masks(samples, [SHAPE[::-1]], {image: 6})
-    np.testing.assert_array_equal(masks[0], np.rot90(DEFECT, -1))
-    np.testing.assert_array_equal(ignored[0], np.rot90(np.array(edged(2, 255)) == 255, -1))
-
-
-@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("orientation", [1, 6])
 def test_masks_of_another_size_are_refused(tmp_path: Path, orientation: int) -> None:
     with pytest.raises(UserError, match=r"mask\.png: has 59x40 pixels, but .*photograph\.jpg has"):
-        read_with_photograph(tmp_path, texture(1, *SHAPE, 3), "jpg", orientation, DEFECT[:, 1:])
+        read_with_photograph(tmp_path, texture(1, *SHAPE, 3), orientation, DEFECT[:, 1:])
 
 
 # --- what is kept ---
 
 
 def test_samples_without_masks_have_none() -> None:
-    for masks in read_masks([Sample("a", (Path("a.png"),), TEST, ANOMALOUS)], [SHAPE], {}):
+    for masks in read_masks([Sample("a", (Path("a.png"),), TEST, ANOMALOUS)], [SHAPE], [None]):
         assert list(masks) == [None]
 
 
@@ -358,6 +324,6 @@ def test_masks_take_little_memory(tmp_path: Path) -> None:
     large = np.zeros((2000, 3000), np.uint8)
     large[500:900, 500:900] = 255
     Image.fromarray(large).save(sample.mask)
-    masks, _ = read_masks([sample], [large.shape], {})
+    masks, _ = read_masks([sample], [large.shape], [None])
     np.testing.assert_array_equal(masks[0], large > 0)
     assert len(masks._packed[0][0]) < large.size / 500

@@ -98,21 +98,16 @@ def claimed(*paths: Path) -> Iterator[None]:
         UserError: another run has claimed one of them, or one lies inside another.
     """
     with ExitStack() as claims:
-        for index, path in enumerate(paths):
-            for other in paths[:index]:
-                _refuse_overlap(path.resolve(), other.resolve())
+        for path in paths:
+            for other in paths:
+                if path is not other and path.resolve().is_relative_to(other.resolve()):
+                    raise UserError(
+                        f"{path}: this run writes {other} as well, in its own way; give one of "
+                        "them another name or folder"
+                    )
             if claims.enter_context(locked(path)):
                 _remove_unfinished(path)
         yield
-
-
-def _refuse_overlap(one: Path, other: Path) -> None:
-    if one.is_relative_to(other) or other.is_relative_to(one):
-        inner, outer = sorted((one, other), key=lambda path: len(path.parts), reverse=True)
-        raise UserError(
-            f"{inner}: this run writes {outer} as well, in its own way; give one of them another "
-            "name or folder"
-        )
 
 
 @contextmanager

@@ -40,9 +40,8 @@ def set_up_cpu(processes: int = 1) -> None:
             os.environ["OMP_NUM_THREADS"] = str(threads)
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):  # not in musl
-            libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_FROM_HEAP)
-            libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_FROM_HEAP)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def pick_device(cpu: bool) -> torch.device:

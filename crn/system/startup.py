@@ -48,12 +48,11 @@ def leave(status: int) -> NoReturn:
     If the program was started from Python, as by a profiler, it exits normally.
     """
     is_started_directly = sys._getframe(1).f_back is None
-    run_exit_functions = getattr(atexit, "_run_exitfuncs", None)
-    if not is_started_directly or run_exit_functions is None:
+    if not is_started_directly:
         sys.exit(status)
     # Everything is done: Ctrl-C has nothing left to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    run_exit_functions()
+    atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         # A stream without a reader raises an error.
         with suppress(OSError):
