@@ -1,6 +1,6 @@
-"""A run survives being killed anywhere: a training goes on, and ends as if nothing had happened.
+"""A run survives being killed anywhere: training resumes and ends as if nothing had happened.
 
-The long form kills more often, and prints figures:
+The long form kills more often, and prints what it did:
 
     KILLS=100 python -m pytest -n0 -s -m long tests/test_kills.py
 """
@@ -22,7 +22,7 @@ from typing import Generic, TypeVar
 import pytest
 import torch
 import yaml
-from conftest import inference, short_or_long, write_model
+from conftest import inference, short_or_long
 from outputs import (
     assert_nothing_is_unfinished,
     assert_same_states,
@@ -37,41 +37,32 @@ from crn.report.pages import write_page
 from crn.system.files import claimed
 from crn.training.metrics_logger import MetricsLogger
 
-Strike = TypeVar("Strike")
+T = TypeVar("T")
 
 SEED = int(os.environ.get("SEED", "0"))
-
 TERM, INT, KILL = signal.SIGTERM, signal.SIGINT, signal.SIGKILL
 
 
-class Killer(Generic[Strike]):
-    """Kills runs of the program.
+class Deck(Generic[T]):
+    """Draws each of some items as often as the others, and counts what was done."""
 
-    Attributes:
-        kills: how often, by the signals and by what the run was doing.
-    """
+    def __init__(self, items: Sequence[T]) -> None:
+        self.chance = random.Random(SEED)
+        self.done: Counter[tuple[str, str]] = Counter()
+        self._items = items
+        self._left: list[T] = []
 
-    def __init__(self, strikes: Sequence[Strike]) -> None:
-        self.kills: Counter[tuple[str, str]] = Counter()
-        self._random = random.Random(SEED)
-        self._strikes = strikes
-        self._left: list[Strike] = []
-
-    def strike(self) -> Strike:
-        """One of the strikes, each as often as the others."""
-        if not self._left:
-            self._left = self._random.sample(self._strikes, len(self._strikes))
+    def draw(self) -> T:
+        self._left = self._left or self.chance.sample(self._items, len(self._items))
         return self._left.pop()
 
     def tell(self, what: str) -> None:
-        """Print how often what was killed."""
-        print(f"\n{self.kills.total()} kills of {what}, seed {SEED}")
-        for (signals, doing), count in sorted(self.kills.items()):
+        print(f"\n{self.done.total()} kills of {what}, seed {SEED}")
+        for (signals, doing), count in sorted(self.done.items()):
             print(f"  {signals:<20} while {doing:<29} {count:4}")
 
 
 # --- training ---
-
 
 STEPS = 30
 
@@ -79,9 +70,10 @@ TRAINING = (
     "--cpu", "--imsize", 8, "--max-network-depth", 2, "--num-competitive-units", 2,
     "--batch-size", 2, "--training-steps", STEPS, "--validation-interval", 3, "--seed", 1,
     "--checkpoint-path", "kept", "--image-output-path", "pictures", "--image-output-interval", 7,
+    "--dataset", "RoadImages", "--dataset-path",
 )  # fmt: skip
 
-# What is sent while a checkpoint is being written, and what at a random moment.
+# Signals to send while a checkpoint is being written, and at a random moment.
 WHILE_WRITING = ((KILL,), (TERM,), (KILL,), (INT,), (TERM, INT), (INT, TERM))
 AT_RANDOM = ((KILL,), (TERM,), (INT,))
 STRIKES = [(s, True) for s in WHILE_WRITING] + [(s, False) for s in AT_RANDOM]
@@ -92,92 +84,76 @@ def unfinished(folder: Path) -> set[Path]:
     return set((folder / "kept").glob(".*.tmp"))
 
 
-class TrainingKiller(Killer[tuple[tuple[int, ...], bool]]):
-    """Kills trainings and sees that each kill leaves what can be gone on with.
-
-    Attributes:
-        resumed: how many trainings went on from a checkpoint.
-    """
-
-    def __init__(self, roads: Path) -> None:
-        super().__init__(STRIKES)
-        self.resumed = 0
-        self._words = (*TRAINING, "--dataset", "RoadImages", "--dataset-path", roads)
-
-    def start(self, folder: Path) -> Victim:
-        """Start the training, or go on with what is left of it."""
-        can_go_on = (folder / "kept/last.ckpt").exists()
-        more = ("--model-input", "kept/last.ckpt") if can_go_on else ()
-        return Victim(folder, run_program, (*self._words, *more), True)
-
-    def kill(self, folder: Path) -> bool:
-        """Start the training, or go on with it, and kill it; False where it ended sooner."""
-        signals, is_writing = self.strike()
-        self.resumed += (folder / "kept/last.ckpt").exists()
-        victim = self.start(folder)
-        if is_writing:
-            doing = self._strike_while_writing(victim, folder, signals)
-        else:
-            doing = self._strike_at_random(victim, signals)
-        status, err = victim.end()
-        assert "Traceback" not in err, err
-        check_what_is_left(folder)
-        if status == 0:
-            return False
-        names = " then ".join(signal.Signals(number).name for number in signals)
-        if KILL in signals:
-            assert status == -KILL, err
-        elif doing in ("starting", "ending"):
-            assert status in (-TERM, 128 + INT, 128 + TERM), err
-        else:
-            assert status in {128 + number for number in signals}, err
-        if len(signals) == 1 and status > 128 and "stopped at step" in err:
-            assert f"saved kept/last.ckpt at step {step_of(folder / 'kept/last.ckpt')}" in err
-        self.kills[names, doing] += 1
-        return True
-
-    def _strike_while_writing(self, victim: Victim, folder: Path, signals: tuple[int, ...]) -> str:
-        # Not at the first one, so that the training comes on.
-        victim.wait_for("saved", self._random.randint(1, 4))
-        for index, number in enumerate(signals):
-            if index:
-                victim.wait_for("stopping after this step")
-            self._freeze_while_writing(victim, folder)
-            victim.send(number, signal.SIGCONT)
-        return "writing"
-
-    def _freeze_while_writing(self, victim: Victim, folder: Path) -> None:
-        """Halt a process while it writes a checkpoint, unless it ends without another one."""
-        before = unfinished(folder)
-        while victim.is_alive:
-            if not unfinished(folder) - before:
-                continue
-            time.sleep(self._random.uniform(0, 0.01))
-            victim.send(signal.SIGSTOP)
-            time.sleep(0.005)
-            if unfinished(folder) - before:
-                return
-            victim.send(signal.SIGCONT)
-
-    def _strike_at_random(self, victim: Victim, signals: tuple[int, ...]) -> str:
-        # Before that Ctrl-C would meet multiprocessing, which does not belong to the program.
-        if KILL not in signals:
-            victim.wait_for("\n")
-        time.sleep(self._random.uniform(0, 1))
-        victim.send(*signals)
-        victim.end()
-        return doing_what(victim.err)
+def start_training(folder: Path, roads: Path) -> Victim:
+    """Start training, or resume from the checkpoint that is left."""
+    can_resume = (folder / "kept/last.ckpt").exists()
+    more = ("--model-input", "kept/last.ckpt") if can_resume else ()
+    return Victim(folder, run_program, (*TRAINING, roads, *more), True)
 
 
-def doing_what(err: str) -> str:
-    """What a killed training was doing, by what it has said."""
-    if "trained" in err:
+def kill_training(folder: Path, roads: Path, deck: Deck) -> bool:
+    """Start or resume training, and kill it; False if it ended sooner."""
+    signals, is_writing = deck.draw()
+    victim = start_training(folder, roads)
+    strike = strike_while_writing if is_writing else strike_at_random
+    doing = strike(victim, signals, deck.chance)
+    status, err = victim.end()
+    assert "Traceback" not in err, err
+    check_what_is_left(folder)
+    if status == 0:
+        return False
+    names = " then ".join(signal.Signals(number).name for number in signals)
+    if KILL in signals:
+        assert status == -KILL, err
+    elif doing in ("starting", "ending"):
+        assert status in (-TERM, 128 + INT, 128 + TERM), err
+    else:
+        assert status in {128 + number for number in signals}, err
+    if len(signals) == 1 and status > 128 and "stopped at step" in err:
+        assert f"saved kept/last.ckpt at step {step_of(folder / 'kept/last.ckpt')}" in err
+    deck.done[names, doing] += 1
+    return True
+
+
+def strike_while_writing(victim: Victim, signals: Sequence[int], chance: random.Random) -> str:
+    # Not at the first checkpoint, so that training advances.
+    victim.wait_for("saved", chance.randint(1, 4))
+    for index, number in enumerate(signals):
+        if index:
+            victim.wait_for("stopping after this step")
+        freeze_while_writing(victim, chance)
+        victim.send(number, signal.SIGCONT)
+    return "writing"
+
+
+def freeze_while_writing(victim: Victim, chance: random.Random) -> None:
+    """Halt a process while it writes a checkpoint, unless it ends without another one."""
+    before = unfinished(victim.folder)
+    while victim.is_alive:
+        if not unfinished(victim.folder) - before:
+            continue
+        time.sleep(chance.uniform(0, 0.01))
+        victim.send(signal.SIGSTOP)
+        time.sleep(0.005)
+        if unfinished(victim.folder) - before:
+            return
+        victim.send(signal.SIGCONT)
+
+
+def strike_at_random(victim: Victim, signals: Sequence[int], chance: random.Random) -> str:
+    # Earlier, Ctrl-C would meet multiprocessing, which is not part of the program.
+    if KILL not in signals:
+        victim.wait_for("\n")
+    time.sleep(chance.uniform(0, 1))
+    victim.send(*signals)
+    victim.end()
+    if "trained" in victim.err:
         return "ending"
-    return "training" if "saved" in err else "starting"
+    return "training" if "saved" in victim.err else "starting"
 
 
 def check_what_is_left(folder: Path) -> None:
-    """Whatever has a name is whole, and not more than one file is unfinished."""
+    """Every file that has its name is whole, and at most one is unfinished."""
     assert_whole(folder)
     for checkpoint in (folder / "kept").glob("[!.]*"):
         assert checkpoint.suffix == ".ckpt"
@@ -189,7 +165,7 @@ def check_what_is_left(folder: Path) -> None:
 
 
 def check_the_end(folder: Path, undisturbed: Path) -> None:
-    """The training has ended, and as one does that is not killed."""
+    """Training has ended as a run does that is not killed."""
     for name in ("last.ckpt", "best.ckpt"):
         assert_same_states(folder / "kept" / name, undisturbed / "kept" / name)
         mine, other = (
@@ -206,83 +182,78 @@ def check_the_end(folder: Path, undisturbed: Path) -> None:
 
 
 @pytest.mark.parametrize("wanted", short_or_long(25, "KILLS", 100))
-def test_trainings_that_are_killed_again_and_again(read_only_road_images, tmp_path, wanted):
-    killer = TrainingKiller(read_only_road_images)
+def test_training_that_is_killed_again_and_again(read_only_road_images, tmp_path, wanted):
+    deck = Deck(STRIKES)
     undisturbed = tmp_path / "undisturbed"
-    killer.start(undisturbed).succeed()
-    trainings = 0
-    while killer.kills.total() < wanted:
-        folder = tmp_path / str(trainings)
-        trainings += 1
-        while killer.kills.total() < wanted and killer.kill(folder):
+    start_training(undisturbed, read_only_road_images).succeed()
+    runs = 0
+    while deck.done.total() < wanted:
+        folder = tmp_path / str(runs)
+        runs += 1
+        while deck.done.total() < wanted and kill_training(folder, read_only_road_images, deck):
             pass
-        killer.start(folder).succeed()
+        start_training(folder, read_only_road_images).succeed()
         check_the_end(folder, undisturbed)
-    assert killer.resumed > 5
-    killer.tell(f"{trainings} trainings of {STEPS} steps, resumed {killer.resumed} times")
+    assert runs < wanted / 2  # most runs were resumed, some several times
+    deck.tell(f"{runs} training runs of {STEPS} steps")
 
 
 # --- inference ---
 
-
-# What a run is doing, by the file that is there then and was not before; None: at any time.
+# What a run is doing, by a file that appears then; None: at any time.
 DOING = {
     "starting or scoring": None,
     "writing the table": ".anomaly_scores.csv.*.tmp",
-    "writing metrics": ".metrics.json.*.tmp",
     "writing pictures": "inference/*/*",
     "writing the report's pictures": "report_files/*/*.jpg",
     "writing the report": ".report.html.*.tmp",
 }
-SCORING_STRIKES = [(number, doing) for number in (KILL, TERM, INT) for doing in DOING]
 
 
-class ScoringKiller(Killer[tuple[int, str]]):
-    """Kills runs of inference and sees that each leaves what can be used, or nothing."""
+def kill_inference(
+    folder: Path, words: Sequence[str], number: int, doing: str, chance: random.Random
+) -> Victim:
+    def seen() -> set[str]:
+        return set(glob.glob(DOING[doing] or "", root_dir=folder / "out"))
 
-    def __init__(self, roads: Path, model: Path) -> None:
-        super().__init__(SCORING_STRIKES)
-        self._words = inference(model, "RoadImages", roads, "--image-output-path", "out")
+    before = seen()
+    victim = Victim(folder, run_program, words)
+    if DOING[doing] is None:
+        # Before the program has imported anything, Ctrl-C would meet multiprocessing.
+        if number == INT:
+            victim.wait_for("scoring")
+        time.sleep(chance.uniform(0, 0.2))
+    else:
+        while victim.is_alive and not seen() - before:
+            pass
+        time.sleep(chance.choice((0, 0.001, 0.01)))
+    victim.send(number)
+    return victim
 
-    def start(self, folder: Path) -> Victim:
-        return Victim(folder, run_program, self._words)
 
-    def kill(self, folder: Path) -> None:
-        """Start a run and kill it, unless it ends sooner."""
-        number, doing = self.strike()
-        victim = self._strike(folder, number, DOING[doing])
-        status, err = victim.end()
+@pytest.mark.parametrize("wanted", short_or_long(10, "KILLS", 100))
+def test_inference_that_is_killed_again_and_again(
+    read_only_road_images, untrained_model, tmp_path, wanted
+):
+    words = inference(
+        untrained_model, "RoadImages", read_only_road_images, "--image-output-path", "out"
+    )
+    deck = Deck([(number, doing) for number in (KILL, TERM, INT) for doing in DOING])
+    undisturbed, folder = tmp_path / "undisturbed", tmp_path / "killed"
+    Victim(undisturbed, run_program, words).succeed()
+    while deck.done.total() < wanted:
+        number, doing = deck.draw()
+        status, err = kill_inference(folder, words, number, doing, deck.chance).end()
         assert "Traceback" not in err, err
         assert_whole(folder)
         if number == INT:
-            # A lock may stay where Ctrl-C comes while it is removed, and does no harm.
-            assert [str(path) for path in folder.rglob(".*.tmp")] == []
+            # A lock may stay if Ctrl-C comes while it is removed, and does no harm.
+            assert list(folder.rglob(".*.tmp")) == []
         if status:
             assert status == (128 + INT if number == INT else -number), err
-            self.kills[signal.Signals(number).name, doing] += 1
-
-    def _strike(self, folder: Path, number: int, pattern: str | None) -> Victim:
-        def seen() -> set[str]:
-            return set(glob.glob(pattern, root_dir=folder / "out"))
-
-        before = set() if pattern is None else seen()
-        victim = self.start(folder)
-        if pattern is None:
-            # Before it has imported anything Ctrl-C would meet multiprocessing.
-            if number == INT:
-                victim.wait_for("scoring")
-            time.sleep(self._random.uniform(0, 0.2))
-        else:
-            while victim.is_alive and not seen() - before:
-                pass
-            time.sleep(self._random.choice((0, 0.001, 0.01)))
-        victim.send(number)
-        return victim
-
-
-def check_the_scores(killer: ScoringKiller, folder: Path, undisturbed: Path) -> None:
-    """A run in a folder where others were killed ends as one in a new one."""
-    killer.start(folder).succeed()
+            deck.done[signal.Signals(number).name, doing] += 1
+    # A run in a folder where others were killed ends as one in a new folder.
+    Victim(folder, run_program, words).succeed()
     assert_whole(folder)
     assert_nothing_is_unfinished(folder)
     for pattern in ("anomaly_scores.csv", "inference/*/*", "diff/*/*", "overlay/*/*"):
@@ -291,28 +262,10 @@ def check_the_scores(killer: ScoringKiller, folder: Path, undisturbed: Path) -> 
         for file in files:
             mine = folder / file.relative_to(undisturbed)
             assert mine.read_bytes() == file.read_bytes()
+    deck.tell("inference")
 
 
-@pytest.mark.parametrize("wanted", short_or_long(10, "KILLS", 100))
-def test_inferences_that_are_killed_again_and_again(
-    read_only_road_images, tmp_path_factory, tmp_path, wanted
-):
-    model = write_model(tmp_path_factory.mktemp("model") / "model.ckpt", seed=1)
-    killer = ScoringKiller(read_only_road_images, model)
-    undisturbed = tmp_path / "undisturbed"
-    killer.start(undisturbed).succeed()
-    folders = 0
-    while killer.kills.total() < wanted:
-        folder = tmp_path / str(folders)
-        folders += 1
-        for _ in range(10):
-            killer.kill(folder)
-        check_the_scores(killer, folder, undisturbed)
-    killer.tell(f"inferences in {folders} folders")
-
-
-# --- the same at every point of the code that writes ---
-
+# --- every call of the code that writes ---
 
 WRITING_CODE = (
     "crn/system/files", "crn/report/tables", "contextlib", "pathlib", "torch/serialization",
@@ -320,10 +273,9 @@ WRITING_CODE = (
 
 
 def die_at_call(number: int, act: Callable[[], None]) -> bool:
-    """Fork, and kill the child when the writing code calls into C; False where it ended before.
+    """Fork, and kill the child when the writing code calls into C; False if it ended before.
 
-    Nothing happens to files between two of these calls. What torch does within one of them, kills
-    at random meet.
+    Nothing happens to files between two of these calls.
     """
     child = os.fork()
     if child:
@@ -342,7 +294,7 @@ def die_at_call(number: int, act: Callable[[], None]) -> bool:
     os._exit(0)
 
 
-# Makes something in a folder, yields what is to be killed, is told whether it was, and looks.
+# Prepares a folder, yields the action to be killed, is sent whether it was, and checks.
 Case = Callable[[Path], Iterator[Callable[[], None]]]
 
 
