@@ -1,6 +1,6 @@
-"""Checkpoints that are damaged, of something else, or made to do harm: refused in one line.
+"""Checkpoints that are damaged, malicious, or not checkpoints: refused in one line.
 
-Every run is a process of its own. The long form damages more of them at random, and prints figures:
+Every run is a process of its own. The long form damages more of them at random:
 
     CASES=300 python -m pytest -n0 -s -m long tests/test_hostile_checkpoints.py
 """
@@ -35,7 +35,7 @@ def contents(trained_models: dict[str, Path]) -> dict[str, Content]:
 
 
 class User:
-    """Goes on training from checkpoints, or scores with them, each time in a new folder.
+    """Resumes training from a checkpoint, or scores with it, each time in a new folder.
 
     Attributes:
         path: where checkpoints are put.
