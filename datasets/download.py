@@ -39,11 +39,7 @@ class _DataSet(NamedTuple):
     page: str
 
     def summary(self, folder: Path) -> str:
-        """The number of samples in a folder, in words.
-
-        Raises:
-            UserError: a part of the data set is missing.
-        """
+        """The number of samples in a folder, in words."""
         layout = LAYOUTS[self.layout]
         samples = [each for part in self.parts for each in list_samples(layout, folder / part)]
         train = sum(sample.split == TRAIN for sample in samples)
@@ -61,16 +57,7 @@ _ROADS = (
 
 
 def _make(data: _DataSet, root: Path, source: pooch.Pooch) -> None:
-    """Download and extract a data set, unless its folder exists.
-
-    Args:
-        data: the data set.
-        root: folder for its archive and its folder.
-        source: source of the archive; it fetches the checksums if it has none.
-
-    Raises:
-        UserError: something else is in the way, or the archive cannot be downloaded or extracted.
-    """
+    """Download and extract a data set below a folder, unless it is there."""
     archive, folder = root / data.archive, root / data.folder
     if folder.exists():
         try:
@@ -113,14 +100,7 @@ def _extract(data: _DataSet, archive: Path, folder: Path) -> None:
 
 @program("datasets.download", "interrupted; run it again")
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        argv: command line without the program's name (default: that of the process).
-
-    Returns:
-        Exit status: 0, 2 for bad input or a failed download, 130 after Ctrl-C.
-    """
+    """Run the command and return its exit status: 0, 2 for an error, 130 after Ctrl-C."""
     parser = Parser(
         prog="python -m datasets.download",
         description="Fetch, verify and extract a public data set; nothing is overwritten.",

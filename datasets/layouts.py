@@ -112,8 +112,8 @@ def road_tiles(folder: Path) -> list[tuple[Path, Path]]:
 def folder(root: Path) -> list[Sample]:
     """Samples of all images below a folder; a key is the path below that folder.
 
-    A folder with height_files/ and intensity_files/ holds road tiles, paired by file stem; the key
-    is that of the height image. A folder that is reached twice, through links, is read once.
+    A folder with height_files/ and intensity_files/ holds road tiles, paired by file stem, with the
+    key of the height image. A folder that is reached twice, through links, is read once.
 
     Raises:
         UserError: a folder cannot be read, or road tiles do not pair.

@@ -129,11 +129,7 @@ def read_masks(
 def _read_mask(
     photograph: Path, path: Path, size: tuple[int, int], orientation: int | None
 ) -> tuple[np.ndarray, list[str]]:
-    """The classes of the pixels (H, W) of a mask, turned as its photograph, and messages about it.
-
-    Raises:
-        UserError: see `read_masks`.
-    """
+    """The classes of the pixels (H, W) of a mask, upright, and messages about it."""
     image, own = decoded(path)
     notes = []
     height, width = size

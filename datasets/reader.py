@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import TiffImagePlugin as tiff
+from PIL.ExifTags import Base
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -36,12 +38,8 @@ PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 _KEPT_BYTES = 512 * 1024 * 1024
 # A warning follows if the 16-bit images of a data set use less than this share of their range.
 _LITTLE_RANGE = 0.25
-# Tags of TIFF files, and some of their values.
-_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
-_COMPRESSION, _UNCOMPRESSED = 259, 1
-_BITS, _SAMPLE_FORMAT, _SIGNED = 258, 339, 2
-_PLANES, _SEPARATE = 284, 2
-_ORIENTATION = 274  # of EXIF data, too
+# Values of the tags of TIFF files.
+_UNCOMPRESSED, _WHITE_IS_ZERO, _SIGNED, _SEPARATE = 1, 0, 2, 2
 _ONE_SCALE = "scale all images of the data set alike and save them with 16 bits (docs/datasets.md)"
 
 
@@ -71,20 +69,12 @@ class Images:
 
 
 class FileFacts(NamedTuple):
-    """What is known of a file beside its pixels.
-
-    Attributes:
-        path: the file.
-        size: (height, width), upright.
-        orientation: its EXIF orientation; None without one.
-        used: lowest and highest number of a 16-bit file; None if it has 8 bits.
-        is_signed: whether its 16 bits are signed.
-    """
+    """What is known of a file beside its pixels."""
 
     path: Path
-    size: tuple[int, int]
-    orientation: int | None
-    used: tuple[int, int] | None = None
+    size: tuple[int, int]  # (height, width), upright
+    orientation: int | None  # of EXIF data, 1 to 8
+    used: tuple[int, int] | None = None  # lowest and highest number, if it has 16 bits
     is_signed: bool = False
 
 
@@ -109,13 +99,7 @@ def read_images(
     Raises:
         UserError: a file is not an image, damaged, or of a kind that cannot be read.
     """
-    try:
-        pixels = torch.empty(len(samples), 3, size, size, dtype=torch.uint8)
-    except RuntimeError as error:
-        raise UserError(
-            f"--imsize {size}: {len(samples)} images of that size do not fit into the memory; "
-            "give a smaller size"
-        ) from error
+    pixels = torch.empty(len(samples), 3, size, size, dtype=torch.uint8)
     facts: list[list[FileFacts]] = []
     kept: dict[int, Tensor] = {}
     room = _KEPT_BYTES
@@ -256,13 +240,14 @@ def read_file(path: Path, channels: int) -> tuple[Tensor, FileFacts]:
     values = np.array(image)
     used = int(values.min()), int(values.max())
     tags: Any = getattr(image, "tag_v2", {})
-    is_signed = (tags.get(_BITS), tags.get(_SAMPLE_FORMAT)) == ((16,), (_SIGNED,))
+    is_signed = (tags.get(tiff.BITSPERSAMPLE), tags.get(tiff.SAMPLEFORMAT)) == ((16,), (_SIGNED,))
     if not is_signed and (used[0] < 0 or used[1] > 65_535):
         raise UserError(f"{path}: has more than 16 bits; {_ONE_SCALE}")
     values = values.astype(np.float32)
     if is_signed:
         values += 32_768
-    elif tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # Pillow inverts 8-bit images only
+    elif tags.get(tiff.PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO:
+        # Pillow inverts 8-bit images only.
         values = 65_535 - values
     gray = torch.from_numpy(values / 257)[None].expand(channels, -1, -1)
     return gray, facts._replace(used=used, is_signed=is_signed)
@@ -290,11 +275,11 @@ def decoded(path: Path) -> tuple[Image.Image, int | None]:
                 )
             _refuse_what_is_misread(path, image)
             tags: Any = getattr(image, "tag_v2", {})
-            orientation = tags.get(_ORIENTATION)  # Pillow turns TIFF files when it loads them
+            orientation = tags.get(Base.Orientation)  # Pillow turns TIFF files when it loads them
             image.load()
             # Unreadable EXIF data say nothing about the pixels, which are intact.
             with suppress(Exception):
-                orientation = image.getexif().get(_ORIENTATION, orientation)
+                orientation = image.getexif().get(Base.Orientation, orientation)
                 ImageOps.exif_transpose(image, in_place=True)
             return image, orientation if orientation in range(1, 9) else None
     except UserError:
@@ -313,8 +298,9 @@ def decoded(path: Path) -> tuple[Image.Image, int | None]:
 def _refuse_what_is_misread(path: Path, image: Image.Image) -> None:
     """Refuse TIFF files whose numbers Pillow 13 silently gets wrong."""
     tags: Any = getattr(image, "tag_v2", {})
-    if tags.get(_COMPRESSION, _UNCOMPRESSED) == _UNCOMPRESSED:
-        is_misread = tags.get(_PLANES) == _SEPARATE and 16 in tags.get(_BITS, ())
+    if tags.get(tiff.COMPRESSION, _UNCOMPRESSED) == _UNCOMPRESSED:
+        is_separate = tags.get(tiff.PLANAR_CONFIGURATION) == _SEPARATE
+        is_misread = is_separate and 16 in tags.get(tiff.BITSPERSAMPLE, ())
     else:
         is_misread = image.mode == "I" and tags.prefix == b"MM"
     if is_misread:

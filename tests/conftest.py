@@ -1,4 +1,4 @@
-"""Miniature data sets, made anew for every test, and ways to run the program on them."""
+"""Miniature data sets, and ways to run the program on them."""
 
 import logging
 import os
@@ -29,14 +29,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Once imported it sends reports to its maker, also through the proxies that a test sets.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-# So that what they assert is explained where it fails.
+# Failing assertions in these modules are explained, too.
 pytest.register_assert_rewrite("outputs", "reports", "victims")
 
 GOOD, BAD = 6, 3
 
 
 def short_or_long(short: int, name: str, default: int) -> list[Any]:
-    """How often a test does something; in the long form as often as the environment says."""
+    """How often a test does something; the environment sets the number of the long form."""
     often = int(os.environ.get(name, str(default)))
     return [short, pytest.param(often, marks=pytest.mark.long)]
 
@@ -50,7 +50,7 @@ class Finished(NamedTuple):
 
 
 def refuse(result: Finished, *mentions: object) -> None:
-    """The run ended with status 2 and, at last, one line of error with everything mentioned."""
+    """The run ended with status 2 and one line of error, its last, with everything mentioned."""
     assert "Traceback" not in result.err
     assert result.status == 2
     lines = result.err.splitlines()
@@ -61,7 +61,7 @@ def refuse(result: Finished, *mentions: object) -> None:
 
 
 def data_of(layout: str, root: Path | str) -> tuple[str, ...]:
-    """The words of a command line that say which images."""
+    """The part of a command line that names the data set."""
     return ("--dataset", layout, "--dataset-path", str(root))
 
 
@@ -74,7 +74,7 @@ def model_config(model: str = "crn", seed: int = 1, **groups: Any) -> "ModelConf
 
 
 def write_model(path: Path, seed: int, units: int = 2) -> Path:
-    """A checkpoint to score with: weights as they are before any training."""
+    """A checkpoint to score with: the weights are untrained."""
     import torch
 
     from crn.checkpoints.writing import write_checkpoint
@@ -138,7 +138,7 @@ def write_road_images(root: Path) -> Path:
 
 
 def inference(model: Path | str, layout: str, data: Path, *more: object) -> list[str]:
-    """The words of a command line that scores a data set."""
+    """The command line that scores a data set."""
     words = ("--mode", "inference", "--cpu", "--model-input", model, "--dataset", layout)
     return [str(word) for word in (*words, "--dataset-path", data, *more)]
 
@@ -155,7 +155,7 @@ def smooth_images(count: int, size: int, seed: int) -> "torch.Tensor":
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """Ctrl-C raises KeyboardInterrupt, also where the tests were started to ignore it."""
+    """Ctrl-C raises KeyboardInterrupt, even if the tests were started to ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

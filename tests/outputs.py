@@ -1,4 +1,4 @@
-"""Whole runs of the program in processes of their own, and what they leave, used to its end."""
+"""Runs of the program in processes of their own, and checks of the files that they write."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ from victims import Victim, run_and_measure
 
 from crn.training.resuming import read_training
 
-# Of a run, in bytes; the libraries alone take 0.5 GB.
+# Most bytes that a run may take; the libraries alone take 0.5 GB.
 MOST_MEMORY = 1_500_000_000
 
 
@@ -21,9 +21,9 @@ class Finished(NamedTuple):
     """How a run ended.
 
     Attributes:
-        refused: its one line of error; empty where it ended right.
-        err: all that it wrote.
-        memory: bytes that it took at most.
+        refused: its line of error; empty if it succeeded.
+        err: all its output.
+        memory: its peak memory in bytes.
     """
 
     refused: str
@@ -37,7 +37,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
 
 def states(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint that a training goes on from."""
+    """All tensors of a checkpoint to resume from."""
     checkpoint = torch.load(path, weights_only=True)
     tensors = {f"model {k}": v for k, v in checkpoint["state_dict"].items()}
     for unit, optimizer in enumerate(checkpoint["optimizer_states"]):
@@ -47,7 +47,7 @@ def states(path: Path) -> dict[str, torch.Tensor]:
 
 
 def step_of(path: Path) -> int:
-    """The training steps of a checkpoint that a training can go on from."""
+    """The number of training steps of a checkpoint to resume from."""
     return read_training(path).progress["step"]
 
 
@@ -58,11 +58,12 @@ def assert_same_states(one: Path, other: Path) -> None:
 
 
 def checked_run(folder: Path, words: Sequence[Any], is_privileged: bool = True) -> Finished:
-    """Run the program in a new folder: it ends right or with one line of error, nothing is half.
+    """Run the program in a new folder: it succeeds or ends with one line; no file is incomplete.
 
     Args:
-        words: of its command line.
-        is_privileged: False where root, too, is to be refused files.
+        folder: the folder.
+        words: its command line.
+        is_privileged: False to deny root, too, files without permission.
     """
     folder.mkdir()
     status, err = Victim(folder, run_and_measure, words, is_privileged).end()
@@ -80,7 +81,7 @@ def checked_run(folder: Path, words: Sequence[Any], is_privileged: bool = True) 
 
 
 def assert_whole(folder: Path) -> None:
-    """Whatever has a name, hidden ones left out, can be used to its end."""
+    """All files that are not hidden are complete."""
     for path in folder.rglob("[!.]*"):
         if path.suffix == ".html":
             assert_report_is_whole(path)
@@ -97,7 +98,7 @@ def assert_whole(folder: Path) -> None:
 
 
 def assert_report_is_whole(path: Path) -> None:
-    """The page has its end, and every picture that it shows is there."""
+    """The page has its last line, and every picture that it shows exists."""
     text = path.read_text(encoding="utf-8")
     assert text.endswith("</html>\n")
     data = json.loads(re.search(r'id="data">(.*?)</script>', text)[1])
@@ -111,7 +112,7 @@ def assert_report_is_whole(path: Path) -> None:
 
 
 def assert_nothing_is_unfinished(folder: Path) -> None:
-    """No hidden file is left: no lock, and nothing that was being written."""
+    """No hidden file is left: no lock, and no unfinished file."""
     assert list(folder.rglob(".*")) == []
 
 

@@ -32,7 +32,7 @@ READ_FOR_EACH_RUN = 10
 
 
 def draw(count: int, each: st.SearchStrategy, test: Callable[[Any], str]) -> Counter[str]:
-    """Test so many drawn command lines, the same ones for the same `SEED`; how often each ends."""
+    """Test drawn command lines, the same ones for the same `SEED`, and count how they end."""
     ends: Counter[str] = Counter()
 
     def run(drawn: Any) -> None:

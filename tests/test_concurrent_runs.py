@@ -71,7 +71,7 @@ def test_a_run_keeps_its_outputs_for_itself(train, scoring, tmp_path):
         assert_refused(second.end(), taken)
     resuming = train(*KEPT, "--model-input", "kept/last.ckpt").end()
     assert_refused(resuming, "kept/best.ckpt")
-    # What writes other files is welcome: a training with logs only, and scores beside the grids.
+    # Runs that write other files are allowed.
     others = [
         train("--training-steps", 2),
         Victim(tmp_path, run_program, (*scoring, *PICTURES[:2])),
@@ -94,7 +94,7 @@ def test_a_run_keeps_its_outputs_for_itself(train, scoring, tmp_path):
     }  # fmt: skip
 
 
-def test_trainings_that_start_together(train, tmp_path):
+def test_training_runs_that_start_together(train, tmp_path):
     runs = [train(*KEPT, *PICTURES, "--training-steps", 4, "--seed", seed) for seed in range(3)]
     done = count_done(runs, "kept/best.ckpt")
     # One that has started after the end of another one has set aside what it left.
@@ -103,7 +103,7 @@ def test_trainings_that_start_together(train, tmp_path):
     assert not list(tmp_path.rglob(".*"))
 
 
-def test_trainings_that_share_only_their_logs(train, tmp_path):
+def test_training_runs_that_share_only_their_logs(train, tmp_path):
     length = ("--training-steps", 20, "--validation-interval", 5)
     runs = [train(*length, "--seed", seed) for seed in range(3)]
     for run in runs:

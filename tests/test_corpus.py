@@ -79,7 +79,7 @@ def scored(folder: Path) -> list[str]:
 
 
 def image_folders(root: Path) -> list[Path]:
-    """Every folder of images, without those of masks."""
+    """Every folder of images, except folders of masks."""
     folders = sorted({file.parent for file in root.rglob("*.png")})
     return [folder for folder in folders if "ground_truth" not in folder.parts]
 

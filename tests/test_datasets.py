@@ -571,7 +571,7 @@ def test_resize_averages_what_it_shrinks(dtype: torch.dtype) -> None:
 
 
 def numbered_images(count: int, dtype: torch.dtype = torch.uint8) -> torch.Tensor:
-    """Images that can be told apart: all pixels of image n are n."""
+    """Images that differ: all pixels of image n are n."""
     return torch.arange(count, dtype=dtype)[:, None, None, None].repeat(1, 3, 2, 2)
 
 
@@ -644,7 +644,7 @@ def test_every_iteration_asks_for_the_step() -> None:
     [(1, 10, 5, 2), (1, 10, 4, 3), (1, 10, 64, 1), (10, 42, 32, 14), (10, 213, 64, 34)],
 )
 def test_steps_of_epochs(epochs: int, images: int, batch_size: int, expected: int) -> None:
-    """As many as it takes for every image to come so often; not whole batches in every epoch."""
+    """The steps in which every image comes in each epoch; batches span the ends of epochs."""
     assert steps_of_epochs(epochs, images, batch_size) == expected
 
 

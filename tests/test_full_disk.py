@@ -169,7 +169,7 @@ def test_an_earlier_file_stays(tmp_path, monkeypatch, call):
 
 @contextmanager
 def room_for(size: int) -> Iterator[None]:
-    """Limit the size of files to so many bytes."""
+    """Limit the size of files, in bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

@@ -223,7 +223,7 @@ WRONG: dict[str, Callable[[torch.Tensor], object]] = {
 }
 
 
-def spoil(tensors: dict[str, Any], name: str, kind: str) -> None:
+def damage(tensors: dict[str, Any], name: str, kind: str) -> None:
     tensors[name] = WRONG[kind](tensors[name])
 
 
@@ -238,7 +238,7 @@ def test_wrong_weights(user, changed, model: str, kind: str) -> None:
         elif kind == "too many":
             weights[name + "\x1b]0;taken\x07"] = weights[name]
         else:
-            spoil(weights, name, kind)
+            damage(weights, name, kind)
 
     changed(change, model)
     for mode in MODES:
@@ -253,7 +253,7 @@ def optimizer_state(content: Content) -> dict[str, Any]:
     "change",
     [
         *(
-            lambda content, kind=kind: spoil(optimizer_state(content), "exp_avg", kind)
+            lambda content, kind=kind: damage(optimizer_state(content), "exp_avg", kind)
             for kind in ("another shape", "not finite", "text")
         ),
         lambda content: optimizer_state(content).pop("exp_avg"),

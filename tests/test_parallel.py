@@ -1,4 +1,4 @@
-"""Processes that train together: as one process would, and ending together."""
+"""Processes that train together give the results of one process, and end together."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def start(folder: Path, *words: str | Path | int) -> subprocess.Popen[str]:
 
 
 def read_until(process: subprocess.Popen[str], beginning: str) -> str:
-    """What the process says up to a line, which has to come."""
+    """The output of the process up to a line, which must appear."""
     assert process.stderr is not None
     lines = []
     for line in process.stderr:
@@ -63,7 +63,7 @@ def has_processes(group: int) -> bool:
 
 
 def child_of(parent: int) -> int:
-    """The one process that ``parent`` has started."""
+    """The only process that ``parent`` has started."""
     table = subprocess.run(
         ["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True
     )
@@ -72,8 +72,8 @@ def child_of(parent: int) -> int:
     return child
 
 
-def figures(table: Path, kind: str) -> dict[str, float]:
-    """What a training has logged of a kind in two of its steps."""
+def logged(table: Path, kind: str) -> dict[str, float]:
+    """The values of a kind that a training run has logged at two of its steps."""
     return {
         f"{row['step']} {name}": float(value)
         for row in read_table(table)
@@ -120,7 +120,7 @@ def test_two_processes_train_as_one_and_stop_together(run_main, read_only_panora
     assert one.status == 0
     for kind, count in (("losses/", 4), ("metrics/roc_auc", 4), ("units/best", 2)):
         mine, theirs = (
-            figures(tmp_path / name / "version_0/metrics.csv", kind)
+            logged(tmp_path / name / "version_0/metrics.csv", kind)
             for name in ("logged_metrics", "two_logs")
         )
         assert len(mine) == 2 * count
@@ -260,7 +260,7 @@ def test_running_statistics_are_those_of_the_whole_batch(
     # Of the first norm, before which each process has not yet normalised by its own images.
     names = [name for name in one if "down.1" in name and "images.running_mean" in name]
     assert names
-    # And those of patches are of the normal images of both.
+    # The statistics of patches cover the normal images of both processes.
     names += [name for name in one if "patches." in name]
     assert any(name.endswith("patches.count") and one[name] > 1 for name in names)
     for name in names:

@@ -1,7 +1,7 @@
-"""Real processes that run the program, and can be killed, without importing torch for each anew.
+"""Processes that run the program and can be killed; none of them has to import torch.
 
-They are forked from a server that has imported everything and run nothing. No thread of torch is
-in it, and with OMP_NUM_THREADS=1, which conftest.py sets, its children need none.
+They are forked from a server that has imported everything and run nothing. It has no threads of
+torch, and with OMP_NUM_THREADS=1, which conftest.py sets, its children need none.
 """
 
 import ctypes
@@ -21,24 +21,19 @@ from unittest.mock import patch
 
 from conftest import REPOSITORY
 
-# The program, what it imports when it first needs it, and what multiprocessing imports in a child
-# where pytest has been started by its script.
+# The program, what it imports later, and what multiprocessing imports in a child if pytest was
+# started by its script.
 _IMPORTED = (
     "train", "crn.train", "crn.infer", "sklearn.metrics", "torchvision.utils",
     "torch._dynamo", "PIL.JpegImagePlugin", "pytest", "victims",
 )  # fmt: skip
 
-# Seconds after which something hangs: far more than anything here takes.
+# A process that is silent for so many seconds hangs.
 PATIENCE = 120
 
 
 class Ended(NamedTuple):
-    """How a process ended.
-
-    Attributes:
-        status: of its exit; -N where signal N killed it.
-        err: what it wrote.
-    """
+    """How a process ended: its exit status, -N if signal N killed it, and its output."""
 
     status: int
     err: str
@@ -55,20 +50,15 @@ def _server() -> ForkServerContext:
 
 
 class Victim:
-    """A process that runs a function, or the program, in a folder.
+    """A process that runs a function in a folder.
 
     Attributes:
         folder: where it runs.
-        err: what it has written so far, to both streams, as far as it has been waited for.
+        err: what it has written to both streams, as far as it has been read.
     """
 
     def __init__(self, folder: Path, act: Callable[..., int | None], *arguments: Any) -> None:
-        """Start it.
-
-        Args:
-            folder: where it runs; it is made if need be.
-            act, arguments: what it runs; the result is its exit status.
-        """
+        """Start it; the result of ``act(*arguments)`` is its exit status."""
         folder.mkdir(exist_ok=True)
         context = _server()
         self.folder, self.err = folder, ""
@@ -82,13 +72,13 @@ class Victim:
         return self._process.is_alive()
 
     def send(self, *numbers: int) -> None:
-        """Send signals; one that has ended gets none."""
+        """Send signals, unless the process has ended."""
         for number in numbers:
             if self.is_alive:
                 os.kill(self._process.pid, number)
 
     def wait_for(self, text: str, times: int = 1) -> bool:
-        """Wait until the process has written something so often; False where it ended before."""
+        """Wait until the process has written a text several times; False if it ended before."""
         while self.err.count(text) < times:
             if not self._hear():
                 return False
@@ -103,13 +93,13 @@ class Victim:
         return Ended(self._process.exitcode, self.err)
 
     def succeed(self) -> str:
-        """Wait until it has ended, as it should; returns what it has written."""
+        """Wait until it has ended with status 0, and return its output."""
         status, err = self.end()
         assert status == 0, err
         return err
 
     def _hear(self) -> bool:
-        """Read a piece of what it writes; False at the end."""
+        """Read a piece of its output; False at the end."""
         ready, _, _ = select.select([self._read], [], [], PATIENCE)
         assert ready, f"silent for {PATIENCE} s after:\n{self.err}"
         piece = os.read(self._read.fileno(), 1 << 16)
@@ -118,20 +108,20 @@ class Victim:
 
 
 def _act(folder: Path, err: Any, act: Callable[..., int | None], arguments: tuple) -> None:
-    """What the process does."""
+    """Run in the process."""
     os.dup2(err.fileno(), 1)
     os.dup2(err.fileno(), 2)
     err.close()
     os.chdir(folder)
-    # As a shell starts programs, whatever this one's parents have ignored.
+    # As a shell starts programs, whatever the parents of this process ignore.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     try:
         status = act(*arguments)
-        # So that signals find the program and nothing that comes after it.
+        # Signals are for the program, and for nothing after it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except KeyboardInterrupt:  # when the program had just returned
+    except KeyboardInterrupt:  # the program had just returned
         status = 128 + signal.SIGINT
     sys.stdout.flush()
     os._exit(status)
@@ -143,13 +133,13 @@ def run_program(
     file_size: int | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> int:
-    """Run the program; to be the ``act`` of a `Victim`.
+    """Run the program; the ``act`` of a `Victim`.
 
     Args:
-        words: of its command line.
+        words: its command line.
         saves_every_step: write last.ckpt at every step instead of every ten minutes.
-        file_size: bytes that a file may have.
-        environment: variables to set before.
+        file_size: the largest size of a file, in bytes.
+        environment: variables to set first.
     """
     from crn.training import callbacks
     from train import main
@@ -163,11 +153,11 @@ def run_program(
 
 
 def run_and_measure(words: Sequence[Any], is_privileged: bool = True) -> int:
-    """Run the program, and leave in the file "memory" how many bytes it has taken at most.
+    """Run the program, and write its peak memory in bytes to the file "memory".
 
     Args:
-        words: of its command line.
-        is_privileged: False where root, too, is to be refused files.
+        words: its command line.
+        is_privileged: False to deny root, too, files without permission.
     """
     if not is_privileged and sys.platform == "linux":
         header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread

@@ -2,6 +2,7 @@
 
 import errno
 import glob
+import itertools
 import logging
 import os
 import secrets
@@ -261,11 +262,10 @@ def claim_version(folder: Path) -> int:
     Raises:
         UserError: the system refuses to.
     """
-    version = 0
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        while True:
+        for version in itertools.count():
             with suppress(FileExistsError):
                 (folder / f"version_{version}").mkdir()
-                return version
-            version += 1
+                break
+    return version

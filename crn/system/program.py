@@ -125,7 +125,7 @@ def is_told_by_another() -> bool:
 
 
 def print_result(text: str) -> None:
-    """Print a result. If its reader has gone, as after ``| head``, the run goes on.
+    """Print a result. If its reader has gone, as after ``| head``, the run continues.
 
     Raises:
         UserError: the system refuses to write it.
