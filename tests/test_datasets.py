@@ -77,6 +77,13 @@ def test_mvtec_without_any_masks_is_fine(mvtec_category: Path) -> None:
     assert {s.mask for s in samples} == {None}
 
 
+def test_a_missing_mask_is_named(mvtec_category: Path) -> None:
+    mask = mvtec_category / "ground_truth/hole/001_mask.png"
+    mask.unlink()
+    with pytest.raises(UserError, match=rf"{mask}: no such file; .*hole/001\.png has to have"):
+        samples_of("MVTec", mvtec_category)
+
+
 def test_panorama(read_only_panorama: Path) -> None:
     samples = samples_of("Panorama", read_only_panorama)
     # 70 % of 6, rounded down, train.
@@ -445,6 +452,7 @@ def test_png_files_are_turned_wherever_that_stands(
             )
         ),
         (lambda file: file.write_bytes(encoded("PNG")[:700]), r"cannot be read \(.*truncated"),
+        (lambda file: file.write_bytes(encoded("PCX")), "damaged, or not"),
         (lambda file: file.write_bytes(b"some text"), r"damaged, or not .* \(PNG, JPEG, "),
     ],
 )
