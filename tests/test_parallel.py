@@ -72,7 +72,7 @@ def child_of(parent: int) -> int:
     return child
 
 
-def logged(table: Path, kind: str) -> dict[str, float]:
+def logged_values(table: Path, kind: str) -> dict[str, float]:
     """The values of a kind that a training run has logged at two of its steps."""
     return {
         f"{row['step']} {name}": float(value)
@@ -120,7 +120,7 @@ def test_two_processes_train_as_one_and_stop_together(run_main, read_only_panora
     assert one.status == 0
     for kind, count in (("losses/", 4), ("metrics/roc_auc", 4), ("units/best", 2)):
         mine, theirs = (
-            logged(tmp_path / name / "version_0/metrics.csv", kind)
+            logged_values(tmp_path / name / "version_0/metrics.csv", kind)
             for name in ("logged_metrics", "two_logs")
         )
         assert len(mine) == 2 * count
