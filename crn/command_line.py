@@ -43,7 +43,12 @@ DEMO_SAMPLE = Path("datasets/demo_roads")
 # samples of five other seeds: the AUROC is 0.93 on average, 0.80 by the recipe's own score. More
 # pixels are as fast with narrower networks. Other recipes have the profile above.
 DEMO_RECIPE = "balanced"
-DEMO_ON_SAMPLE = {"imsize": 64, "width": 16, "anomaly_score": "discrimination"}
+DEMO_ON_SAMPLE = {
+    "model": "crn",
+    "imsize": 64,
+    "width": 16,
+    "anomaly_score": "discrimination",
+}
 
 
 def parse_options(argv: Sequence[str] | None = None) -> Options:
@@ -185,7 +190,8 @@ def refuse_flags_of_others(options: Options, kind: str) -> None:
             if option_field.name in options.given and not counts(option_field, kind, options.run):
                 only = " or ".join(option_field.metadata[kind])
                 raise UserError(
-                    f"{flag(option_field.name)} works with --{kind} {only} only: leave it out here"
+                    f"{flag(option_field.name)} works with --{kind} {only} only: give that, or "
+                    "leave the flag out"
                 )
 
 

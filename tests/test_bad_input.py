@@ -4,6 +4,7 @@
 """
 
 import importlib.util
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -211,12 +212,13 @@ def test_output_below_a_file(
     assert (tmp_path / "file").read_text() == "mine"
 
 
-@pytest.mark.parametrize("name", ["folder", "file/scores.csv"])
+@pytest.mark.parametrize("name", ["folder", "file/scores.csv", "device"])
 def test_scores_file_that_cannot_be_written(
     run_main, read_only_panorama: Path, trained: Path, tmp_path: Path, name: str
 ) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "device")
     scoring = ("--mode", "inference", "--cpu", "--model-input", trained)
     output = ("--anomaly-score-file", tmp_path / name)
     refuse(run_main(*data_of("Panorama", read_only_panorama), *scoring, *output), output[0])

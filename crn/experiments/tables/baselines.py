@@ -141,7 +141,7 @@ def scores_of_features(train: Tensor, test: Tensor, seed: int) -> dict[str, Tens
 def _balanced(size: int) -> ModelConfig:
     """The balanced recipe with a narrow network."""
     defaults: dict[str, Any] = {name: group() for name, group in GROUPS.items()}
-    recipe = RECIPES["balanced"] | {"imsize": size, "width": _WIDTH, "seed": 0}
+    recipe = RECIPES["balanced"] | {"model": "crn", "imsize": size, "width": _WIDTH, "seed": 0}
     return Options(**defaults).replace(**recipe).model_config()
 
 
