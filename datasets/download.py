@@ -16,7 +16,6 @@ from requests import RequestException
 from crn.errors import UserError
 from crn.system.files import require_writable_folder, writing
 from crn.system.program import Parser, program, typed_path
-from datasets.folders import is_litter
 from datasets.layouts import CATEGORIES, LAYOUTS
 from datasets.samples import TRAIN, list_samples
 
@@ -91,9 +90,9 @@ def _extract(data: _DataSet, archive: Path, folder: Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)  # left by a killed run
     try:
         shutil.unpack_archive(archive, temporary)
-        found = [path.relative_to(temporary).parent for path in temporary.rglob(data.mark)]
-        found = [path for path in found if not any(map(is_litter, path.parts))]
-        (temporary / min(found, key=lambda path: len(path.parts))).rename(folder)
+        # The highest one, since __MACOSX repeats the folders of an archive.
+        mark = min(temporary.rglob(data.mark), key=lambda path: len(path.parts))
+        mark.parent.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -230,7 +230,8 @@ def test_roads(roads: Callable, server: Server, tops: tuple[str, str]) -> None:
     archives = {
         "roadimages": zipped(*(tops[0] + name for name in ROADS)),
         "panorama_images": zipped(
-            *(f"__MACOSX/{name}" for name in PANORAMA), *(tops[1] + name for name in PANORAMA)
+            *(f"__MACOSX/{tops[1]}{name}.bin" for name in PANORAMA),
+            *(tops[1] + name for name in PANORAMA),
         ),
     }
     result = roads(**archives)
