@@ -60,16 +60,8 @@ def test_training_and_scoring(run_main, normal_only: tuple[str, ...], tmp_path: 
     _, layout, _, root = normal_only
     test = [s.label for s in list_samples(LAYOUTS[layout], Path(root)) if s.split == "test"]
     assert set(test) == {NORMAL}
-    words = (
-        *TINY,
-        *normal_only,
-        "--recipe",
-        "balanced",
-        "--model",
-        "crn",
-        "--checkpoint-path",
-        "kept",
-    )
+    words = (*TINY, *normal_only, "--recipe", "balanced", "--model", "crn")
+    words = (*words, "--checkpoint-path", "kept")
     finished = run_main(*words, "--training-steps", 3, "--validation-interval", 2)
     progress, more, last = said(finished)
     assert progress.startswith("step 2/3: ")

@@ -193,7 +193,7 @@ def test_a_checkpoint_before_the_first_validation_scores_plain_maps_only(
     torch.save(content, checkpoint)
     words = ("--mode", "inference", "--model-input", checkpoint)
     finished = run_main(*data_of("Panorama", easy_set), *words)
-    refuse(finished, f"{checkpoint}: has not been validated", "train on, or give --maps plain")
+    refuse(finished, f"{checkpoint}: is from before the first validation", "or give --maps plain")
     use(*words, "--maps", "plain")
 
 

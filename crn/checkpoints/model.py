@@ -178,8 +178,8 @@ def _check_statistics(checkpoint: Checkpoint, scorer: Scorer) -> None:
     path, step, asked = checkpoint.path, int(scorer.step), scorer.scoring
     if step < 0:
         raise UserError(
-            f"{path}: has not been validated, which measures normal images for --maps "
-            f"{asked.maps}; train on, or give --maps plain"
+            f"{path}: is from before the first validation, so it lacks the statistics of normal "
+            f"images for --maps {asked.maps}; train on, or give --maps plain"
         )
     for name in ("pairs", "map_smoothing"):
         theirs, mine = getattr(checkpoint.config.scoring, name), getattr(asked, name)
