@@ -1,6 +1,5 @@
 """Small made-up scans, a scorer that stands in for a model, and the commands on them."""
 
-import argparse
 from pathlib import Path
 
 import laspy
@@ -8,7 +7,7 @@ import numpy as np
 import pyproj
 import rasterio
 
-from crn.pointcloud.command import score
+from crn.pointcloud.score import score_scans
 from crn.pointcloud.street import CRS, Damage, Street, make_street
 from crn.pointcloud.tiles import TileSet
 
@@ -80,9 +79,8 @@ def run_score(
     scans: list[Path], out: Path, threshold: float | None = 16.0, tiles: TileSet = TILES, **more
 ) -> Depth:
     """Score scans by their depth, as the command does."""
-    words = {"crs": None, "road": None, "tiles_from": Path("tiles.json"), **more}
     scorer = Depth()
-    score(argparse.Namespace(scans=scans, out=out, **words), tiles, scorer, threshold, "a test")
+    score_scans(scans, out, tiles, scorer, threshold=threshold, threshold_source="a test", **more)
     return scorer
 
 

@@ -21,7 +21,7 @@ from scans import LAYERS, run_score, small_street  # noqa: E402
 from victims import Victim  # noqa: E402
 
 from crn.pointcloud.layers import Grid, draw_layers  # noqa: E402
-from crn.pointcloud.score import Mosaic  # noqa: E402
+from crn.pointcloud.mosaic import Mosaic  # noqa: E402
 from crn.pointcloud.street import write_scan  # noqa: E402
 from crn.system.files import written_whole  # noqa: E402
 from crn.system.program import program  # noqa: E402

@@ -17,6 +17,7 @@ from scans import POTHOLE, TILES, small_street, write_las  # noqa: E402
 
 from crn.pointcloud.command import run_pointcloud  # noqa: E402
 from crn.pointcloud.las import Scan, check_scans  # noqa: E402
+from crn.pointcloud.mosaic import score_block  # noqa: E402
 from crn.pointcloud.partition import (  # noqa: E402
     BLOCK,
     HEIGHT_STEP,
@@ -26,7 +27,6 @@ from crn.pointcloud.partition import (  # noqa: E402
 )
 from crn.pointcloud.raster import choose_cell, rasterise, typical_density  # noqa: E402
 from crn.pointcloud.roadway import find_road  # noqa: E402
-from crn.pointcloud.score import score_block  # noqa: E402
 from crn.pointcloud.street import NOT_ROAD, SOUND, Street, make_street, write_truth  # noqa: E402
 from crn.pointcloud.tiles import Tiles, images_of, levelled, read_tile_set  # noqa: E402
 from datasets.layouts import LAYOUTS  # noqa: E402
@@ -92,7 +92,7 @@ def test_north_is_up(roads):
 
 
 def test_a_model_scores_a_tile_as_inference_scores_its_file(roads, run_main, tmp_path):
-    from crn.pointcloud.scoring import TileScorer
+    from crn.pointcloud.model import TileScorer
 
     data = ("--cpu", "--dataset", "RoadImages", "--dataset-path", roads / "tiles")
     trained = run_main(

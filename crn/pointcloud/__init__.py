@@ -1,10 +1,11 @@
 """From point clouds to damage on the map, and back onto every point.
 
-``command`` is the command line of pointcloud.py. ``tiles`` and ``score`` build on ``las``,
-``partition``, ``surface`` and ``raster``; ``paint``, ``layers`` and ``page`` write the results.
-Only ``scoring`` knows trained models; only this package imports laspy, pyproj, rasterio.
+``command`` is the command line of pointcloud.py; its commands are ``demo``, ``training_tiles`` and
+``score``. They build on ``las``, ``partition``, ``surface``, ``roadway``, ``raster``, ``tiles`` and
+``mosaic``; ``paint``, ``layers`` and ``page`` write the results. Only ``model`` knows trained
+models; only this package imports laspy, pyproj, rasterio.
 
-It may use datasets/, system/ and, in ``scoring`` alone, checkpoints/, evaluation/, methods/ and the
+It may use datasets/, system/ and, in ``model`` alone, checkpoints/, evaluation/, methods/ and the
 configuration.
 
 Units: metres east and north; heights are whole numbers of tenths of a millimetre until they are

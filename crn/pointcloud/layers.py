@@ -24,8 +24,8 @@ from scipy.spatial import cKDTree
 
 from crn.errors import UserError
 from crn.pointcloud.las import horizontal
+from crn.pointcloud.mosaic import Mosaic
 from crn.pointcloud.partition import BLOCK, Block
-from crn.pointcloud.score import Mosaic
 from crn.system.files import writing, written_whole
 
 LAYERS = ("score", "height_mm", "intensity")

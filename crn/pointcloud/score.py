@@ -1,85 +1,170 @@
-"""Scores on the map: overlapping tiles are scored, and their maps averaged in every cell."""
+"""The command ``score``: scans are scored, and points, layers and a page are written."""
 
-from dataclasses import dataclass
-from typing import Protocol
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
-from crn.pointcloud.partition import BLOCK, Block
-from crn.pointcloud.roadway import Roadway
-from crn.pointcloud.tiles import MARGIN, STRIDE, TileSet, cut, images_of, raster_of
+from crn.errors import UserError
+from crn.pointcloud.folders import results_in
+from crn.pointcloud.las import Scan, check_scans, find_files
+from crn.pointcloud.layers import (
+    DAMAGES_FILE,
+    LAYERS,
+    Grid,
+    damages,
+    draw_layers,
+    write_features,
+)
+from crn.pointcloud.mosaic import Mosaic, Scorer, score_block
+from crn.pointcloud.page import PAGE_FILE, write_page
+from crn.pointcloud.paint import name_of_copy, paint, refuse_unfit
+from crn.pointcloud.partition import Block, BlockArrays
+from crn.pointcloud.raster import CELLS, choose_cell, typical_density
+from crn.pointcloud.roadway import Roadway, find_road
+from crn.pointcloud.surface import read_polygons
+from crn.pointcloud.tiles import TileSet
+from crn.system.files import require_writable_folder
+from crn.system.program import print_result
+from crn.system.text import printable
 
-# Least known share of a scored tile. It is lower than in training, so that the edge of the road has
-# scores, too; where fuller tiles overlap, emptier ones hardly count.
-FILL = 0.25
-_FILL_POWER = 8
+log = logging.getLogger(__name__)
 
-
-class Scorer(Protocol):
-    """Scores tiles."""
-
-    @property
-    def name(self) -> str:
-        """Its name for people."""
-        ...
-
-    def __call__(self, height: np.ndarray, intensity: np.ndarray) -> np.ndarray:
-        """Score tiles.
-
-        Args:
-            height: (N, S, S) uint16, as in height files.
-            intensity: (N, S, S) uint8, as in intensity files.
-
-        Returns:
-            Anomaly maps (N, S, S) float32, higher where something is wrong.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class Mosaic:
-    """The cells of a block, each array (S, S) float32; row 0 is in the south.
-
-    Attributes:
-        score: NaN outside the road, and where no tile is full enough.
-        height_mm: millimetres above the levelled surface, NaN likewise.
-        intensity: NaN if there is no point nearby.
-    """
-
-    score: np.ndarray
-    height_mm: np.ndarray
-    intensity: np.ndarray
+# Without a threshold, this share of the road with the highest scores is called damaged.
+_SHARE = 0.01
 
 
-def score_block(
-    roadway: Roadway,
-    block: Block,
+def score_scans(
+    inputs: Sequence[Path],
+    out: Path,
     tiles: TileSet,
-    intensity_range: tuple[float, float],
     scorer: Scorer,
-) -> Mosaic:
-    """Score all tiles that overlap a block."""
-    raster = raster_of(roadway.points, block, tiles)
-    side, reach = tiles.pixels, STRIDE // tiles.cell
-    wide = BLOCK // tiles.cell + 2 * reach
-    total, score, height = (np.zeros((wide, wide), np.float32) for _ in range(3))
-    hann = np.sin(np.pi * (np.arange(side) + 0.5) / side) ** 2
-    hann = np.outer(hann, hann).astype(np.float32)
-    for part in cut(raster, tiles, FILL, -STRIDE):
-        maps = scorer(*images_of(part, tiles, intensity_range))[:, ::-1]
-        known = part.known
-        heights = np.nan_to_num(part.height, nan=0.0)
-        for index, (east, north) in enumerate(part.corners // tiles.cell + reach):
-            window = slice(north, north + side), slice(east, east + side)
-            weight = hann * (known[index] * np.float32(part.fill[index] ** _FILL_POWER))
-            total[window] += weight
-            score[window] += weight * maps[index]
-            height[window] += weight * heights[index]
-    inner = slice(reach, -reach)
-    total[total == 0] = np.nan
-    edge = slice(MARGIN // tiles.cell, -(MARGIN // tiles.cell))
-    return Mosaic(
-        (score / total)[inner, inner],
-        (height / total)[inner, inner],
-        raster.intensity[edge, edge],
+    *,
+    crs: str | None = None,
+    road: Path | None = None,
+    threshold: float | None = None,
+    threshold_source: str = "--threshold",
+) -> None:
+    """Score scans, and write points, layers and a page.
+
+    Args:
+        inputs: LAS and LAZ files, or folders of them.
+        out: output folder; results of earlier runs in it are renamed.
+        tiles: the kind of tiles that the scorer was trained on.
+        scorer: scores the tiles.
+        crs: coordinate reference system of the scans, if they do not name it.
+        road: polygons of the road; None: classes or the filter select it.
+        threshold: higher scores are damage; None: the highest `_SHARE` of scores.
+        threshold_source: where the threshold comes from, in words.
+
+    Raises:
+        UserError: a file or the folder cannot be used.
+    """
+    scans = check_scans(find_files(inputs), crs)
+    names = _output_names(scans, out)
+    for scan in scans:
+        refuse_unfit(scan)
+        scan.require_fine_scale(tiles.cell)
+    polygons = None if road is None else read_polygons(road, scans[0].unit, "--road")
+    require_writable_folder(out, "--out")
+    with results_in(out, sum(scan.points for scan in scans)) as results:
+        roadway = find_road(scans, polygons, results.parent)
+        _require_dense(roadway, tiles.cell)
+        grid = Grid.around(roadway.points.blocks, tiles.cell, scans[0].unit, scans[0].crs)
+        scores = _score_blocks(results, roadway, grid, tiles, scorer)
+        highest = _highest(scores, roadway)
+        source = f"the highest {_SHARE:.0%} of the road's area"
+        facts = {
+            "model": scorer.name,
+            "threshold": highest if threshold is None else threshold,
+            "threshold_is": source if threshold is None else threshold_source,
+            "cell_m": tiles.cell / 100,
+            "road": roadway.summary,
+            "scans": [str(scan.path) for scan in scans],
+        }
+        features = _write_damages(results, grid, roadway.points.blocks, facts)
+        for scan, name in names.items():
+            scored = paint(scan, results / name, roadway, scores, tiles.cell, threshold)
+            log.info("%s: %s of %s points have a score", name, f"{scored:,}", f"{scan.points:,}")
+    area = sum(feature["properties"]["area_m2"] for feature in features)
+    files = [*names.values(), *(f"{name}.tif" for name in LAYERS), DAMAGES_FILE, PAGE_FILE]
+    print_result(
+        f"{out}: {len(features)} places of {area:.2f} m2 with scores above "
+        f"{facts['threshold']:.4g} ({facts['threshold_is']}); {', '.join(map(printable, files))}"
     )
+
+
+def _output_names(scans: Sequence[Scan], out: Path) -> dict[Scan, str]:
+    """The file name of the painted copy of every scan.
+
+    Raises:
+        UserError: two would have the same name, or one is a scan itself.
+    """
+    names: dict[Scan, str] = {}
+    for scan in scans:
+        name = name_of_copy(scan)
+        if name in names.values():
+            raise UserError(f"{scan.path}: another scan is named {name} as well; rename one")
+        path = out / name
+        if path.exists() and os.path.samefile(path, scan.path):
+            raise UserError(f"--out {out}: {scan.path} itself is there; give another folder")
+        names[scan] = name
+    return names
+
+
+def _require_dense(roadway: Roadway, cell: int) -> None:
+    """Refuse a road with too few points for the cells of the training tiles, in centimetres.
+
+    Raises:
+        UserError: it has too few.
+    """
+    typical = typical_density(roadway.density, roadway.where)
+    if typical < CELLS[cell] / 2:
+        raise UserError(
+            f"{roadway.where}: {typical:,.0f} points/m2 are too few for the cells of {cell} cm of "
+            f"--tiles-from; take a model that was trained on cells of {choose_cell(typical)} cm"
+        )
+
+
+def _score_blocks(
+    results: Path, roadway: Roadway, grid: Grid, tiles: TileSet, scorer: Scorer
+) -> BlockArrays:
+    """Score all blocks and draw the layers; returns the scores, (S, S) float32 a block."""
+    intensity_range = roadway.intensity_range() if tiles.intensity else (0.0, 0.0)
+    scores = BlockArrays(results.parent / "scores")
+
+    def mosaics() -> Iterator[tuple[Block, Mosaic]]:
+        for block in tqdm(roadway.points.blocks, unit="blocks", desc="score", disable=None):
+            mosaic = score_block(roadway, block, tiles, intensity_range, scorer)
+            scores.keep(block, mosaic.score)
+            yield block, mosaic
+
+    draw_layers(results, grid, mosaics())
+    return scores
+
+
+def _highest(scores: BlockArrays, roadway: Roadway) -> float:
+    """The score that `_SHARE` of the road exceeds, by every 16th cell.
+
+    Raises:
+        UserError: nothing has a score.
+    """
+    arrays = (scores.of(block) for block in roadway.points.blocks)
+    some = np.concatenate([each[np.isfinite(each)][::16] for each in arrays if each is not None])
+    if not len(some):
+        raise UserError(f"{roadway.where}: no tile is full enough to be scored: {roadway.summary}")
+    return float(np.quantile(some, 1 - _SHARE))
+
+
+def _write_damages(
+    results: Path, grid: Grid, blocks: Sequence[Block], facts: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Write the damages that the layers show, and the page about them; returns the damages."""
+    features = damages(results, grid, blocks, facts["threshold"])
+    write_features(results / DAMAGES_FILE, features, grid.crs, facts=facts)
+    write_page(results, grid, features, facts)
+    return features

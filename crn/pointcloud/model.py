@@ -69,7 +69,7 @@ class TileScorer:
 
     @torch.inference_mode()
     def __call__(self, height: np.ndarray, intensity: np.ndarray) -> np.ndarray:
-        """See `crn.pointcloud.score.Scorer`.
+        """See `crn.pointcloud.mosaic.Scorer`.
 
         Raises:
             UserError: a score is not finite.

@@ -1,0 +1,27 @@
+"""The demo: a synthetic street, undamaged and damaged."""
+
+from pathlib import Path
+
+import numpy as np
+
+from crn.pointcloud.folders import require_new_folder, results_in
+from crn.pointcloud.layers import DAMAGES_FILE
+from crn.pointcloud.street import make_street, some_damages, write_scan, write_truth
+from crn.system.program import print_result
+
+
+def make_demo(folder: Path) -> None:
+    """Write an undamaged and a damaged synthetic street, and where the damage is.
+
+    Raises:
+        UserError: the folder is not empty, or cannot be written to.
+    """
+    require_new_folder(folder, "folder", "demo")
+    with results_in(folder) as results:
+        write_scan(results / "sound.laz", make_street(64, [], seed=1))
+        # The next stretch further east: sorted by name, its tiles come last.
+        damages = some_damages(np.random.default_rng(5), 32)
+        damaged = make_street(32, damages, seed=2, place=(362_100.0, 5_701_300.0, 66.0))
+        write_scan(results / "damaged.laz", damaged)
+        write_truth(results / DAMAGES_FILE, damaged)
+    print_result(f"{folder}: sound.laz, damaged.laz, and {len(damages)} damages in {DAMAGES_FILE}")
