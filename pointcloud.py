@@ -11,7 +11,7 @@ from crn.errors import UserError
 from crn.system.program import program
 from crn.system.startup import leave
 
-_NEEDED = ("laspy", "lazrs", "pyproj", "rasterio")
+_NEEDED = ("geopandas", "laspy", "lazrs", "pyproj", "rasterio")
 
 
 @program("pointcloud.py")

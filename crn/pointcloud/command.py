@@ -114,9 +114,9 @@ def _add_scans(parser: argparse.ArgumentParser) -> None:
     add(
         "--road",
         type=typed_path,
-        metavar="GEOJSON",
-        help="polygons of the road, in the coordinates of the scans (default: points of class 11, "
-        "else class 2, else a simple filter)",
+        metavar="FILE",
+        help="areas of the road: GeoPackage, GeoJSON or Shapefile in any system (default: points "
+        "of class 11, else class 2, else a simple filter)",
     )
 
 
@@ -140,8 +140,8 @@ def _add_tiles(parser: argparse.ArgumentParser) -> None:
     add(
         "--damages",
         type=typed_path,
-        metavar="GEOJSON",
-        help="polygons of known damage; tiles that touch one go to bad_ones/, the others to "
+        metavar="FILE",
+        help="areas or lines of known damage; tiles that touch one go to bad_ones/, the others to "
         "good_ones/",
     )
 

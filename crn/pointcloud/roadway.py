@@ -14,6 +14,7 @@ from crn.pointcloud.las import Scan
 from crn.pointcloud.partition import BlockArrays, Partition
 from crn.pointcloud.raster import FEWEST_POINTS, PATCH_AREA, densities
 from crn.pointcloud.surface import Road, choose_road
+from crn.pointcloud.vectors import Areas
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class Roadway:
         return float(low), float(high)
 
 
-def find_road(scans: Sequence[Scan], polygons: tuple | None, folder: Path) -> Roadway:
+def find_road(scans: Sequence[Scan], polygons: Areas | None, folder: Path) -> Roadway:
     """Read all scans and keep the points of the road, in new folders in ``folder``.
 
     Raises:

@@ -26,8 +26,8 @@ from crn.pointcloud.paint import name_of_copy, paint, refuse_unfit
 from crn.pointcloud.partition import Block, BlockArrays
 from crn.pointcloud.raster import CELLS, choose_cell, typical_density
 from crn.pointcloud.roadway import Roadway, find_road
-from crn.pointcloud.surface import read_polygons
 from crn.pointcloud.tiles import TileSet
+from crn.pointcloud.vectors import read_areas
 from crn.system.files import require_writable_folder
 from crn.system.program import print_result
 from crn.system.text import printable
@@ -57,7 +57,7 @@ def score_scans(
         tiles: the kind of tiles that the scorer was trained on.
         scorer: scores the tiles.
         crs: coordinate reference system of the scans, if they do not name it.
-        road: polygons of the road; None: classes or the filter select it.
+        road: file with the areas of the road; None: classes or the filter select it.
         threshold: higher scores are damage; None: the highest `_SHARE` of scores.
         threshold_source: where the threshold comes from, in words.
 
@@ -69,7 +69,7 @@ def score_scans(
     for scan in scans:
         refuse_unfit(scan)
         scan.require_fine_scale(tiles.cell)
-    polygons = None if road is None else read_polygons(road, scans[0].unit, "--road")
+    polygons = None if road is None else read_areas(road, "--road", scans)
     require_writable_folder(out, "--out")
     with results_in(out, sum(scan.points for scan in scans)) as results:
         roadway = find_road(scans, polygons, results.parent)

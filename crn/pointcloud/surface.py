@@ -5,19 +5,13 @@ they end at a kerb, whose lower side is the road. It also takes driveways, squar
 without a kerb for road; given classes or polygons are better.
 """
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from rasterio.errors import RasterioError
-from rasterio.features import rasterize
-from rasterio.transform import Affine
 from scipy import ndimage
 
-from crn.errors import UserError
 from crn.pointcloud.partition import BLOCK, HEIGHT_STEP, Block, Partition
+from crn.pointcloud.vectors import Areas
 
 CELL = 16  # centimetres, side of a cell of the filter
 ROAD_CLASS, GROUND_CLASS = 11, 2
@@ -41,12 +35,12 @@ class Road:
     Attributes:
         rule: the rule in words.
         classes: classes of its points; None if classes do not decide.
-        polygons: GeoJSON geometries in metres that contain it; None without.
+        polygons: the areas that contain it; None without.
     """
 
     rule: str
     classes: tuple[int, ...] | None = None
-    polygons: tuple[dict[str, Any], ...] | None = None
+    polygons: Areas | None = None
 
     def level(self, partition: Partition, block: Block) -> np.ndarray | None:
         """The height of the road (S, S) in a block, float32 metres, NaN where there is none.
@@ -60,7 +54,7 @@ class Road:
         if self.polygons is None:
             road = _largest_below_kerbs(lowest, ground)
         else:
-            road = ground & burn(self.polygons, block, _MARGIN, CELL, _WIDE, "--road")
+            road = ground & self.polygons.burn(block, _MARGIN, CELL, _WIDE)
         return _smoothed(lowest, road).astype(np.float32)[_EDGE:-_EDGE, _EDGE:-_EDGE]
 
     def of_road(
@@ -86,12 +80,12 @@ class Road:
         return (above <= ABOVE) & (above >= -BELOW)  # not where the level is NaN
 
 
-def choose_road(classes: np.ndarray, polygons: tuple[dict[str, Any], ...] | None) -> Road:
+def choose_road(classes: np.ndarray, polygons: Areas | None) -> Road:
     """Choose the rule: polygons, else classes, else the filter.
 
     Args:
         classes: (256,), number of points of each class.
-        polygons: polygons of ``--road``.
+        polygons: areas of ``--road``.
     """
     if polygons is not None:
         return Road("polygons of --road", polygons=polygons)
@@ -99,70 +93,6 @@ def choose_road(classes: np.ndarray, polygons: tuple[dict[str, Any], ...] | None
         if classes[kind]:
             return Road(f"class {kind} ({name})", classes=(kind,))
     return Road("the filter of this program")
-
-
-def read_polygons(path: Path, unit: float, flag: str) -> tuple[dict[str, Any], ...]:
-    """The polygons of a GeoJSON file in the scan's coordinates, converted to metres.
-
-    Args:
-        path: the file.
-        unit: metres in a unit of its coordinates.
-        flag: the flag that named it, for messages.
-
-    Raises:
-        UserError: it cannot be read, or holds no polygons.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        features = content.get("features", [content])
-        shapes = [each.get("geometry", each) for each in features]
-        shapes = [
-            {"type": each["type"], "coordinates": _scaled(each["coordinates"], unit)}
-            for each in shapes
-            if each and each["type"] in ("Polygon", "MultiPolygon")
-        ]
-    except OSError as error:
-        raise UserError(f"{flag} {path}: cannot be read ({error.strerror})") from None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise UserError(f"{flag} {path}: is not a GeoJSON file") from None
-    if not shapes:
-        raise UserError(f"{flag} {path}: holds no polygon")
-    return tuple(shapes)
-
-
-def burn(
-    polygons: tuple[dict[str, Any], ...],
-    block: Block,
-    margin: int,
-    cell: int,
-    side: int,
-    flag: str,
-) -> np.ndarray:
-    """The cells (side, side) bool whose middle is in a polygon.
-
-    Args:
-        polygons: from `read_polygons`.
-        block, margin: the cells begin ``margin`` centimetres before the block.
-        cell: side of a cell in centimetres.
-        side: number of cells on a side.
-        flag: the flag that named the polygons, for messages.
-
-    Raises:
-        UserError: the polygons are invalid.
-    """
-    left, bottom = ((number * BLOCK - margin) / 100 for number in block)
-    transform = Affine(cell / 100, 0, left, 0, cell / 100, bottom)
-    try:
-        inside = rasterize(polygons, (side, side), transform=transform, dtype="uint8")
-    except (RasterioError, ValueError, TypeError, IndexError) as error:
-        raise UserError(f"{flag}: its polygons cannot be used ({error})") from None
-    return inside.astype(bool)
-
-
-def _scaled(coordinates: Any, unit: float) -> Any:
-    if isinstance(coordinates[0], (int, float)):
-        return [float(value) * unit for value in coordinates[:2]]
-    return [_scaled(each, unit) for each in coordinates]
 
 
 def _lowest(partition: Partition, block: Block) -> np.ndarray:

@@ -14,7 +14,6 @@ from crn.pointcloud.las import Scan, check_scans, find_files
 from crn.pointcloud.partition import BLOCK
 from crn.pointcloud.raster import CELLS, choose_cell, typical_density
 from crn.pointcloud.roadway import Roadway, find_road
-from crn.pointcloud.surface import burn, read_polygons
 from crn.pointcloud.tiles import (
     EMPTY_FOLDER,
     MIN_FILL,
@@ -27,6 +26,7 @@ from crn.pointcloud.tiles import (
     tile_name,
     write_tile,
 )
+from crn.pointcloud.vectors import Areas, read_areas
 from crn.system.program import print_result
 from datasets.layouts import TILE_FOLDERS
 
@@ -50,8 +50,8 @@ def make_tiles(
         inputs: LAS and LAZ files, or folders of them.
         out: a new or empty folder.
         crs: coordinate reference system of the scans, if they do not name it.
-        road: polygons of the road; None: classes or the filter select it.
-        damages: polygons of known damage; the tiles that touch one go to bad_ones/, the others to
+        road: file with the areas of the road; None: classes or the filter select it.
+        damages: file with the areas of known damage; the tiles that touch one go to bad_ones/, the others to
             good_ones/.
         cell: side of a cell in metres; None: depends on the density of the points.
         height_range_mm: heights that are black and white.
@@ -66,8 +66,8 @@ def make_tiles(
     require_new_folder(out, "--out", "tiles")
     scans = check_scans(find_files(inputs), crs)
     road_polygons, damaged = (
-        None if path is None else read_polygons(path, scans[0].unit, flag)
-        for path, flag in ((road, "--road"), (damages, "--damages"))
+        None if path is None else read_areas(path, flag, scans, verdict)
+        for path, flag, verdict in ((road, "--road", None), (damages, "--damages", "right"))
     )
     with results_in(out, sum(scan.points for scan in scans)) as results:
         roadway = find_road(scans, road_polygons, results.parent)
@@ -104,7 +104,7 @@ def _write_tiles(
     roadway: Roadway,
     tiles: TileSet,
     intensity_range: tuple[float, float],
-    damaged: tuple | None,
+    damaged: Areas | None,
 ) -> dict[str, int]:
     """Write the tiles of all blocks; returns the number of tiles in each folder.
 
@@ -119,7 +119,7 @@ def _write_tiles(
     for block in tqdm(roadway.points.blocks, unit="blocks", desc="tiles", disable=None):
         raster = raster_of(roadway.points, block, tiles)
         side = (BLOCK + 2 * STRIDE) // tiles.cell
-        burnt = None if damaged is None else burn(damaged, block, 0, tiles.cell, side, "--damages")
+        burnt = None if damaged is None else damaged.burn(block, 0, tiles.cell, side)
         for part in cut(raster, tiles, MIN_FILL, 0):
             images = images_of(part, tiles, intensity_range)
             for corner, known, *pair in zip(part.corners, part.known, *images, strict=True):

@@ -1,0 +1,184 @@
+"""Vector files in and out: areas that users draw, and what is found, in any format of GDAL."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import pandas
+import pyogrio
+import pyproj
+import shapely
+from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError
+from rasterio.features import rasterize
+from rasterio.transform import Affine
+
+from crn.errors import UserError
+from crn.pointcloud.las import Scan, horizontal
+from crn.pointcloud.partition import BLOCK, Block
+from crn.system.files import writing
+from crn.system.text import shortened
+
+log = logging.getLogger(__name__)
+
+VERDICT = "verdict"  # the column of reviewed places: right, wrong or ignore
+LINE = 0.08  # metres; the largest cell
+_ERRORS = (DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError)
+_AREAS, _LINES = ("Polygon",), ("LineString", "LinearRing")
+
+
+@dataclass(frozen=True)
+class Areas:
+    """Areas on the map.
+
+    Attributes:
+        shapes: polygons in metres.
+        tree: finds the shapes near a place.
+    """
+
+    shapes: np.ndarray
+    tree: shapely.STRtree
+
+    def burn(self, block: Block, margin: int, cell: int, side: int) -> np.ndarray:
+        """The cells (side, side) bool whose middle is in an area; row 0 is in the south.
+
+        Args:
+            block, margin: the cells begin ``margin`` centimetres before the block.
+            cell: side of a cell in centimetres.
+            side: number of cells on a side.
+        """
+        left, bottom = ((number * BLOCK - margin) / 100 for number in block)
+        size = side * cell / 100
+        near = self.shapes[self.tree.query(shapely.box(left, bottom, left + size, bottom + size))]
+        if not len(near):
+            return np.zeros((side, side), bool)
+        transform = Affine(cell / 100, 0, left, 0, cell / 100, bottom)
+        return rasterize(near, (side, side), transform=transform, dtype="uint8") > 0
+
+
+def read_areas(path: Path, flag: str, scans: Sequence[Scan], verdict: str | None = None) -> Areas:
+    """The areas of a file, in metres on the map of the scans.
+
+    Lines become areas, `LINE` wide on both sides. What is neither an area nor a line is left out,
+    with a line that says so.
+
+    Args:
+        path: a GeoJSON, GeoPackage, Shapefile or any other vector file, in any known system.
+        flag: the flag that named it, for messages.
+        scans: the scans, in one coordinate reference system.
+        verdict: of reviewed places only those with this verdict are read.
+
+    Raises:
+        UserError: it cannot be read, or holds no area.
+    """
+    frame = read_shapes(path, flag, scans, verdict)
+    lines = frame.geom_type.isin(_LINES) & ~frame.is_empty
+    dropped = ~lines & ~frame.geom_type.isin(_AREAS) | frame.is_empty
+    if dropped.any():
+        kinds = ", ".join(sorted(frame.geom_type[dropped].dropna().unique())) or "empty shapes"
+        log.warning("%s %s: %d shapes are left out: %s", flag, path, dropped.sum(), kinds)
+    shapes = np.array(frame.geometry)
+    shapes[lines] = shapely.buffer(shapes[lines], LINE)
+    shapes = shapely.make_valid(shapes[~dropped])
+    if not len(shapes) and verdict is None:
+        raise UserError(f"{flag} {path}: holds no area and no line")
+    areas = Areas(shapes, shapely.STRtree(shapes))
+    boxes = [
+        shapely.box(*(scan.header.mins[:2] * scan.unit), *(scan.header.maxs[:2] * scan.unit))
+        for scan in scans
+    ]
+    near = len(np.unique(areas.tree.query(boxes)[1]))
+    if near < len(shapes):
+        log.warning(
+            "%s %s: %d of %d areas touch no scan", flag, path, len(shapes) - near, len(shapes)
+        )
+    return areas
+
+
+def read_shapes(
+    path: Path, flag: str, scans: Sequence[Scan], verdict: str | None = None
+) -> geopandas.GeoDataFrame:
+    """The single shapes of all layers of a file, in metres on the map of the scans.
+
+    Raises:
+        UserError: it cannot be read, or its system cannot be brought to that of the scans.
+    """
+    try:
+        layers = [name for name, kind in pyogrio.list_layers(path) if kind is not None]
+        frames = [geopandas.read_file(path, layer=name) for name in layers]
+    except (*_ERRORS, ValueError) as error:
+        reason = "no such file" if not path.exists() else shortened(str(error).split(";")[0])
+        raise UserError(f"{flag} {path}: cannot be read ({reason})") from None
+    crs, unit = scans[0].crs, scans[0].unit
+    parts = [_on_the_map(path, flag, frame, crs) for frame in frames]
+    if not parts:
+        raise UserError(f"{flag} {path}: has no layer with shapes")
+    frame = geopandas.GeoDataFrame(pandas.concat(parts, ignore_index=True))
+    if verdict is not None and VERDICT in frame:
+        frame = frame[frame[VERDICT] == verdict]
+    frame = frame.explode(ignore_index=True)
+    flat = shapely.force_2d(np.asarray(frame.geometry))
+    return frame.set_geometry(shapely.transform(flat, lambda xy: xy * unit), crs=None)
+
+
+def _on_the_map(
+    path: Path, flag: str, frame: geopandas.GeoDataFrame, crs: pyproj.CRS | None
+) -> geopandas.GeoDataFrame:
+    """Shapes in the coordinates of the scans.
+
+    Raises:
+        UserError: the systems cannot be brought together.
+    """
+    # GDAL takes GeoJSON without a system for degrees.
+    in_degrees = frame.crs is not None and frame.crs.is_geographic
+    if frame.crs is None or (in_degrees and abs(frame.total_bounds).max() > 360):
+        log.warning("%s %s: names no system; that of the scans is taken", flag, path)
+        return frame.set_crs(None, allow_override=True)
+    if crs is None:
+        raise UserError(
+            f"{flag} {path}: is in {frame.crs.name}, but the system of the scans is unknown; name "
+            "it with --crs"
+        )
+    frame = frame.to_crs(horizontal(crs))
+    if not np.isfinite(frame.total_bounds).all() and not frame.geometry.is_empty.all():
+        raise UserError(f"{flag} {path}: does not fit into {crs.name}")
+    return frame.set_crs(None, allow_override=True)
+
+
+@contextmanager
+def writing_vectors(path: Path) -> Iterator[None]:
+    """Turn errors of GDAL in writing into a `UserError`."""
+    with writing(path):
+        try:
+            yield
+        except _ERRORS as error:
+            raise OSError(None, shortened(" ".join(str(error).split()))) from None
+
+
+def write_layer(
+    path: Path, layer: str, frame: geopandas.GeoDataFrame, facts: dict[str, Any] | None = None
+) -> None:
+    """Write a layer of a GeoPackage, with facts as its metadata.
+
+    Raises:
+        UserError: the system refuses to.
+    """
+    notes = {name: str(value) for name, value in (facts or {}).items()}
+    with writing_vectors(path):
+        frame.to_file(path, layer=layer, driver="GPKG", layer_metadata=notes or None)
+
+
+def write_for_web(path: Path, frame: geopandas.GeoDataFrame) -> None:
+    """Write GeoJSON as RFC 7946 has it: in degrees of WGS 84.
+
+    Raises:
+        UserError: the system refuses to.
+    """
+    with writing_vectors(path):
+        frame.to_crs("EPSG:4326").to_file(
+            path, driver="GeoJSON", RFC7946="YES", COORDINATE_PRECISION=8
+        )
