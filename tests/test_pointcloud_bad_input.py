@@ -216,8 +216,8 @@ def test_flags_of_tiles(tmp_path, sound, refused):
     (tmp_path / "b.geojson").write_text('{"type": "Point", "coordinates": [1, 2]}')
     (tmp_path / "c.geojson").write_text('{"type": "Polygon", "coordinates": [[[1, "x"]]]}')
     for flag in ("--road", "--damages"):
-        assert "is not a GeoJSON" in refused("tiles", scan, flag, tmp_path / "a.geojson")
-        assert "holds no polygon" in refused("tiles", scan, flag, tmp_path / "b.geojson")
+        assert "cannot be read" in refused("tiles", scan, flag, tmp_path / "a.geojson")
+        assert "holds no area and no line" in refused("tiles", scan, flag, tmp_path / "b.geojson")
         assert flag in refused("tiles", scan, flag, tmp_path / "c.geojson")
         assert "cannot be read" in refused("tiles", scan, flag, tmp_path / "missing")
     assert "--height-range-mm" in refused("tiles", scan, "--height-range-mm", "5", "60")

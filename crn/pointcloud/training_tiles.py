@@ -51,8 +51,8 @@ def make_tiles(
         out: a new or empty folder.
         crs: coordinate reference system of the scans, if they do not name it.
         road: file with the areas of the road; None: classes or the filter select it.
-        damages: file with the areas of known damage; the tiles that touch one go to bad_ones/, the others to
-            good_ones/.
+        damages: file with areas or lines of known damage; the tiles that touch one go to
+            bad_ones/, the others to good_ones/.
         cell: side of a cell in metres; None: depends on the density of the points.
         height_range_mm: heights that are black and white.
         with_intensity: whether intensities are used beside heights.

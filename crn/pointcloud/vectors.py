@@ -84,7 +84,7 @@ def read_areas(path: Path, flag: str, scans: Sequence[Scan], verdict: str | None
     shapes = np.array(frame.geometry)
     shapes[lines] = shapely.buffer(shapes[lines], LINE)
     shapes = shapely.make_valid(shapes[~dropped])
-    if not len(shapes) and verdict is None:
+    if not len(shapes) and VERDICT not in frame:
         raise UserError(f"{flag} {path}: holds no area and no line")
     areas = Areas(shapes, shapely.STRtree(shapes))
     boxes = [
