@@ -13,7 +13,7 @@ from crn.pointcloud.tiles import TileSet
 
 POTHOLE = Damage("pothole", 8.0, -1.4, (0.4,), 0.04)
 LAYERS = ("score", "height_mm", "intensity")
-TILES = TileSet(cell=4)
+TILES = TileSet(cell=4, intensity_range=(5000.0, 26_000.0))
 
 
 class Depth:
@@ -23,6 +23,7 @@ class Depth:
 
     def __init__(self) -> None:
         self.tiles = 0
+        self.tags = {"model": "depth"}
 
     def __call__(self, height: np.ndarray, intensity: np.ndarray) -> np.ndarray:
         assert (height.dtype, intensity.dtype) == (np.uint16, np.uint8)

@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from damage import damaged
 laspy = pytest.importorskip("laspy")
 pytest.importorskip("rasterio")
 
-from scans import run_score, small_street, write_las  # noqa: E402
+from scans import TILES, run_score, small_street, write_las  # noqa: E402
 
 import pointcloud  # noqa: E402
 from crn.errors import UserError  # noqa: E402
@@ -99,11 +100,13 @@ def test_no_las_file(tmp_path, refused, kind):
 # Where in the file, other bytes, and what the line says.
 HEADERS = {
     "4e9 points in LAS": ("las", 247, number(4 * 10**9, 8), "room for"),
-    "4e9 points in LAZ": ("laz", 247, number(4 * 10**9, 8), "do not fit"),
+    "4e9 points in LAZ": ("laz", 247, number(4 * 10**9, 8), "room for"),
     "4e9 records": ("laz", 100, number(4 * 10**9), "header does not fit"),
-    "4e9 records after the points": ("laz", 243, number(4 * 10**9), "header does not fit"),
-    "points begin beyond the end": ("las", 96, number(10**9), "header does not fit"),
-    "no points": ("laz", 247, number(0, 8), "no points"),
+    "4e9 records after the points": ("laz", 243, number(4 * 10**9), "cannot be read"),
+    "points begin beyond the end": ("las", 96, number(10**9), "room for 0"),
+    "half of the points": ("las", 247, number(55_000, 8), "55,000 .* holds at least 110,0"),
+    "half of the chunks": ("laz", 247, number(50_000, 8), "50,000 .* holds at least 100,001"),
+    "no points": ("laz", 247, number(0, 8), "counts 0 points .* holds at least"),
     "scale 0": ("laz", 131, double(0), "not coordinates"),
     "scale NaN": ("las", 139, double(np.nan), "not coordinates"),
     "offset infinite": ("laz", 155, double(np.inf), "not coordinates"),
@@ -131,7 +134,7 @@ def test_a_table_of_billions_of_chunks(tmp_path, sound, refused):
     path = sound / "sound.laz"
     table = int.from_bytes(path.read_bytes()[offset(path) :][:8], "little")
     broken = changed(path, tmp_path / "a.laz", table + 4, number(2**31 + 5))
-    assert "do not fit" in refused("tiles", broken)
+    assert "room for 0" in refused("tiles", broken)
 
 
 @pytest.mark.parametrize("suffix", ["las", "laz"])
@@ -226,7 +229,7 @@ def test_flags_of_tiles(tmp_path, sound, refused):
 
 def test_flags_of_score(tmp_path, sound, refused):
     scan = sound / "sound.laz"
-    good = TileSet(4).description({})
+    good = TileSet(4, intensity_range=(0.0, 9.0)).description({})
     tiles = tmp_path / "tiles.json"
 
     def score(*more: object) -> str:
@@ -239,6 +242,7 @@ def test_flags_of_score(tmp_path, sound, refused):
         json.dumps({**good, "version": 99}),
         json.dumps({**good, "cell": 5}),
         json.dumps({**good, "height_range_mm": [60, -60]}),
+        json.dumps({**good, "intensity_range": None}),
     ):
         tiles.write_text(content)
         assert "does not describe tiles of this version of the program" in score()
@@ -258,8 +262,11 @@ def test_scans_that_cannot_be_scored(tmp_path, street, sound):
     copy.parent.mkdir()
     shutil.copy(sound / "sound.laz", copy)
     refuse("itself is there", copy, out=copy.parent)
-    refuse("another scan is named", copy, sound / "sound.laz")
-    refuse("too few for the cells of 1 cm of --tiles-from.*cells of 4 cm", copy, tiles=TileSet(1))
+    copc = tmp_path / "scans/sound.copc.laz"
+    shutil.copy(copy, copc)
+    refuse("another scan is named sound.laz as well", copy, copc)
+    fine = replace(TILES, cell=1)
+    refuse("too few for the cells of 1 cm of --tiles-from.*cells of 4 cm", copy, tiles=fine)
     coarse = write_las(tmp_path / "coarse.laz", street, scale=0.005)
     refuse("rounded to 5 mm, too much", coarse)
     run_score([copy], tmp_path / "out")

@@ -15,7 +15,7 @@ from laspy.vlrs.vlrlist import VLRList  # noqa: E402
 from crn.errors import UserError  # noqa: E402
 from crn.pointcloud.las import Scan, check_scans, read_points  # noqa: E402
 from crn.pointcloud.paint import name_of_copy, paint, refuse_unfit  # noqa: E402
-from crn.pointcloud.partition import BLOCK, BlockArrays, Partition, centimetres  # noqa: E402
+from crn.pointcloud.partition import BLOCK, SOURCES, BlockArrays, Partition, centimetres  # noqa: E402
 from crn.pointcloud.roadway import Roadway  # noqa: E402
 from crn.pointcloud.surface import Road  # noqa: E402
 
@@ -73,9 +73,11 @@ def random_file(path: Path, version: str, point_format: int, extra: bool = True)
 def painted(path: Path, out: Path, threshold: float | None = 1e5, crs: str | None = None) -> Scan:
     (scan,) = check_scans([path], crs)
     refuse_unfit(scan)
-    road = Road("classes", classes=(ROAD,))
+    allowed, filtered = np.zeros((SOURCES, 256), bool), np.zeros(SOURCES, bool)
+    allowed[:, ROAD] = True
+    road = Road("classes", allowed, filtered)
     points, levels = Partition(out.with_suffix(".points")), BlockArrays(out.with_suffix(".levels"))
-    roadway = Roadway("a test", points, road, levels, np.ones(1), np.zeros(1 << 16, np.int64))
+    roadway = Roadway("a test", points, road, levels, (), np.ones(1), np.zeros(1 << 16, np.int64))
     paint(scan, out, roadway, Columns(), CELL, threshold)
     return scan
 

@@ -182,7 +182,7 @@ def made(tmp_path):
         (scan,) = check_scans([path], None)
         work = tmp_path / "work"
         work.mkdir()
-        return scan, find_road([scan], None, work)
+        return scan, find_road(scan, None, work)
 
     return make
 
@@ -253,7 +253,7 @@ def scored_strip(made):
     _, roadway = made(xyz)
 
     def score(values: np.ndarray) -> np.ndarray:
-        mosaic = score_block(roadway, (0, 0), TILES, (0.0, 60_000.0), Given(values))
+        mosaic = score_block(roadway, (0, 0), TILES, Given(values))
         np.testing.assert_array_equal(np.isnan(mosaic.score), ~known)
         return mosaic.score
 
@@ -281,7 +281,7 @@ def test_what_is_unknown_looks_like_the_rest_of_its_tile():
     intensity *= 3
     height[:, 0] = intensity[:, 0] = np.nan  # the southernmost cells
     part = Tiles(np.zeros((1, 2)), height, intensity, np.array([0.9]))
-    heights, intensities = images_of(part, TILES, (0.0, 255.0))
+    heights, intensities = images_of(part, replace(TILES, intensity_range=(0.0, 255.0)))
     assert np.unique(heights[:, -1]) == 32768  # level, in the middle of -60 to 60 mm
     assert np.unique(heights[:, :-1]) == 49151
     assert np.unique(intensities) == 90
@@ -341,7 +341,7 @@ def road_points(path: Path, work: Path, crs: str | None = None) -> np.ndarray:
     """Which points (N,) of a file the filter takes for road."""
     (scan,) = check_scans([path], crs)
     work.mkdir()
-    roadway = find_road([scan], None, work)
+    roadway = find_road(scan, None, work)
     points = laspy.read(path)
     i, j = centimetres(scan, points.points)
     z = heights(scan, points.points)
@@ -349,7 +349,9 @@ def road_points(path: Path, work: Path, crs: str | None = None) -> np.ndarray:
     for block, index in groups(i // BLOCK, j // BLOCK):
         east, north = i[index] - block[0] * BLOCK, j[index] - block[1] * BLOCK
         level = roadway.levels.of(block)
-        road[index] = roadway.road.of_road(np.zeros(len(east)), east, north, z[index], level)
+        road[index] = roadway.road.of_road(
+            0, np.zeros(len(east), int), east, north, z[index], level
+        )
     return road
 
 

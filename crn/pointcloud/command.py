@@ -3,12 +3,16 @@
 import argparse
 import logging
 import math
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import current_thread, main_thread
 
 from crn.config import PAIRS, SCORES
+from crn.pointcloud.campaign import Workers
 from crn.pointcloud.raster import CELLS
 from crn.pointcloud.tiles import read_tile_set
-from crn.system.program import Parser, PrintableLines, typed_path
+from crn.system.program import Parser, PrintableLines, typed_path, whole_number
 
 
 def run_pointcloud(argv: Sequence[str]) -> int:
@@ -18,7 +22,7 @@ def run_pointcloud(argv: Sequence[str]) -> int:
         argv: the words after the program's name.
 
     Returns:
-        The exit status, 0.
+        The exit status: 0, or 128 + N after signal N.
 
     Raises:
         UserError: the command line, a file or the output cannot be used.
@@ -28,8 +32,41 @@ def run_pointcloud(argv: Sequence[str]) -> int:
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("crn").setLevel(logging.INFO)
     options = _parser().parse_args(argv)
-    {"demo": _demo, "tiles": _tiles, "score": _score}[options.command](options)
+    came: list[int] = []
+    try:
+        with _like_ctrl_c(came):
+            {"demo": _demo, "tiles": _tiles, "score": _score}[options.command](options)
+    except KeyboardInterrupt:
+        if not came:
+            raise
+        return 128 + came[0]
     return 0
+
+
+@contextmanager
+def _like_ctrl_c(came: list[int]) -> Iterator[None]:
+    """Let the signals of batch systems and closed terminals end a run as Ctrl-C does.
+
+    Args:
+        came: receives them.
+    """
+
+    def stop(number: int, _: object) -> None:
+        came.append(number)
+        signal.raise_signal(signal.SIGINT)
+
+    names = ("SIGTERM", "SIGHUP") if current_thread() is main_thread() else ()
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    # Under nohup, SIGHUP stays ignored.
+    before = {each: signal.getsignal(each) for each in numbers}
+    taken = [each for each, handler in before.items() if handler != signal.SIG_IGN]
+    for number in taken:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, before[number])
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -50,6 +87,8 @@ def _tiles(options: argparse.Namespace) -> None:
         cell=options.cell,
         height_range_mm=tuple(options.height_range_mm),
         with_intensity=not options.no_intensity,
+        workers=_workers(options),
+        dry_run=options.dry_run,
     )
 
 
@@ -74,7 +113,13 @@ def _score(options: argparse.Namespace) -> None:
         road=options.road,
         threshold=threshold,
         threshold_source=source,
+        workers=_workers(options),
+        dry_run=options.dry_run,
     )
+
+
+def _workers(options: argparse.Namespace) -> Workers:
+    return Workers(options.jobs, options.scheduler, options.strict)
 
 
 def _parser() -> Parser:
@@ -104,7 +149,12 @@ def _parser() -> Parser:
 def _add_scans(parser: argparse.ArgumentParser) -> None:
     """The options of both commands that read scans."""
     add = parser.add_argument
-    add("scans", type=typed_path, nargs="+", help="LAS or LAZ files, or folders of them")
+    add(
+        "scans",
+        type=typed_path,
+        nargs="+",
+        help="LAS or LAZ files, or folders that have them at any depth",
+    )
     add("--out", type=typed_path, required=True, metavar="DIR", help="output folder")
     add(
         "--crs",
@@ -118,6 +168,24 @@ def _add_scans(parser: argparse.ArgumentParser) -> None:
         help="areas of the road: GeoPackage, GeoJSON or Shapefile in any system (default: points "
         "of class 11, else class 2, else a simple filter)",
     )
+    add(
+        "--dry-run",
+        action="store_true",
+        help="only list the scans, and estimate time, memory and disk",
+    )
+    add(
+        "--jobs",
+        type=whole_number(1),
+        default=1,
+        metavar="N",
+        help="scans at a time on this machine (default: 1)",
+    )
+    add(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="run on the workers of this dask scheduler, e.g. tcp://10.0.0.1:8786",
+    )
+    add("--strict", action="store_true", help="stop at the first scan that fails")
 
 
 def _add_tiles(parser: argparse.ArgumentParser) -> None:

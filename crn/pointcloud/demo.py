@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from crn.pointcloud.folders import require_new_folder, results_in
+from crn.pointcloud.folders import publish, require_new_folder, working_in
 from crn.pointcloud.layers import DAMAGES_FILE
 from crn.pointcloud.street import make_street, some_damages, write_scan, write_truth
 from crn.system.program import print_result
@@ -17,11 +17,12 @@ def make_demo(folder: Path) -> None:
         UserError: the folder is not empty, or cannot be written to.
     """
     require_new_folder(folder, "folder", "demo")
-    with results_in(folder) as results:
-        write_scan(results / "sound.laz", make_street(64, [], seed=1))
+    with working_in(folder) as work:
+        write_scan(work / "sound.laz", make_street(64, [], seed=1))
         # The next stretch further east: sorted by name, its tiles come last.
         damages = some_damages(np.random.default_rng(5), 32)
         damaged = make_street(32, damages, seed=2, place=(362_100.0, 5_701_300.0, 66.0))
-        write_scan(results / "damaged.laz", damaged)
-        write_truth(results / DAMAGES_FILE, damaged)
+        write_scan(work / "damaged.laz", damaged)
+        write_truth(work / DAMAGES_FILE, damaged)
+        publish(work, folder)
     print_result(f"{folder}: sound.laz, damaged.laz, and {len(damages)} damages in {DAMAGES_FILE}")

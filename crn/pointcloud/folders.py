@@ -27,35 +27,42 @@ def require_new_folder(folder: Path, flag: str, command: str) -> None:
 
 
 @contextmanager
-def results_in(out: Path, points: int = 0) -> Iterator[Path]:
-    """Yield a folder whose content moves to the output folder once it is complete.
-
-    Results of earlier runs are renamed, and unfinished ones of killed runs are removed. The parent
-    of the folder is for temporary files.
+def working_in(out: Path, needed: int = 0) -> Iterator[Path]:
+    """Yield a new temporary folder in the output folder; those of killed runs are removed.
 
     Args:
         out: the output folder.
-        points: number of points that have to fit there for a while.
+        needed: about the bytes that will be written there.
 
     Raises:
-        UserError: another run uses the folder, the disk has too little room for the points, or the
-            system refuses to write.
+        UserError: another run uses the folder, the disk has too little room, or the system refuses
+            to write.
     """
     with claimed(out), writing(out):
         for left in out.glob(f"{_UNFINISHED}*"):
             shutil.rmtree(left, ignore_errors=True)
             log.info("removed %s, left by a killed run", left)
-        needed = 24 * points
-        free = shutil.disk_usage(out).free
-        if free < needed:
+        total, _, free = shutil.disk_usage(out)
+        if free < needed and total:  # some network storage tells nothing
             raise UserError(
-                f"{out}: has {free / 1e9:.1f} GB free, and {needed / 1e9:.1f} GB are needed for "
-                "the points alone; free some space, or write elsewhere"
+                f"{out}: has {free / 1e9:.1f} GB free, and about {needed / 1e9:.1f} GB are needed; "
+                "free some space, or write elsewhere"
             )
         with TemporaryDirectory(prefix=_UNFINISHED, dir=out, ignore_cleanup_errors=True) as work:
-            results = Path(work) / "results"
-            results.mkdir()
-            yield results
-            for path in sorted(results.iterdir()):
-                set_aside(out / path.name)
-                path.rename(out / path.name)
+            yield Path(work)
+
+
+def publish(results: Path, out: Path) -> None:
+    """Move all results to the output folder; earlier ones of the same name are renamed.
+
+    Raises:
+        UserError: the system refuses to.
+    """
+    for path in sorted(results.iterdir()):
+        place = out / path.name
+        if path.is_dir() and place.is_dir():
+            publish(path, place)
+        else:
+            set_aside(place)
+            with writing(place):
+                path.rename(place)

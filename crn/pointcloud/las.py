@@ -1,25 +1,19 @@
-"""LAS and LAZ files: checked before they are read; a damaged file ends in a `UserError`.
-
-Readers trust the header: a changed byte makes them reserve gigabytes, loop over billions of records
-or end the process. So its counts are first compared with the size of the file.
-"""
+"""LAS and LAZ files: checked before they are read; a damaged file ends in a `UserError`."""
 
 import logging
-import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import laspy
 import numpy as np
 import pyproj
-from laspy.errors import LaspyException
 from laspy.point.record import ScaleAwarePointRecord
 
 from crn.errors import UserError
+from crn.pointcloud.crs import crs_of_flag, own_crs, require_true_lengths, same_on_the_map, units
 from crn.system.interrupts import ctrl_c_waits
 from crn.system.text import shortened
 
@@ -28,14 +22,13 @@ log = logging.getLogger(__name__)
 logging.getLogger("laspy").setLevel(logging.CRITICAL + 1)
 
 CHUNK = 1_000_000  # points in memory at a time
-SUFFIXES = (".las", ".laz")
 COARSEST_HEIGHT = 0.005  # metres; a coarser z shows no damage
 
-# Of the header: its size, the positions of numbers in it, and the least size of a record (bytes).
-_HEADER, _MINOR_VERSION_AT, _OFFSET_AT, _VLRS_AT, _EVLRS_AT = 227, 25, 96, 100, 243
-_VLR, _EVLR = 54, 60
+_HEADER, _OFFSET_AT, _VLRS_AT = 227, 96, 100  # bytes: its size, and the positions of numbers in it
+_VLR = 54  # bytes, the least size of a record
 _POINTWISE = b"\1\0"  # LASzip's first way to compress, without chunks
 _AT_THE_END = 2**64 - 1  # the position of the chunk table then is in the last 8 bytes
+_OF_ANY_SIZE = 2**32 - 1  # the size of chunks that differ
 _LARGEST_CELL = 8  # centimetres
 
 
@@ -51,6 +44,7 @@ class Scan:
         has_crs: whether the file itself names its system.
         unit: metres in a unit of x and y.
         unit_of_z: metres in a unit of z.
+        name: its path below the folder of all scans, for messages and results.
     """
 
     path: Path
@@ -60,6 +54,15 @@ class Scan:
     has_crs: bool
     unit: float
     unit_of_z: float
+    name: str = ""
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """West, south, east and north by its header, in metres."""
+        (west, south), (east, north) = (
+            ends[:2] * self.unit for ends in (self.header.mins, self.header.maxs)
+        )
+        return west, south, east, north
 
     def scale(self, axis: int) -> float:
         """Metres in a step of the stored whole numbers of x, y or z (0, 1, 2)."""
@@ -91,66 +94,61 @@ class Scan:
         return self.unit_of_z if axis == 2 else self.unit
 
 
-def find_files(inputs: Sequence[Path]) -> list[Path]:
-    """The given files, and the LAS and LAZ files in the given folders.
-
-    Raises:
-        UserError: there are none, or one is given twice.
-    """
-    files = []
-    for path in inputs:
-        if path.is_dir():
-            found = sorted(each for each in path.iterdir() if each.suffix.lower() in SUFFIXES)
-            if not found:
-                raise UserError(f"{path}: contains no .las or .laz file")
-            files += found
-        elif path.exists():
-            files.append(path)
-        else:
-            raise UserError(f"{path}: no such file; give a LAS or LAZ file, or a folder of them")
-    twice = [file for file in files if sum(os.path.samefile(file, each) for each in files) > 1]
-    if twice:
-        raise UserError(f"{twice[0]}: is named twice; name it once")
-    return files
-
-
-def check_scans(files: Sequence[Path], crs_name: str | None) -> list[Scan]:
+def check_scans(
+    files: Iterable[Path],
+    crs_name: str | None,
+    refused: dict[Path, UserError] | None = None,
+) -> list[Scan]:
     """Check the headers of all files without reading points.
 
     Args:
         files: at least one.
         crs_name: value of ``--crs``, e.g. EPSG:25832.
+        refused: receives the errors of single files, which are then left out; None: the first
+            error is raised.
 
     Raises:
         UserError: a file cannot be used, or the files do not go together.
     """
-    asked = _crs_of_flag(crs_name) if crs_name else None
-    headers = [_read_header(path) for path in files]
-    own = [_own_crs(path, header) for path, header in zip(files, headers, strict=True)]
-    known = {each.to_wkt(): path for path, each in zip(files, own, strict=True) if each}
-    if asked is None and len(known) > 1:
-        one, other = list(known.values())[:2]
-        raise UserError(
-            f"{one} and {other} have different coordinate reference systems; reproject one "
-            "(pdal translate -f filters.reprojection), or name the true one of both with --crs"
-        )
-    crs = asked or next(filter(None, own), None)
-    for path, each in zip(files, own, strict=True):
-        if each is None or asked not in (None, each):
-            says = f"says {each.name}" if each else "has no coordinate reference system"
+    asked = crs_of_flag(crs_name) if crs_name else None
+    found: dict[Path, tuple[laspy.LasHeader, pyproj.CRS | None]] = {}
+    for path in files:
+        try:
+            header = _read_header(path)
+            found[path] = header, own_crs(path, header, strict=asked is None)
+        except UserError as error:
+            if refused is None:
+                raise
+            refused[path] = error
+    first = next(((path, own) for path, (_, own) in found.items() if own), None)
+    scans = []
+    for path, (header, own) in found.items():
+        crs = asked or own or (first and first[1])
+        if asked is None and own and first and not same_on_the_map(own, first[1]):
+            raise UserError(
+                f"{first[0]} and {path} have different coordinate reference systems; reproject one "
+                "(pdal translate -f filters.reprojection), or name the true one of both with --crs"
+            )
+        has_crs = own is not None and (asked is None or same_on_the_map(own, asked))
+        if not has_crs:
+            says = f"says {own.name}" if own else "has no coordinate reference system"
             taken = f"{crs.name} is taken" if crs else "metres are assumed; --crs names it"
             log.warning("%s: %s; %s", path, says, taken)
-    unit, unit_of_z = _units(files[0] if crs_name is None else Path("--crs"), crs)
-    if unit != 1 or unit_of_z != 1:
-        log.info(
-            "coordinates are converted to metres: x and y times %.9g, z times %.9g", unit, unit_of_z
-        )
-    scans = [
-        Scan(path, header, header.point_count, crs, each is not None, unit, unit_of_z)
-        for path, header, each in zip(files, headers, own, strict=True)
-    ]
-    for scan in scans:
-        _check_numbers(scan)
+        try:
+            unit, unit_of_z = units(str(path) if asked is None else "--crs", crs)
+            scan = Scan(path, header, header.point_count, crs, has_crs, unit, unit_of_z)
+            _check_numbers(scan)
+            if crs is not None:
+                middle = (header.mins + header.maxs) / 2
+                require_true_lengths(str(path), crs, *map(float, middle[:2]))
+        except UserError as error:
+            if refused is None:
+                raise
+            refused[path] = error
+        else:
+            scans.append(scan)
+    for pair in {(scan.unit, scan.unit_of_z) for scan in scans} - {(1.0, 1.0)}:
+        log.info("coordinates are converted to metres: x and y times %.9g, z times %.9g", *pair)
     return scans
 
 
@@ -202,70 +200,69 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def _read_header(path: Path) -> laspy.LasHeader:
+    size = path.stat().st_size
     with reading(path):
-        _refuse_impossible(path)
+        begin = path.open("rb").read(_HEADER)
+        if begin[:4] != b"LASF" or len(begin) < _HEADER:
+            raise UserError(f"{path}: is not a LAS or LAZ file")
+        # laspy would read billions of records one by one.
+        if _number(begin, _VLRS_AT, 4) * _VLR > _number(begin, _OFFSET_AT, 4) <= size:
+            raise UserError(f"{path}: its header does not fit its {size:,} bytes; get it again")
         with laspy.open(path) as reader:
             header = reader.header
+        least, most = _counted(path, header, size)
+    if header.point_count > most:
+        raise UserError(
+            f"{path}: promises {header.point_count:,} points, but has room for {most:,}; it is cut "
+            "off; get it again"
+        )
+    if header.point_count < least:
+        raise UserError(
+            f"{path}: counts {header.point_count:,} points in its header, but holds at least "
+            f"{least:,}; repair the counts (lasinfo -repair), or export it again"
+        )
     if header.point_count == 0:
         raise UserError(f"{path}: holds no points; leave it out")
-    if header.are_points_compressed:
-        _check_compression(path, header)
-    else:
-        room = path.stat().st_size - header.offset_to_point_data
-        if header.point_count * header.point_format.size > room:
-            raise UserError(
-                f"{path}: promises {header.point_count:,} points, but has room for "
-                f"{max(0, room) // header.point_format.size:,}; it is cut off; get it again"
-            )
     return header
 
 
-def _refuse_impossible(path: Path) -> None:
-    """Refuse counts that exceed the size of the file.
+def _counted(path: Path, header: laspy.LasHeader, size: int) -> tuple[int, int]:
+    """The least and the largest number of points that the bytes of a file can hold.
 
-    Raises:
-        UserError: it is not a LAS file, or has such counts.
+    The table of compressed chunks is compared with the header, too, because lazrs would reserve
+    gigabytes for a damaged one and end the process.
     """
-    size = path.stat().st_size
+    start = header.offset_to_point_data
+    if not header.are_points_compressed:
+        later = (header.start_of_waveform_data_packet_record, header.start_of_first_evlr)
+        end = min((each for each in later if start < each < size), default=size)
+        room = max(0, end - start) // header.point_format.size
+        # A few other bytes may follow the points.
+        return room if room > header.point_count * 1.01 + 1000 else 0, room
+    record = header.vlrs.get("LasZipVlr")[0].record_data
+    if record[:2] == _POINTWISE:
+        return 0, size
     with path.open("rb") as file:
-        if file.read(4) != b"LASF" or size < _HEADER:
-            raise UserError(f"{path}: is not a LAS or LAZ file")
-        start = _number(file, _OFFSET_AT, 4)
-        damaged = start > size or _number(file, _VLRS_AT, 4) * _VLR > start
-        if _number(file, _MINOR_VERSION_AT, 1) >= 4:
-            damaged |= _number(file, _EVLRS_AT, 4) * _EVLR > size
-    if damaged:
-        raise UserError(f"{path}: its header does not fit its {size:,} bytes; get it again")
-
-
-def _number(file: BinaryIO, position: int, length: int) -> int:
-    """The whole number stored at a position of a file."""
-    file.seek(position)
-    return int.from_bytes(file.read(length), "little")
-
-
-def _check_compression(path: Path, header: laspy.LasHeader) -> None:
-    """Refuse a LAZ file whose table of compressed chunks is impossible.
-
-    Raises:
-        UserError: it is impossible, or the library that can read the file is not installed.
-    """
-    records = header.vlrs.get("LasZipVlr")
-    if records and records[0].record_data[:2] == _POINTWISE:
-        if not laspy.LazBackend.Laszip.is_available():
-            raise UserError(f"{path}: is compressed as before 2011; pip install laszip")
-        return
-    size, start = path.stat().st_size, header.offset_to_point_data
-    with path.open("rb") as file:
-        table = _number(file, start, 8)
+        file.seek(start)
+        table = _number(file.read(8), 0, 8)
         if table == _AT_THE_END:
-            table = _number(file, size - 8, 8)
-        chunks = _number(file, table + 4, 4) if start < table <= size - 8 else 0
-    in_a_chunk = int.from_bytes(records[0].record_data[12:16], "little") if records else 0
-    if not header.point_count / max(1, in_a_chunk) <= chunks <= min(size, header.point_count):
-        raise UserError(
-            f"{path}: its compressed points do not fit its {size:,} bytes; get it again"
-        )
+            file.seek(size - 8)
+            table = _number(file.read(8), 0, 8)
+        if not start < table <= size - 8:
+            return 0, 0
+        file.seek(table + 4)
+        chunks = _number(file.read(4), 0, 4)
+    if chunks > size:
+        return 0, 0
+    in_a_chunk = _number(record, 12, 4)
+    if in_a_chunk == _OF_ANY_SIZE:
+        return chunks, header.point_count
+    return max(0, chunks - 1) * in_a_chunk + (chunks > 0), chunks * in_a_chunk
+
+
+def _number(content: bytes, position: int, length: int) -> int:
+    """The whole number stored at a position."""
+    return int.from_bytes(content[position : position + length], "little")
 
 
 def _check_numbers(scan: Scan) -> None:
@@ -291,52 +288,3 @@ def _check_numbers(scan: Scan) -> None:
 
 def _listed(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.4g}" for value in values)
-
-
-def _own_crs(path: Path, header: laspy.LasHeader) -> pyproj.CRS | None:
-    """The coordinate reference system of a file; None if it has none that can be read."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            crs = header.parse_crs()
-        # As text, since it is compared and written as such.
-        return pyproj.CRS.from_wkt(crs.to_wkt()) if crs else None
-    except (pyproj.exceptions.CRSError, LaspyException, ValueError, UnicodeError) as error:
-        log.warning(
-            "%s: its coordinate reference system cannot be read (%s)", path, shortened(str(error))
-        )
-        return None
-
-
-def _crs_of_flag(name: str) -> pyproj.CRS:
-    try:
-        return pyproj.CRS.from_user_input(name)
-    except pyproj.exceptions.CRSError:
-        raise UserError(
-            f"--crs {name}: is not a coordinate reference system; give one like EPSG:25832"
-        ) from None
-
-
-def horizontal(crs: pyproj.CRS) -> pyproj.CRS:
-    """The horizontal part of a coordinate reference system."""
-    return crs.sub_crs_list[0] if crs.is_compound else crs
-
-
-def _units(path: Path, crs: pyproj.CRS | None) -> tuple[float, float]:
-    """Metres in a unit of x and y, and of z.
-
-    Raises:
-        UserError: coordinates are degrees, or geocentric.
-    """
-    if crs is None:
-        return 1.0, 1.0
-    flat = horizontal(crs)
-    if flat.is_geographic or flat.is_geocentric or crs.is_geocentric:
-        raise UserError(
-            f"{path}: {crs.name} is not in metres; reproject the scan to a projected system, such "
-            "as the UTM zone (pdal translate -f filters.reprojection)"
-        )
-    units = [axis.unit_conversion_factor for axis in flat.axis_info] or [1.0]
-    if crs.is_compound:
-        return units[0], crs.sub_crs_list[1].axis_info[0].unit_conversion_factor
-    return units[0], units[2] if len(units) > 2 else units[0]

@@ -23,7 +23,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from crn.errors import UserError
-from crn.pointcloud.las import horizontal
+from crn.pointcloud.crs import horizontal
 from crn.pointcloud.mosaic import Mosaic
 from crn.pointcloud.partition import BLOCK, Block
 from crn.system.files import writing, written_whole

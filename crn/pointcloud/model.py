@@ -4,6 +4,7 @@ Tiles are processed like RoadImages files, so they score as in ``--mode inferenc
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +29,13 @@ class TileScorer:
         name: the checkpoint and the anomaly score.
         model: the model.
         device: the device that it computes on.
+        asked: the arguments of `from_checkpoint`; other processes read the checkpoint themselves.
     """
 
     name: str
     model: TrainedModel
     device: torch.device
+    asked: tuple[Path, str | None, str | None, bool]
 
     @classmethod
     def from_checkpoint(
@@ -54,7 +57,22 @@ class TileScorer:
         asked = {"pairs": pairs, "anomaly_score": anomaly_score}
         typed = {name: value for name, value in asked.items() if value is not None}
         model = load_model(path, device, **typed)
-        return cls(f"{model.config.scoring.anomaly_score} score of {path}", model, device)
+        name = f"{model.config.scoring.anomaly_score} score of {path}"
+        return cls(name, model, device, (path.absolute(), pairs, anomaly_score, cpu))
+
+    def __reduce__(self) -> tuple:
+        return _scorer, self.asked
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """See `crn.pointcloud.mosaic.Scorer`."""
+        scoring = self.model.config.scoring
+        return {
+            "model": str(self.asked[0]),
+            "weights": self.model.fingerprint,
+            "anomaly_score": scoring.anomaly_score,
+            "pairs": scoring.pairs,
+        }
 
     def threshold_from(self, metrics: Path) -> float:
         """The pixel threshold in the metrics.json of an inference with this model.
@@ -98,3 +116,8 @@ class TileScorer:
             distances = self.model.scorer.patches(x if patch_size == size else stacked(patch_size))
         maps = self.model.score(x, distances).maps[self.model.config.scoring.anomaly_score]
         return interpolate(maps[:, None], (side, side), mode="bilinear")[:, 0].cpu()
+
+
+@lru_cache(maxsize=1)
+def _scorer(path: Path, pairs: str | None, anomaly_score: str | None, cpu: bool) -> TileScorer:
+    return TileScorer.from_checkpoint(path, pairs, anomaly_score, cpu)

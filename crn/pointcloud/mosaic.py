@@ -23,6 +23,11 @@ class Scorer(Protocol):
         """Its name for people."""
         ...
 
+    @property
+    def tags(self) -> dict[str, str]:
+        """What decides its scores, by names."""
+        ...
+
     def __call__(self, height: np.ndarray, intensity: np.ndarray) -> np.ndarray:
         """Score tiles.
 
@@ -55,7 +60,6 @@ def score_block(
     roadway: Roadway,
     block: Block,
     tiles: TileSet,
-    intensity_range: tuple[float, float],
     scorer: Scorer,
 ) -> Mosaic:
     """Score all tiles that overlap a block."""
@@ -66,7 +70,7 @@ def score_block(
     hann = np.sin(np.pi * (np.arange(side) + 0.5) / side) ** 2
     hann = np.outer(hann, hann).astype(np.float32)
     for part in cut(raster, tiles, FILL, -STRIDE):
-        maps = scorer(*images_of(part, tiles, intensity_range))[:, ::-1]
+        maps = scorer(*images_of(part, tiles))[:, ::-1]
         known = part.known
         heights = np.nan_to_num(part.height, nan=0.0)
         for index, (east, north) in enumerate(part.corners // tiles.cell + reach):

@@ -50,7 +50,7 @@ class _Scale:
 
 
 def write_page(
-    folder: Path, grid: Grid, features: Sequence[dict[str, Any]], facts: dict[str, Any]
+    folder: Path, grid: Grid, features: Sequence[dict[str, Any]], facts: dict[str, Any], to: Path
 ) -> None:
     """Write the page about the layers in a folder.
 
@@ -98,9 +98,7 @@ def write_page(
         place_metres=_PLACE,
         shown_mm=_SHOWN_MM,
     )
-    with written_whole(
-        folder / PAGE_FILE, "w", encoding="utf-8", errors="xmlcharrefreplace"
-    ) as file:
+    with written_whole(to / PAGE_FILE, "w", encoding="utf-8", errors="xmlcharrefreplace") as file:
         file.write(text)
 
 

@@ -122,7 +122,9 @@ def _scores_of(
         if mosaic is None:
             continue
         east, north = i[index] - block[0] * BLOCK, j[index] - block[1] * BLOCK
-        road = roadway.road.of_road(kinds[index], east, north, z[index], roadway.levels.of(block))
+        road = roadway.road.of_road(
+            0, kinds[index], east, north, z[index], roadway.levels.of(block)
+        )
         found = mosaic[north // cell, east // cell]
         values[index] = np.where(road & may_be[index], found, np.nan)
     return values

@@ -1,10 +1,11 @@
-"""All points of all files, sorted on disk by blocks of the map.
+"""The points of a scan and of those around it, sorted on disk by blocks of the map.
 
 Blocks and cells are counted from the origin of the map, so that files and scans of different days
 share one grid. Points are stored by centimetres, so that the size of cells can be chosen later.
 """
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,16 +18,26 @@ from crn.errors import UserError
 from crn.pointcloud.las import Scan, read_points
 from crn.system.files import writing
 
+log = logging.getLogger(__name__)
+
 BLOCK = 2560  # centimetres on a side: whole cells and whole tiles of every size
 CENTIMETRE = 0.01
 HEIGHT_STEP = 1e-4  # metres
 NOISE_CLASSES = (7, 18)
+SOURCES = 256  # a scan and its neighbours; those beyond are one
 
 # A point on the border between cells belongs to the upper one, whatever its rounding.
 _BORDER = 1e-3
 _HIGHEST = 2e5  # metres; larger numbers are not heights
 RECORD = np.dtype(
-    [("i", "<u2"), ("j", "<u2"), ("z", "<i4"), ("intensity", "<u2"), ("kind", "u1"), ("_", "u1")]
+    [
+        ("i", "<u2"),
+        ("j", "<u2"),
+        ("z", "<i4"),
+        ("intensity", "<u2"),
+        ("kind", "u1"),
+        ("source", "u1"),
+    ]
 )
 _NEEDED = (
     laspy.DecompressionSelection.base()
@@ -53,68 +64,108 @@ def heights(scan: Scan, points: ScaleAwarePointRecord) -> np.ndarray:
 
 
 def usable(points: ScaleAwarePointRecord) -> np.ndarray:
-    """Which points (N,) may belong to a surface: last returns, neither noise nor withheld."""
-    keep = np.asarray(points.return_number) >= np.asarray(points.number_of_returns)
+    """Which points (N,) may belong to a surface: last returns, neither noise nor withheld.
+
+    Return number 0 of 1, which many files have, is the first and last.
+    """
+    number, of = (np.asarray(each) for each in (points.return_number, points.number_of_returns))
+    keep = np.maximum(number, 1) >= of
     keep &= np.asarray(points.withheld) == 0
-    return keep & ~np.isin(np.asarray(points.classification), NOISE_CLASSES)
+    kind = np.asarray(points.classification)
+    for noise in NOISE_CLASSES:
+        keep &= kind != noise
+    return keep
+
+
+def around(blocks: Collection[Block], reach: int) -> set[Block]:
+    """The blocks and those up to ``reach`` blocks around them."""
+    steps = range(-reach, reach + 1)
+    return {(east + i, north + j) for east, north in blocks for i in steps for j in steps}
 
 
 class Partition:
     """The points of all blocks, each block in a file of `RECORD`.
 
     Attributes:
-        classes: (256,) number of points of each class that `fill` has kept.
+        classes: (`SOURCES`, 256) number of points of each class in the scan (0) and its neighbours.
+        own: the blocks with points of the scan.
     """
 
     def __init__(self, folder: Path) -> None:
         """Make the folder."""
-        self.classes = np.zeros(256, np.int64)
+        self.classes = np.zeros((SOURCES, 256), np.int64)
+        self.own: set[Block] = set()
         self._folder = folder
         self._blocks: set[Block] = set()
         with writing(folder):
-            folder.mkdir()
+            folder.mkdir(parents=True)
 
     @property
     def blocks(self) -> list[Block]:
         """The blocks with points, as numbers east and north, sorted."""
         return sorted(self._blocks)
 
-    def fill(self, scans: Sequence[Scan]) -> None:
-        """Read all scans.
+    def fill(self, scan: Scan, neighbours: Sequence[Scan], reach: int) -> None:
+        """Read a scan, and the points of its neighbours near it.
+
+        Args:
+            scan: the scan.
+            neighbours: other scans; one that is damaged is left out.
+            reach: number of blocks around those of the scan for which neighbours are read.
 
         Raises:
-            UserError: a file is damaged, no point is usable, or the disk is full.
+            UserError: the scan is damaged, no point is usable, or the disk is full.
         """
-        total = sum(scan.points for scan in scans)
+        total = scan.points + sum(each.points for each in neighbours)
         with tqdm(total=total, unit="points", unit_scale=True, desc="read", disable=None) as bar:
-            for scan in scans:
-                for points in read_points(scan, _NEEDED):
-                    self._add(scan, points)
-                    bar.update(len(points))
-        if not self._blocks:
-            raise UserError(
-                f"{scans[0].path}: none of {total:,} points can be used: each is withheld, noise "
-                "(classes 7 and 18), or not the last return of its pulse"
-            )
+            for points in read_points(scan, _NEEDED):
+                self._add(scan, 0, points, None)
+                bar.update(len(points))
+            if not self._blocks:
+                raise UserError(
+                    f"{scan.path}: none of {scan.points:,} points can be used: each is withheld, "
+                    "noise (classes 7 and 18), or not the last return of its pulse"
+                )
+            self.own = set(self._blocks)
+            wanted = around(self.own, reach)
+            for number, neighbour in enumerate(neighbours, 1):
+                try:
+                    for points in read_points(neighbour, _NEEDED):
+                        self._add(neighbour, min(number, SOURCES - 1), points, wanted)
+                        bar.update(len(points))
+                except UserError as error:
+                    log.warning("%s: without its neighbour: %s", scan.path, error)
 
-    def _add(self, scan: Scan, points: ScaleAwarePointRecord) -> None:
-        keep = usable(points)
-        i, j = centimetres(scan, points)
+    def _add(
+        self,
+        scan: Scan,
+        source: int,
+        points: ScaleAwarePointRecord,
+        wanted: set[Block] | None,
+    ) -> None:
         z = heights(scan, points)
+        keep = usable(points)
         keep &= abs(z) <= _HIGHEST / HEIGHT_STEP
-        values = [i, j, z, points.array["intensity"], np.asarray(points.classification)]
+        kinds = np.asarray(points.classification)
+        self.classes[source] += np.bincount(kinds[keep], minlength=256)
+        i, j = centimetres(scan, points)
+        if wanted is not None:
+            for places, numbers in zip((i, j), zip(*wanted, strict=True), strict=True):
+                keep &= (places >= min(numbers) * BLOCK) & (places < (max(numbers) + 1) * BLOCK)
+        values = [i, j, z, points.array["intensity"], kinds]
         if not keep.all():
             values = [each[keep] for each in values]
-        if not len(values[0]):
-            return
         i, j, z, intensity, kinds = values
+        if not len(i):
+            return
         columns, rows = i // BLOCK, j // BLOCK
-        records = np.zeros(len(i), RECORD)
+        records = np.empty(len(i), RECORD)
         records["i"], records["j"] = i - columns * BLOCK, j - rows * BLOCK
         records["z"], records["intensity"], records["kind"] = z, intensity, kinds
-        self.classes += np.bincount(kinds, minlength=256)
+        records["source"] = source
         for block, index in groups(columns, rows):
-            self.add(block, records[index])
+            if wanted is None or block in wanted:
+                self.add(block, records[index])
 
     def points(self, block: Block) -> np.ndarray:
         """The points of a block, (N,) of `RECORD`."""
@@ -127,6 +178,10 @@ class Partition:
             with writing(self._path(block)), open(self._path(block), "ab") as file:
                 file.write(np.ascontiguousarray(records).data)
 
+    def drop(self, block: Block) -> None:
+        """Leave out the points of a block."""
+        self._blocks.discard(block)
+
     def around(
         self, block: Block, margin: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -137,10 +192,7 @@ class Partition:
             its margin, and the records; one block after another.
         """
         last = BLOCK + 2 * margin
-        near = [(block[0] + east, block[1] + north) for east in (-1, 0, 1) for north in (-1, 0, 1)]
-        for neighbour in near:
-            if neighbour not in self._blocks:
-                continue
+        for neighbour in sorted(around({block}, 1) & self._blocks):
             records = self.points(neighbour)
             steps = [(neighbour[n] - block[n]) * BLOCK + margin for n in (0, 1)]
             for axis, step in zip("ij", steps, strict=True):
@@ -162,7 +214,7 @@ class BlockArrays:
         """Make the folder."""
         self._folder = folder
         with writing(folder):
-            folder.mkdir()
+            folder.mkdir(parents=True)
 
     def keep(self, block: Block, array: np.ndarray) -> None:
         """Write the array of a block; all are written before any is read.

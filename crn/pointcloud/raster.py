@@ -104,10 +104,13 @@ def _fill_gaps(raster: Raster, reach: float) -> None:
 
 
 def densities(records: np.ndarray) -> np.ndarray:
-    """Points per square metre, for every patch of a block that has points."""
-    side = BLOCK // _PATCH
-    patch = (records["j"] // _PATCH).astype(np.int32) * side + records["i"] // _PATCH
-    counts = np.bincount(patch)
+    """Points per square metre, for every patch of a block that has points; copies count once."""
+    place = records["j"].astype(np.uint64) << 12 | records["i"]
+    height = (records["z"] - records["z"].min()).astype(np.uint64) & 0xFFFFFF
+    keys = np.sort(place << 40 | height << 16 | records["intensity"])
+    place = keys[np.diff(keys, prepend=keys[:1] - 1) > 0] >> 40
+    patch = (place >> 12) // _PATCH * (BLOCK // _PATCH) + (place & 0xFFF) // _PATCH
+    counts = np.bincount(patch.astype(np.int64))
     return counts[counts > 0] / PATCH_AREA
 
 

@@ -1,4 +1,4 @@
-"""The road in the scans: its points by blocks, its levels and its density."""
+"""The road in a scan: its points by blocks, its levels and its density."""
 
 import logging
 import shutil
@@ -11,92 +11,148 @@ from tqdm import tqdm
 
 from crn.errors import UserError
 from crn.pointcloud.las import Scan
-from crn.pointcloud.partition import BlockArrays, Partition
+from crn.pointcloud.partition import Block, BlockArrays, Partition, around
 from crn.pointcloud.raster import FEWEST_POINTS, PATCH_AREA, densities
 from crn.pointcloud.surface import Road, choose_road
 from crn.pointcloud.vectors import Areas
 
 log = logging.getLogger(__name__)
 
+AROUND = 2  # blocks around those of a scan in which its neighbours are read
 _PERCENT = (1.0, 99.0)  # percentiles of intensity that are black and white
+_LEAST_AREA = 8  # square metres; less road, with nothing around it, is stray points
 
 
 @dataclass(frozen=True)
 class Roadway:
-    """The road.
+    """The road of a scan.
 
     Attributes:
         where: what was read, for messages.
-        points: the points of the road.
+        points: the points of the road, those of neighbours among them.
         road: the rule that selects them.
         levels: the `Road.level` of every block.
-        density: points per square metre of all patches of the road.
-        intensities: (65536,), number of points with each intensity.
+        own: the blocks in which the scan itself has points of the road.
+        density: points per square metre of all patches of the road in these.
+        intensities: (65536,), number of its points of the road with each intensity.
     """
 
     where: str
     points: Partition
     road: Road
     levels: BlockArrays
+    own: tuple[Block, ...]
     density: np.ndarray
     intensities: np.ndarray
 
     @property
     def summary(self) -> str:
         """The area and density of the road, and the rule by which it was found."""
-        area = len(self.density) * PATCH_AREA
-        sparse = np.count_nonzero(self.density < FEWEST_POINTS) * PATCH_AREA
-        text = f"{area:,.0f} m2 of road with {np.median(self.density):,.0f} points/m2"
-        if sparse > area / 4:
-            text += f"; {sparse:,.0f} m2 with fewer than {FEWEST_POINTS} hardly fill a tile"
-        return f"{text}, by {self.road.rule}"
-
-    def intensity_range(self) -> tuple[float, float]:
-        """The intensities that become black and white.
-
-        Raises:
-            UserError: nearly all intensities are equal.
-        """
-        below = np.cumsum(self.intensities)
-        low, high = (int(np.searchsorted(below, each / 100 * below[-1])) for each in _PERCENT)
-        if low == high:
-            raise UserError(
-                f"{self.where}: nearly all points of the road have intensity {low}, which tells "
-                "nothing; --no-intensity uses heights only"
-            )
-        return float(low), float(high)
+        return summary(self.density, [self.road.rule])
 
 
-def find_road(scans: Sequence[Scan], polygons: Areas | None, folder: Path) -> Roadway:
-    """Read all scans and keep the points of the road, in new folders in ``folder``.
+def summary(density: np.ndarray, rules: Sequence[str]) -> str:
+    """The area and density of roads, and the rules by which they were found."""
+    area = len(density) * PATCH_AREA
+    sparse = np.count_nonzero(density < FEWEST_POINTS) * PATCH_AREA
+    text = f"{area:,.0f} m2 of road with {np.median(density):,.0f} points/m2"
+    if sparse > area / 4:
+        text += f"; {sparse:,.0f} m2 with fewer than {FEWEST_POINTS} hardly fill a tile"
+    return f"{text}, by {', '.join(dict.fromkeys(rules))}"
+
+
+def intensity_range(intensities: np.ndarray, where: str) -> tuple[float, float]:
+    """The intensities that become black and white.
+
+    Args:
+        intensities: (65536,), number of points with each intensity.
+        where: what was read, for messages.
 
     Raises:
-        UserError: a file is damaged, there is no road, or the disk is full.
+        UserError: nearly all intensities are equal.
     """
-    where = str(scans[0].path) if len(scans) == 1 else f"{scans[0].path} and {len(scans) - 1} more"
+    below = np.cumsum(intensities)
+    low, high = (int(np.searchsorted(below, each / 100 * below[-1])) for each in _PERCENT)
+    if low == high:
+        raise UserError(
+            f"{where}: nearly all points of the road have intensity {low}, which tells nothing; "
+            "--no-intensity uses heights only"
+        )
+    return float(low), float(high)
+
+
+def find_road(
+    scan: Scan, areas: Areas | None, folder: Path, neighbours: Sequence[Scan] = ()
+) -> Roadway:
+    """Read a scan and the points of its neighbours near it, and keep those of the road.
+
+    In the blocks of the scan, and one block around these, the road is the same as if all scans were
+    one.
+
+    Args:
+        scan: the scan.
+        areas: areas of ``--road``; None: classes or the filter select the road.
+        folder: a folder for temporary files.
+        neighbours: the scans around it.
+
+    Raises:
+        UserError: the scan is damaged, it has no road, or the disk is full.
+    """
+    where = str(scan.path)
     everything, points = Partition(folder / "all"), Partition(folder / "road")
     levels = BlockArrays(folder / "levels")
-    everything.fill(scans)
-    road = choose_road(everything.classes, polygons)
-    density = [np.empty(0)]
+    everything.fill(scan, neighbours, AROUND)
+    road = choose_road(scan.path, everything.classes, areas)
+    density: dict[Block, np.ndarray] = {}
+    counts: dict[Block, int] = {}
     intensities = np.zeros(1 << 16, np.int64)
-    for block in tqdm(everything.blocks, unit="blocks", desc="find the road", disable=None):
+    blocks = sorted(around(everything.own, 1) & set(everything.blocks))
+    for block in tqdm(blocks, unit="blocks", desc="find the road", disable=None):
         records = everything.points(block)
         level = road.level(everything, block)
         if level is not None:
             levels.keep(block, level)
-        i, j, z = (records[name] for name in "ijz")
-        records = records[road.of_road(records["kind"], i, j, z, level)]
+        source, kind, i, j, z = (records[name] for name in ("source", "kind", *"ijz"))
+        records = records[road.of_road(source, kind, i, j, z, level)]
         points.add(block, records)
-        density.append(densities(records))
-        intensities += np.bincount(records["intensity"], minlength=1 << 16)
-    if not points.blocks:
-        count, found = everything.classes.sum(), np.flatnonzero(everything.classes)
+        counts[block] = len(records)
+        mine = records["intensity"][records["source"] == 0]
+        if len(mine):
+            density[block] = densities(records)
+            intensities += np.bincount(mine, minlength=1 << 16)
+    shutil.rmtree(folder / "all")
+    strays = _strays({block: count for block, count in counts.items() if count})
+    if density.keys() - strays:  # otherwise the density says what is wrong
+        told = density.keys() & strays
+        if told:
+            log.warning(
+                "%s: %d points of the road lie alone, far from the others, and are left out",
+                *(where, sum(counts[block] for block in told)),
+            )
+        for block in strays:
+            points.drop(block)
+            density.pop(block, None)
+    if not density:
+        count, found = everything.classes[0].sum(), np.flatnonzero(everything.classes[0])
         raise UserError(
             f"{where}: no road was found by {road.rule}, in {count:,} points of class "
-            f"{', '.join(map(str, found[:9]))}; give its polygons with --road"
+            f"{', '.join(map(str, found[:9]))}; give its areas with --road"
         )
-    shutil.rmtree(folder / "all")
-    roadway = Roadway(where, points, road, levels, np.concatenate(density), intensities)
-    log.info("%s", roadway.summary)
-    return roadway
+    own = tuple(sorted(density))
+    return Roadway(
+        where, points, road, levels, own, np.concatenate(list(density.values())), intensities
+    )
+
+
+def _strays(counts: dict[Block, int]) -> set[Block]:
+    """The blocks of groups of blocks with hardly any points, of their number in each block."""
+    left, strays = set(counts), set()
+    while left:
+        group = [left.pop()]
+        for block in group:  # which grows meanwhile
+            near = around({block}, 1) & left
+            left -= near
+            group += near
+        if sum(counts[block] for block in group) < _LEAST_AREA * FEWEST_POINTS:
+            strays.update(group)
+    return strays

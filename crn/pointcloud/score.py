@@ -1,25 +1,32 @@
 """The command ``score``: scans are scored, and points, layers and a page are written."""
 
+import hashlib
+import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
+import rasterio
+import shapely
 from tqdm import tqdm
 
 from crn.errors import UserError
-from crn.pointcloud.folders import results_in
-from crn.pointcloud.las import Scan, check_scans, find_files
-from crn.pointcloud.layers import (
-    DAMAGES_FILE,
-    LAYERS,
-    Grid,
-    damages,
-    draw_layers,
-    write_features,
+from crn.pointcloud.campaign import (
+    HERE,
+    Task,
+    Workers,
+    disk_needed,
+    read_campaign,
+    report_failures,
+    run_tasks,
+    show_index,
 )
+from crn.pointcloud.folders import publish, working_in
+from crn.pointcloud.layers import DAMAGES_FILE, LAYERS, Grid, damages, draw_layers, write_features
 from crn.pointcloud.mosaic import Mosaic, Scorer, score_block
 from crn.pointcloud.page import PAGE_FILE, write_page
 from crn.pointcloud.paint import name_of_copy, paint, refuse_unfit
@@ -27,15 +34,60 @@ from crn.pointcloud.partition import Block, BlockArrays
 from crn.pointcloud.raster import CELLS, choose_cell, typical_density
 from crn.pointcloud.roadway import Roadway, find_road
 from crn.pointcloud.tiles import TileSet
-from crn.pointcloud.vectors import read_areas
-from crn.system.files import require_writable_folder
+from crn.pointcloud.vectors import Areas, read_areas
+from crn.system.files import append_whole, require_writable_folder, writing
 from crn.system.program import print_result
 from crn.system.text import printable
 
 log = logging.getLogger(__name__)
 
-# Without a threshold, this share of the road with the highest scores is called damaged.
-_SHARE = 0.01
+# A line for every scan that is done; the same command skips these.
+DONE_FILE = "scans.jsonl"
+
+
+@dataclass(frozen=True)
+class _Scoring:
+    """What scoring a scan needs.
+
+    Attributes:
+        task: the scan and its neighbours.
+        tiles: the settings of the tiles.
+        scorer: scores the tiles.
+        areas: areas of ``--road``.
+        threshold: higher scores are damage; None: unknown.
+        stem: what the names of its layers begin with.
+        copy: the name of its painted copy.
+        work: a folder for temporary files; the results are in its subfolder results.
+    """
+
+    task: Task
+    tiles: TileSet
+    scorer: Scorer
+    areas: Areas | None
+    threshold: float | None
+    stem: str
+    copy: str
+    work: Path
+
+    @property
+    def files(self) -> list[str]:
+        """The names of the results."""
+        return [self.copy, *(f"{self.stem}{name}.tif" for name in LAYERS)]
+
+    def fingerprint(self) -> str:
+        """A hash of all that decides the results."""
+        files = [scan.path for scan in (self.task.scan, *self.task.neighbours)]
+        status = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        crs = self.task.scan.crs
+        parts = (
+            status,
+            self.tiles,
+            sorted(self.scorer.tags.items()),
+            self.threshold,
+            "" if crs is None else crs.to_wkt(),
+            b"" if self.areas is None else b"".join(shapely.to_wkb(self.areas.shapes)),
+        )
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def score_scans(
@@ -48,72 +100,147 @@ def score_scans(
     road: Path | None = None,
     threshold: float | None = None,
     threshold_source: str = "--threshold",
+    workers: Workers = HERE,
+    dry_run: bool = False,
 ) -> None:
     """Score scans, and write points, layers and a page.
 
+    Scans that an earlier run with the same arguments has finished are skipped.
+
     Args:
         inputs: LAS and LAZ files, or folders of them.
-        out: output folder; results of earlier runs in it are renamed.
+        out: output folder; other results of earlier runs in it are renamed.
         tiles: the kind of tiles that the scorer was trained on.
         scorer: scores the tiles.
         crs: coordinate reference system of the scans, if they do not name it.
         road: file with the areas of the road; None: classes or the filter select it.
-        threshold: higher scores are damage; None: the highest `_SHARE` of scores.
+        threshold: higher scores are damage.
         threshold_source: where the threshold comes from, in words.
+        workers: where the tasks run.
+        dry_run: only print an index of the scans.
 
     Raises:
-        UserError: a file or the folder cannot be used.
+        UserError: a file or the folder cannot be used, or some scans failed.
     """
-    scans = check_scans(find_files(inputs), crs)
-    names = _output_names(scans, out)
-    for scan in scans:
-        refuse_unfit(scan)
-        scan.require_fine_scale(tiles.cell)
-    polygons = None if road is None else read_areas(road, "--road", scans)
+    tasks, failed = read_campaign(inputs, out, crs, workers)
+    count = len(tasks) + len(failed)
+    show_index(tasks, "score", workers, dry_run)
+    if dry_run:
+        return
+    scans = [task.scan for task in tasks]
+    areas = None if road is None else read_areas(road, "--road", scans)
+    copies = _names_of_copies(tasks, out)
     require_writable_folder(out, "--out")
-    with results_in(out, sum(scan.points for scan in scans)) as results:
-        roadway = find_road(scans, polygons, results.parent)
-        _require_dense(roadway, tiles.cell)
-        grid = Grid.around(roadway.points.blocks, tiles.cell, scans[0].unit, scans[0].crs)
-        scores = _score_blocks(results, roadway, grid, tiles, scorer)
-        highest = _highest(scores, roadway)
-        source = f"the highest {_SHARE:.0%} of the road's area"
+    with working_in(out, disk_needed(tasks, "score", workers)) as work:
+        scorings = {}
+        for number, task in enumerate(tasks):
+            name = task.scan.name
+            stem = f"{PurePath(name).with_suffix('')}_" if count > 1 else ""
+            scorings[name] = _Scoring(
+                task, tiles, scorer, areas, threshold, stem, copies[name], work / str(number)
+            )
+        done = _done_before(out, scorings)
+        if done:
+            log.info("%d of %d scans are done already", len(done), len(scorings))
+        waiting = {name: each for name, each in scorings.items() if name not in done}
+        for name, result in run_tasks(_score_scan, waiting, workers):
+            if isinstance(result, UserError):
+                failed[name] = result
+                continue
+            publish(waiting[name].work / "results", out)
+            done[name] = {**result, "name": name, "fingerprint": waiting[name].fingerprint()}
+            append_whole(out / DONE_FILE, f"{json.dumps(done[name])}\n")
+            log.info("%s: %s", name, result["summary"])
+        if not done:
+            raise next(iter(failed.values()))
         facts = {
             "model": scorer.name,
-            "threshold": highest if threshold is None else threshold,
-            "threshold_is": source if threshold is None else threshold_source,
             "cell_m": tiles.cell / 100,
-            "road": roadway.summary,
-            "scans": [str(scan.path) for scan in scans],
+            "road": "; ".join(dict.fromkeys(each["summary"] for each in done.values())),
         }
-        features = _write_damages(results, grid, roadway.points.blocks, facts)
-        for scan, name in names.items():
-            scored = paint(scan, results / name, roadway, scores, tiles.cell, threshold)
-            log.info("%s: %s of %s points have a score", name, f"{scored:,}", f"{scan.points:,}")
-    area = sum(feature["properties"]["area_m2"] for feature in features)
-    files = [*names.values(), *(f"{name}.tif" for name in LAYERS), DAMAGES_FILE, PAGE_FILE]
-    print_result(
-        f"{out}: {len(features)} places of {area:.2f} m2 with scores above "
-        f"{facts['threshold']:.4g} ({facts['threshold_is']}); {', '.join(map(printable, files))}"
-    )
+        said = _finish(work / "all", out, scorings, done, facts, threshold, threshold_source)
+        publish(work / "all", out)
+    print_result(f"{out}: {said}")
+    report_failures(failed, count, out)
 
 
-def _output_names(scans: Sequence[Scan], out: Path) -> dict[Scan, str]:
-    """The file name of the painted copy of every scan.
+def _names_of_copies(tasks: Sequence[Task], out: Path) -> dict[str, str]:
+    """The name of the painted copy of every scan.
 
     Raises:
         UserError: two would have the same name, or one is a scan itself.
     """
-    names: dict[Scan, str] = {}
-    for scan in scans:
-        name = name_of_copy(scan)
+    names: dict[str, str] = {}
+    for task in tasks:
+        scan = task.scan
+        name = str(PurePath(scan.name).with_name(name_of_copy(scan)))
         if name in names.values():
             raise UserError(f"{scan.path}: another scan is named {name} as well; rename one")
         path = out / name
         if path.exists() and os.path.samefile(path, scan.path):
             raise UserError(f"--out {out}: {scan.path} itself is there; give another folder")
-        names[scan] = name
+        names[scan.name] = name
     return names
+
+
+def _done_before(out: Path, scorings: dict[str, _Scoring]) -> dict[str, dict[str, Any]]:
+    """What earlier runs have written about scans that need not be scored again, by their names."""
+    done: dict[str, dict[str, Any]] = {}
+    if (out / DONE_FILE).exists():
+        for line in (out / DONE_FILE).read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line)
+            done[entry["name"]] = entry
+    return {
+        name: done[name]
+        for name, scoring in scorings.items()
+        if name in done
+        and done[name]["fingerprint"] == scoring.fingerprint()
+        and all((out / file).exists() for file in scoring.files)
+    }
+
+
+def _score_scan(scoring: _Scoring) -> dict[str, Any]:
+    """Score and paint a scan; returns facts about it.
+
+    Raises:
+        UserError: it cannot be read or scored, or the system refuses to write.
+    """
+    scan, tiles = scoring.task.scan, scoring.tiles
+    refuse_unfit(scan)
+    scan.require_fine_scale(tiles.cell)
+    results = scoring.work / "results"
+    with writing(results):
+        for file in scoring.files:
+            (results / file).parent.mkdir(parents=True, exist_ok=True)
+    roadway = find_road(scan, scoring.areas, scoring.work, scoring.task.neighbours)
+    _require_dense(roadway, tiles.cell)
+    scores = BlockArrays(scoring.work / "scores")
+    count = 0
+
+    def mosaics() -> Iterator[tuple[Block, Mosaic]]:
+        nonlocal count
+        for block in tqdm(roadway.own, unit="blocks", desc="score", disable=None):
+            mosaic = score_block(roadway, block, tiles, scoring.scorer)
+            scores.keep(block, mosaic.score)
+            count += np.count_nonzero(np.isfinite(mosaic.score))
+            yield block, mosaic
+
+    grid = Grid.around(roadway.own, tiles.cell, scan.unit, scan.crs)
+    drawn = scoring.work / "layers"
+    drawn.mkdir()
+    draw_layers(drawn, grid, mosaics())
+    for each in LAYERS:
+        (drawn / f"{each}.tif").rename(results / f"{scoring.stem}{each}.tif")
+    if not count:
+        raise UserError(f"{scan.path}: no tile is full enough to be scored: {roadway.summary}")
+    copy = results / scoring.copy
+    scored = paint(scan, copy, roadway, scores, tiles.cell, scoring.threshold)
+    return {
+        "points": scan.points,
+        "scored": int(scored),
+        "blocks": [list(map(int, block)) for block in roadway.own],
+        "summary": f"{roadway.summary}; {scored:,} of {scan.points:,} points have a score",
+    }
 
 
 def _require_dense(roadway: Roadway, cell: int) -> None:
@@ -130,41 +257,60 @@ def _require_dense(roadway: Roadway, cell: int) -> None:
         )
 
 
-def _score_blocks(
-    results: Path, roadway: Roadway, grid: Grid, tiles: TileSet, scorer: Scorer
-) -> BlockArrays:
-    """Score all blocks and draw the layers; returns the scores, (S, S) float32 a block."""
-    intensity_range = roadway.intensity_range() if tiles.intensity else (0.0, 0.0)
-    scores = BlockArrays(results.parent / "scores")
+def _finish(
+    folder: Path,
+    out: Path,
+    scorings: dict[str, _Scoring],
+    done: dict[str, dict[str, Any]],
+    facts: dict[str, Any],
+    threshold: float | None,
+    source: str,
+) -> str:
+    """Write what concerns all scans together.
 
-    def mosaics() -> Iterator[tuple[Block, Mosaic]]:
-        for block in tqdm(roadway.points.blocks, unit="blocks", desc="score", disable=None):
-            mosaic = score_block(roadway, block, tiles, intensity_range, scorer)
-            scores.keep(block, mosaic.score)
-            yield block, mosaic
+    Args:
+        folder: the folder to write to, to be moved to ``out``.
+        out: the folder of the layers.
+        scorings: all scans, by their names.
+        done: what is known about those that are done.
+        facts: facts for the page.
+        threshold: higher scores are damage; None: unknown.
+        source: where it comes from, in words.
 
-    draw_layers(results, grid, mosaics())
-    return scores
-
-
-def _highest(scores: BlockArrays, roadway: Roadway) -> float:
-    """The score that `_SHARE` of the road exceeds, by every 16th cell.
-
-    Raises:
-        UserError: nothing has a score.
+    Returns:
+        The results in a sentence.
     """
-    arrays = (scores.of(block) for block in roadway.points.blocks)
-    some = np.concatenate([each[np.isfinite(each)][::16] for each in arrays if each is not None])
-    if not len(some):
-        raise UserError(f"{roadway.where}: no tile is full enough to be scored: {roadway.summary}")
-    return float(np.quantile(some, 1 - _SHARE))
+    folder.mkdir()
+    names = [name for name in scorings if name in done]
+    blocks: dict[Block, int] = {}
+    for number, name in enumerate(names):
+        for east, north in done[name]["blocks"]:
+            blocks.setdefault((east, north), number)
+    scans = [scorings[name].task.scan for name in names]
+    tiles = scorings[names[0]].tiles
+    grid = Grid.around(list(blocks), tiles.cell, scans[0].unit, scans[0].crs)
+    if any(scoring.stem for scoring in scorings.values()):
+        return f"{len(names)} scans are scored"
+    found = _highest(out, grid, blocks)
+    facts |= {
+        "threshold": found if threshold is None else threshold,
+        "threshold_is": "the highest 1% of the road's area" if threshold is None else source,
+        "scans": [str(scan.path) for scan in scans],
+    }
+    features = damages(out, grid, list(blocks), facts["threshold"])
+    write_features(folder / DAMAGES_FILE, features, grid.crs, facts=facts)
+    write_page(out, grid, features, facts, folder)
+    area = sum(feature["properties"]["area_m2"] for feature in features)
+    files = [*(scorings[name].copy for name in names), *(f"{name}.tif" for name in LAYERS)]
+    return (
+        f"{len(features)} places of {area:.2f} m2 with scores above "
+        f"{facts['threshold']:.4g} ({facts['threshold_is']}); "
+        f"{', '.join(map(printable, [*files, DAMAGES_FILE, PAGE_FILE]))}"
+    )
 
 
-def _write_damages(
-    results: Path, grid: Grid, blocks: Sequence[Block], facts: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """Write the damages that the layers show, and the page about them; returns the damages."""
-    features = damages(results, grid, blocks, facts["threshold"])
-    write_features(results / DAMAGES_FILE, features, grid.crs, facts=facts)
-    write_page(results, grid, features, facts)
-    return features
+def _highest(out: Path, grid: Grid, blocks: dict[Block, int]) -> float:
+    """The score that one per cent of the road exceeds, by every 16th cell."""
+    with rasterio.open(out / "score.tif") as file:
+        arrays = [file.read(1, window=grid.window(block)) for block in blocks]
+    return float(np.quantile(np.concatenate([a[np.isfinite(a)][::16] for a in arrays]), 0.99))

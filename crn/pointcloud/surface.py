@@ -1,21 +1,27 @@
-"""Which points belong to the road: by their class, by polygons, or by a simple filter.
+"""Which points belong to the road: by their class, by areas, or by a simple filter.
 
 The filter assumes three things: objects on a road are narrower than 4.5 m, roads are not steep, and
 they end at a kerb, whose lower side is the road. It also takes driveways, squares and cycle paths
-without a kerb for road; given classes or polygons are better.
+without a kerb for road; given classes or areas are better.
 """
 
+import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
-from crn.pointcloud.partition import BLOCK, HEIGHT_STEP, Block, Partition
+from crn.pointcloud.partition import BLOCK, HEIGHT_STEP, SOURCES, Block, Partition
 from crn.pointcloud.vectors import Areas
+
+log = logging.getLogger(__name__)
 
 CELL = 16  # centimetres, side of a cell of the filter
 ROAD_CLASS, GROUND_CLASS = 11, 2
 ABOVE, BELOW = 0.10, 0.15  # metres around the road's level in which points belong to it
+_LEAST_SHARE = 0.02  # of the points of a scan, from which on their class decides
+_WITHOUT_STRAYS = 4  # of the 25 cells around a cell, those that may be lower than the road
 
 _EDGE = 50  # cells around a block that the filter sees as well
 _MARGIN = _EDGE * CELL
@@ -33,32 +39,35 @@ class Road:
     """The rule that selects the points of the road.
 
     Attributes:
-        rule: the rule in words.
-        classes: classes of its points; None if classes do not decide.
-        polygons: the areas that contain it; None without.
+        rule: the rule for the scan in words.
+        allowed: (`SOURCES`, 256) bool, the classes of the road in the scan (0) and its neighbours.
+        filtered: (`SOURCES`,) bool, whether heights decide instead.
+        areas: the areas that contain it; None without.
     """
 
     rule: str
-    classes: tuple[int, ...] | None = None
-    polygons: Areas | None = None
+    allowed: np.ndarray
+    filtered: np.ndarray
+    areas: Areas | None = None
 
     def level(self, partition: Partition, block: Block) -> np.ndarray | None:
         """The height of the road (S, S) in a block, float32 metres, NaN where there is none.
 
-        None if classes decide, since heights do not matter then.
+        None if classes decide in all scans, since heights do not matter then.
         """
-        if self.classes is not None:
+        if not self.filtered.any():
             return None
         lowest = _lowest(partition, block)
         ground = _opened(lowest)
-        if self.polygons is None:
+        if self.areas is None:
             road = _largest_below_kerbs(lowest, ground)
         else:
-            road = ground & self.polygons.burn(block, _MARGIN, CELL, _WIDE)
+            road = ground & self.areas.burn(block, _MARGIN, CELL, _WIDE)
         return _smoothed(lowest, road).astype(np.float32)[_EDGE:-_EDGE, _EDGE:-_EDGE]
 
     def of_road(
         self,
+        source: np.ndarray | int,
         kind: np.ndarray,
         i: np.ndarray,
         j: np.ndarray,
@@ -68,31 +77,46 @@ class Road:
         """Which points (N,) of a block belong to the road.
 
         Args:
+            source: number of their scan: 0, or of a neighbour.
             kind: their classes.
             i, j: centimetres from the lower left corner of the block.
             z: heights in steps of `HEIGHT_STEP`.
             level: the `level` of the block.
         """
+        of_class = self.allowed[source, kind]
         if level is None:
-            assert self.classes is not None
-            return np.isin(kind, self.classes)
+            return of_class
         above = z * HEIGHT_STEP - level[j // CELL, i // CELL]
-        return (above <= ABOVE) & (above >= -BELOW)  # not where the level is NaN
+        near = (above <= ABOVE) & (above >= -BELOW)  # not where the level is NaN
+        return np.where(self.filtered[source], near, of_class)
 
 
-def choose_road(classes: np.ndarray, polygons: Areas | None) -> Road:
-    """Choose the rule: polygons, else classes, else the filter.
+def choose_road(path: Path, classes: np.ndarray, areas: Areas | None) -> Road:
+    """Choose the rule: areas, else classes, else the filter; for each scan by its own points.
 
     Args:
-        classes: (256,), number of points of each class.
-        polygons: areas of ``--road``.
+        path: the scan, for messages.
+        classes: (`SOURCES`, 256), number of points of each class in the scan and its neighbours.
+        areas: areas of ``--road``.
     """
-    if polygons is not None:
-        return Road("polygons of --road", polygons=polygons)
-    for kind, name in ((ROAD_CLASS, "road"), (GROUND_CLASS, "ground")):
-        if classes[kind]:
-            return Road(f"class {kind} ({name})", classes=(kind,))
-    return Road("the filter of this program")
+    allowed, filtered = np.zeros((SOURCES, 256), bool), np.ones(SOURCES, bool)
+    if areas is not None:
+        return Road("areas of --road", allowed, filtered, areas)
+    share = classes / np.maximum(1, classes.sum(1, keepdims=True))
+    rule = "the filter of this program"
+    for kind, name in ((GROUND_CLASS, "ground"), (ROAD_CLASS, "road")):
+        decides = share[:, kind] >= _LEAST_SHARE
+        allowed[decides] = False
+        allowed[decides, kind] = True
+        filtered &= ~decides
+        if decides[0]:
+            rule = f"class {kind} ({name})"
+        elif share[0, kind]:
+            log.warning(
+                "%s: only %.2g %% of the points are of class %d (%s), so they do not decide",
+                *(path, 100 * share[0, kind], kind, name),
+            )
+    return Road(rule, allowed, filtered)
 
 
 def _lowest(partition: Partition, block: Block) -> np.ndarray:
@@ -101,7 +125,11 @@ def _lowest(partition: Partition, block: Block) -> np.ndarray:
     lowest = np.full(_WIDE * _WIDE, none, np.int32)
     for i, j, records in partition.around(block, _MARGIN):
         np.minimum.at(lowest, (j // CELL) * _WIDE + i // CELL, records["z"])
-    return np.where(lowest < none, lowest * HEIGHT_STEP, np.inf).reshape(_WIDE, _WIDE)
+    heights = np.where(lowest < none, lowest * HEIGHT_STEP, np.inf).reshape(_WIDE, _WIDE)
+    # Single points below the road, as by multipath, have nothing as low around them.
+    around = ndimage.rank_filter(heights, _WITHOUT_STRAYS, size=5, mode="nearest")
+    with np.errstate(invalid="ignore"):  # of infinite heights
+        return np.where(around - heights > BELOW, around, heights)
 
 
 def _opened(lowest: np.ndarray) -> np.ndarray:

@@ -52,11 +52,13 @@ class TileSet:
         cell: side of a cell in centimetres.
         height_range_mm: the heights that are black and white in height images.
         intensity: whether there are intensities; if not, heights take their place.
+        intensity_range: the intensities that are black and white, if there are.
     """
 
     cell: int
     height_range_mm: tuple[float, float] = (-60.0, 60.0)
     intensity: bool = True
+    intensity_range: tuple[float, float] | None = None
 
     @property
     def pixels(self) -> int:
@@ -78,8 +80,12 @@ def read_tile_set(path: Path) -> TileSet:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         low, high = map(float, values["height_range_mm"])
-        tiles = TileSet(values["cell"], (low, high), values["intensity"])
+        # Earlier versions have the range among the facts.
+        ends = values.get("intensity_range", values["facts"].get("intensity_range"))
+        black, white = map(float, ends) if values["intensity"] else (0.0, 1.0)
+        tiles = TileSet(values["cell"], (low, high), values["intensity"], (black, white))
         is_ours = tiles.cell in CELLS and -math.inf < low < high < math.inf
+        is_ours &= -math.inf < black < white < math.inf
         is_ours &= all(values[name] == value for name, value in _FIXED.items())
     except OSError as error:
         raise UserError(f"--tiles-from {path}: cannot be read ({error.strerror}); {fix}") from None
@@ -204,9 +210,7 @@ def _medians(values: np.ndarray, where: np.ndarray) -> np.ndarray:
     return np.maximum(some[np.arange(len(some)), middle], 1e-3)
 
 
-def images_of(
-    part: Tiles, tiles: TileSet, intensity_range: tuple[float, float]
-) -> tuple[np.ndarray, np.ndarray]:
+def images_of(part: Tiles, tiles: TileSet) -> tuple[np.ndarray, np.ndarray]:
     """Height images (N, S, S) uint16 and intensity images (N, S, S) uint8, north up.
 
     Unknown cells have height 0 and the median intensity of the tile, so as not to stand out.
@@ -214,9 +218,10 @@ def images_of(
     height = _share(np.nan_to_num(part.height[:, ::-1], nan=0.0), tiles.height_range_mm)
     intensity = height
     if tiles.intensity:
+        assert tiles.intensity_range is not None
         values = part.intensity[:, ::-1]
         middle = np.nanmedian(values.reshape(len(values), -1)[:, ::5], axis=1)[:, None, None]
-        intensity = _share(np.where(np.isnan(values), middle, values), intensity_range)
+        intensity = _share(np.where(np.isnan(values), middle, values), tiles.intensity_range)
     return np.rint(height * 65535).astype(np.uint16), np.rint(intensity * 255).astype(np.uint8)
 
 

@@ -1,19 +1,28 @@
-"""The command ``tiles``: tiles of some scans to train on."""
+"""The command ``tiles``: tiles of scans to train on."""
 
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from crn.errors import UserError
-from crn.pointcloud.folders import require_new_folder, results_in
-from crn.pointcloud.las import Scan, check_scans, find_files
-from crn.pointcloud.partition import BLOCK
+from crn.pointcloud.campaign import (
+    HERE,
+    Task,
+    Workers,
+    disk_needed,
+    read_campaign,
+    report_failures,
+    run_tasks,
+    show_index,
+)
+from crn.pointcloud.folders import publish, require_new_folder, working_in
+from crn.pointcloud.partition import BLOCK, Block
 from crn.pointcloud.raster import CELLS, choose_cell, typical_density
-from crn.pointcloud.roadway import Roadway, find_road
+from crn.pointcloud.roadway import Roadway, find_road, intensity_range, summary
 from crn.pointcloud.tiles import (
     EMPTY_FOLDER,
     MIN_FILL,
@@ -33,6 +42,34 @@ from datasets.layouts import TILE_FOLDERS
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class _Survey:
+    """What finding the road of a scan needs."""
+
+    task: Task
+    areas: Areas | None
+    folder: Path
+
+
+@dataclass(frozen=True)
+class _Cutting:
+    """What cutting the tiles of a scan needs.
+
+    Attributes:
+        roadway: its road.
+        blocks: the blocks in which its tiles begin.
+        tiles: the settings.
+        damaged: areas of known damage; None if unknown.
+        results: the folder for the tiles.
+    """
+
+    roadway: Roadway
+    blocks: tuple[Block, ...]
+    tiles: TileSet
+    damaged: Areas | None
+    results: Path
+
+
 def make_tiles(
     inputs: Sequence[Path],
     out: Path,
@@ -43,8 +80,10 @@ def make_tiles(
     cell: float | None = None,
     height_range_mm: tuple[float, float] = (-60.0, 60.0),
     with_intensity: bool = True,
+    workers: Workers = HERE,
+    dry_run: bool = False,
 ) -> None:
-    """Make the tiles of some scans.
+    """Make the tiles of scans.
 
     Args:
         inputs: LAS and LAZ files, or folders of them.
@@ -56,41 +95,94 @@ def make_tiles(
         cell: side of a cell in metres; None: depends on the density of the points.
         height_range_mm: heights that are black and white.
         with_intensity: whether intensities are used beside heights.
+        workers: where the tasks run.
+        dry_run: only print an index of the scans.
 
     Raises:
-        UserError: a file or the folder cannot be used, or there are no tiles.
+        UserError: a file or the folder cannot be used, there are no tiles, or some scans failed.
     """
     low, high = height_range_mm
     if not -1e4 < low < 0 < high < 1e4:
         raise UserError(f"--height-range-mm {low:g} {high:g}: takes a depth below 0 and a height")
+    tasks, failed = read_campaign(inputs, out, crs, workers)
+    count = len(tasks) + len(failed)
+    show_index(tasks, "tiles", workers, dry_run)
+    if dry_run:
+        return
     require_new_folder(out, "--out", "tiles")
-    scans = check_scans(find_files(inputs), crs)
-    road_polygons, damaged = (
+    scans = [task.scan for task in tasks]
+    road_areas, damaged = (
         None if path is None else read_areas(path, flag, scans, verdict)
         for path, flag, verdict in ((road, "--road", None), (damages, "--damages", "right"))
     )
-    with results_in(out, sum(scan.points for scan in scans)) as results:
-        roadway = find_road(scans, road_polygons, results.parent)
-        tiles = TileSet(_cell(cell, roadway), (low, high), with_intensity)
+    with working_in(out, disk_needed(tasks, "tiles", workers)) as work:
+        surveys = {
+            task.scan.name: _Survey(task, road_areas, work / str(number))
+            for number, task in enumerate(tasks)
+        }
+        roads: dict[str, Roadway] = {}
+        intensities = np.zeros(1 << 16, np.int64)
+        for name, road_of_scan in run_tasks(_find, surveys, workers):
+            if isinstance(road_of_scan, UserError):
+                failed[name] = road_of_scan
+            else:
+                roads[name] = road_of_scan
+                intensities += road_of_scan.intensities
+        if not roads:
+            raise next(iter(failed.values()))
+        density = np.concatenate([each.density for each in roads.values()])
+        rules = [each.road.rule for each in roads.values()]
+        where = f"{scans[0].path}{f' and {len(scans) - 1} more' if len(scans) > 1 else ''}"
+        log.info("%s", summary(density, rules))
+        ends = intensity_range(intensities, where) if with_intensity else None
+        tiles = TileSet(_cell(cell, density, where), (low, high), with_intensity, ends)
         for scan in scans:
             scan.require_fine_scale(tiles.cell)
-        intensity_range = roadway.intensity_range() if with_intensity else (0.0, 0.0)
-        counts = _write_tiles(results, roadway, tiles, intensity_range, damaged)
-        _describe(results / TILES_FILE, tiles, scans, roadway, intensity_range, counts)
+        results = work / "results"
+        counts = dict.fromkeys((".",) if damaged is None else ("good_ones", "bad_ones"), 0)
+        for kind in counts:
+            for folder in (*TILE_FOLDERS, EMPTY_FOLDER):
+                (results / kind / folder).mkdir(parents=True)
+        cuttings = _cuttings(roads, tiles, damaged, results)
+        for name, found in run_tasks(_cut, cuttings, workers):
+            if isinstance(found, UserError):
+                failed[name] = found
+            else:
+                counts = {kind: count + found.get(kind, 0) for kind, count in counts.items()}
+        if not sum(counts.values()):
+            raise UserError(
+                f"{where}: no tile of {STRIDE / 50:.2f} m is {MIN_FILL:.0%} full of road: "
+                f"{summary(density, rules)}"
+            )
+        facts = {
+            "tiles": sum(counts.values()),
+            "scans": [str(scan.path) for scan in scans if scan.name not in failed],
+            "road": ", ".join(dict.fromkeys(rules)),
+            "points_per_m2": round(float(np.median(density)), 1),
+            "crs": None if scans[0].crs is None else scans[0].crs.name,
+        }
+        description = json.dumps(tiles.description(facts), indent=2)
+        (results / TILES_FILE).write_text(f"{description}\n", encoding="utf-8")
+        publish(results, out)
     shown = ", ".join(f"{n} in {kind}/" for kind, n in counts.items() if kind != ".")
     print_result(
         f"{out}: {sum(counts.values())} tiles of {tiles.pixels} x {tiles.pixels} cells of "
         f"{tiles.cell} cm{' (' + shown + ')' if shown else ''}, and {TILES_FILE}"
     )
+    report_failures(failed, count, out)
 
 
-def _cell(asked: float | None, roadway: Roadway) -> int:
+def _find(survey: _Survey) -> Roadway:
+    return find_road(survey.task.scan, survey.areas, survey.folder, survey.task.neighbours)
+
+
+def _cell(asked: float | None, density: np.ndarray, where: str) -> int:
     """The side of a cell in centimetres.
 
     Raises:
         UserError: the road is too sparse for any.
     """
-    natural = choose_cell(typical_density(roadway.density, roadway.where))
+    natural = choose_cell(typical_density(density, where))
     cell = natural if asked is None else round(asked * 100)
     if cell < natural:
         log.warning("--cell %g: the points fill cells of %g m", cell / 100, natural / 100)
@@ -99,38 +191,36 @@ def _cell(asked: float | None, roadway: Roadway) -> int:
     return cell
 
 
-def _write_tiles(
-    results: Path,
-    roadway: Roadway,
-    tiles: TileSet,
-    intensity_range: tuple[float, float],
-    damaged: Areas | None,
-) -> dict[str, int]:
-    """Write the tiles of all blocks; returns the number of tiles in each folder.
+def _cuttings(
+    roads: dict[str, Roadway], tiles: TileSet, damaged: Areas | None, results: Path
+) -> dict[str, _Cutting]:
+    """A task for each scan; a block that several share is cut by one."""
+    taken: set[Block] = set()
+    cuttings = {}
+    for name in sorted(roads):
+        # A tile that begins in a block without road is at least half empty.
+        blocks = tuple(block for block in roads[name].own if block not in taken)
+        taken.update(blocks)
+        cuttings[name] = _Cutting(roads[name], blocks, tiles, damaged, results)
+    return cuttings
 
-    Raises:
-        UserError: there are none.
-    """
-    counts = dict.fromkeys((".",) if damaged is None else ("good_ones", "bad_ones"), 0)
-    for kind in counts:
-        for name in (*TILE_FOLDERS, EMPTY_FOLDER):
-            (results / kind / name).mkdir(parents=True)
-    # A tile that begins in a block without road is at least half empty.
-    for block in tqdm(roadway.points.blocks, unit="blocks", desc="tiles", disable=None):
-        raster = raster_of(roadway.points, block, tiles)
-        side = (BLOCK + 2 * STRIDE) // tiles.cell
-        burnt = None if damaged is None else damaged.burn(block, 0, tiles.cell, side)
+
+def _cut(cutting: _Cutting) -> dict[str, int]:
+    """Write the tiles of a scan; returns the number of tiles in each folder."""
+    counts: dict[str, int] = {}
+    tiles = cutting.tiles
+    for block in cutting.blocks:
+        raster = raster_of(cutting.roadway.points, block, tiles)
+        burnt = None
+        if cutting.damaged is not None:
+            side = (BLOCK + 2 * STRIDE) // tiles.cell
+            burnt = cutting.damaged.burn(block, 0, tiles.cell, side)
         for part in cut(raster, tiles, MIN_FILL, 0):
-            images = images_of(part, tiles, intensity_range)
+            images = images_of(part, tiles)
             for corner, known, *pair in zip(part.corners, part.known, *images, strict=True):
                 kind = _kind(burnt, corner // tiles.cell, tiles.pixels)
-                counts[kind] += 1
-                write_tile(results / kind, tile_name(block, corner), known, *pair)
-    if not sum(counts.values()):
-        raise UserError(
-            f"{roadway.where}: no tile of {STRIDE / 50:.2f} m is {MIN_FILL:.0%} full of road: "
-            f"{roadway.summary}"
-        )
+                counts[kind] = counts.get(kind, 0) + 1
+                write_tile(cutting.results / kind, tile_name(block, corner), known, *pair)
     return counts
 
 
@@ -146,23 +236,3 @@ def _kind(burnt: np.ndarray | None, corner: np.ndarray, side: int) -> str:
         return "."
     column, row = corner
     return "bad_ones" if burnt[row : row + side, column : column + side].any() else "good_ones"
-
-
-def _describe(
-    path: Path,
-    tiles: TileSet,
-    scans: Sequence[Scan],
-    roadway: Roadway,
-    intensity_range: tuple[float, float],
-    counts: dict[str, int],
-) -> None:
-    """Write tiles.json."""
-    facts = {
-        "tiles": sum(counts.values()),
-        "scans": [str(scan.path) for scan in scans],
-        "road": roadway.road.rule,
-        "points_per_m2": round(float(np.median(roadway.density)), 1),
-        "intensity_range": list(intensity_range) if tiles.intensity else None,
-        "crs": None if scans[0].crs is None else scans[0].crs.name,
-    }
-    path.write_text(f"{json.dumps(tiles.description(facts), indent=2)}\n", encoding="utf-8")

@@ -18,7 +18,8 @@ from rasterio.features import rasterize
 from rasterio.transform import Affine
 
 from crn.errors import UserError
-from crn.pointcloud.las import Scan, horizontal
+from crn.pointcloud.crs import horizontal
+from crn.pointcloud.las import Scan
 from crn.pointcloud.partition import BLOCK, Block
 from crn.system.files import writing
 from crn.system.text import shortened
