@@ -69,6 +69,8 @@ def read_campaign(
     Raises:
         UserError: no file can be used, or they do not go together.
     """
+    if workers.scheduler is not None:
+        inputs = [path.absolute() for path in inputs]
     names = find_files(inputs, out)
     refused: dict[Path, UserError] = {}
     alone = workers.strict or len(names) == 1

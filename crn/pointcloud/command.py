@@ -31,6 +31,8 @@ def run_pointcloud(argv: Sequence[str]) -> int:
     handler.setFormatter(PrintableLines("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("crn").setLevel(logging.INFO)
+    # GDAL's errors are raised; its warnings are about other programs' files.
+    logging.getLogger("rasterio").setLevel(logging.CRITICAL)
     options = _parser().parse_args(argv)
     came: list[int] = []
     try:

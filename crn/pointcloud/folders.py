@@ -38,6 +38,7 @@ def working_in(out: Path, needed: int = 0) -> Iterator[Path]:
         UserError: another run uses the folder, the disk has too little room, or the system refuses
             to write.
     """
+    out = out.resolve()  # workers may run elsewhere
     with claimed(out), writing(out):
         for left in out.glob(f"{_UNFINISHED}*"):
             shutil.rmtree(left, ignore_errors=True)

@@ -52,6 +52,8 @@ class TileScorer:
         Raises:
             UserError: the checkpoint cannot be used.
         """
+        if not path.exists():
+            raise UserError(f"--model-input {path}: no such file; give the checkpoint of a model")
         set_up_cpu()
         device = pick_device(cpu)
         asked = {"pairs": pairs, "anomaly_score": anomaly_score}

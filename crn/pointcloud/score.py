@@ -177,6 +177,12 @@ def _names_of_copies(tasks: Sequence[Task], out: Path) -> dict[str, str]:
         if name in names.values():
             raise UserError(f"{scan.path}: another scan is named {name} as well; rename one")
         path = out / name
+        try:
+            str(path.absolute()).encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{path}: this name is not UTF-8, which map layers need; give another one"
+            ) from None
         if path.exists() and os.path.samefile(path, scan.path):
             raise UserError(f"--out {out}: {scan.path} itself is there; give another folder")
         names[scan.name] = name
