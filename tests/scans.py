@@ -7,6 +7,7 @@ import numpy as np
 import pyproj
 import rasterio
 
+from crn.pointcloud.layers import layer_path
 from crn.pointcloud.score import score_scans
 from crn.pointcloud.street import CRS, Damage, Street, make_street
 from crn.pointcloud.tiles import TileSet
@@ -87,5 +88,7 @@ def run_score(
 
 def layer(folder: Path, name: str) -> np.ndarray:
     """A picture as float32 bits, so that NaN equals NaN."""
-    with rasterio.open(folder / f"{name}.tif") as file:
-        return file.read(1).view(np.uint32)
+    with rasterio.open(layer_path(folder, name)) as file:
+        cells = file.read(1)
+    cells[np.isnan(cells)] = np.nan  # without a sign
+    return cells.view(np.uint32)

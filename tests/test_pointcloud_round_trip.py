@@ -7,11 +7,12 @@ import pytest
 
 laspy = pytest.importorskip("laspy")
 rasterio = pytest.importorskip("rasterio")
+geopandas = pytest.importorskip("geopandas")
 
-from rasterio.features import rasterize  # noqa: E402
+import shapely  # noqa: E402
 from scans import LAYERS, POTHOLE, TILES, layer, run_score, small_street, write_las  # noqa: E402
 
-from crn.pointcloud.street import NOT_ROAD, SOUND  # noqa: E402
+from crn.pointcloud.street import CRS, NOT_ROAD, SOUND  # noqa: E402
 
 CELL = TILES.cell / 100
 HOT = 16  # mm, five deviations of the noise
@@ -69,24 +70,29 @@ def test_the_pothole_is_where_it_is(street, scored):
 
 
 def test_damages(street, scored):
+    found = geopandas.read_file(scored / "result/damages.gpkg", layer="places")
+    assert found.crs == CRS
+    ((_, place),) = found.iterrows()
+    outline = shapely.Polygon(street.outlines[0])
+    shape = place.geometry
+    assert shape.intersection(outline).area / shape.union(outline).area >= 0.8
+    assert abs(place.depth_mm - 1000 * POTHOLE.depth) < 5
+    assert place.area_m2 == pytest.approx(shape.area, abs=1e-4)
+    assert place.area_m2 == pytest.approx(outline.area, rel=0.15)
+    assert 0.65 < place.width_m <= place.length_m < 0.9
+    assert (place.kind, place.severity, place.scan) == ("pothole", "high", "scan.laz")
+    assert place["date"] == str(laspy.open(scored / "scan.laz").header.creation_date)
+    assert np.hypot(place.east - shape.centroid.x, place.north - shape.centroid.y) < 0.002
+
+
+def test_the_web_has_degrees(scored):
     text = (scored / "result/damages.geojson").read_text()
-    collection = json.loads(text)
-    assert collection["crs"]["properties"]["name"].endswith("25832")
-    (feature,) = collection["features"]
-    with rasterio.open(scored / "result/score.tif") as file:
-        outline = {"type": "Polygon", "coordinates": [street.outlines[0].tolist()]}
-        found, true = (
-            rasterize([shape], file.shape, transform=file.transform) > 0
-            for shape in (feature["geometry"], outline)
-        )
-        assert file.crs.to_epsg() == 25832
-        assert np.isnan(file.nodata)
-        assert file.overviews(1)
-    assert (found & true).sum() / (found | true).sum() >= 0.7
-    properties = feature["properties"]
-    assert abs(properties["depth_mm"] - 1000 * POTHOLE.depth) < 5
-    assert properties["area_m2"] == pytest.approx(found.sum() * CELL**2)
-    assert 0.6 < properties["width_m"] <= properties["length_m"] < 0.9
+    assert "crs" not in json.loads(text)
+    degrees = geopandas.read_file(scored / "result/damages.geojson")
+    places = geopandas.read_file(scored / "result/damages.gpkg", layer="places")
+    assert degrees.crs == "EPSG:4326"
+    back = degrees.to_crs(CRS).geometry[0].centroid
+    assert back.distance(places.geometry[0].centroid) < 0.01
 
 
 def test_the_road_is_told_from_the_rest_by_the_filter(street, scored):
@@ -101,11 +107,18 @@ def test_the_road_is_told_from_the_rest_by_the_filter(street, scored):
     assert street.truth.max() > SOUND
 
 
-@pytest.mark.parametrize("kind", ["shuffled", "in feet", "not compressed"])
+@pytest.mark.parametrize("kind", ["shuffled", "in two files", "in feet", "not compressed"])
 def test_how_the_points_come_does_not_matter(street, scored, tmp_path, kind):
     chance = np.random.default_rng(0)
     if kind == "shuffled":
         files = [write_las(tmp_path / "a.laz", street, chance.permutation(len(street.xyz)))]
+    elif kind == "in two files":
+        # Cut through the pothole; the parts have other offsets.
+        left = street.xyz[:, 0] < street.outlines[0][:, 0].mean()
+        files = [
+            write_las(tmp_path / name, street, np.flatnonzero(part))
+            for name, part in (("a.laz", left), ("b.laz", ~left))
+        ]
     elif kind == "in feet":
         files = [write_las(tmp_path / "a.laz", street, crs=FEET, unit=0.3048)]
     else:
@@ -115,6 +128,11 @@ def test_how_the_points_come_does_not_matter(street, scored, tmp_path, kind):
         np.testing.assert_array_equal(
             layer(tmp_path / "out", name), layer(scored / "result", name), name
         )
+    found, expected = (
+        geopandas.read_file(path / "damages.gpkg", layer="places")
+        for path in (tmp_path / "out", scored / "result")
+    )
+    assert found.area_m2.tolist() == expected.area_m2.tolist()
 
 
 def test_feet_stay_feet(street, scored, tmp_path):
@@ -124,11 +142,12 @@ def test_feet_stay_feet(street, scored, tmp_path):
         assert file.res == pytest.approx((CELL / 0.3048,) * 2)
         assert file.crs.to_epsg() == 2222
     feet, metres = (
-        json.loads((path / "damages.geojson").read_text())["features"][0]["properties"]
+        geopandas.read_file(path / "damages.gpkg", layer="places").iloc[0]
         for path in (tmp_path / "out", scored / "result")
     )
-    assert feet["area_m2"] == metres["area_m2"]
-    assert feet["east"] * 0.3048 == pytest.approx(metres["east"], abs=1e-3)
+    assert feet.area_m2 == metres.area_m2
+    assert feet.length_m == metres.length_m
+    assert feet.east * 0.3048 == pytest.approx(metres.east, abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -145,12 +164,17 @@ def test_elsewhere_and_turned(tmp_path, more):
     assert_pothole_is_found(street, scores_of(tmp_path / "out/a.laz"))
 
 
-def test_without_a_threshold_the_highest_scores_are_damage(street, scored, tmp_path):
+def test_without_a_threshold_nothing_is_called_damage(street, scored, tmp_path):
     run_score([scored / "scan.laz"], tmp_path / "out", None)
     names = laspy.read(tmp_path / "out/scan.laz").point_format.dimension_names
     assert "crn_anomalous" not in names
-    facts = json.loads((tmp_path / "out/damages.geojson").read_text())["facts"]
-    assert "1%" in facts["threshold_is"]
+    assert not (tmp_path / "out/damages.gpkg").exists()
+    first = geopandas.read_file(tmp_path / "out/look_here_first.gpkg", layer="places")
+    assert 1 <= len(first) <= 20
+    assert first.score_max.is_monotonic_decreasing
+    assert not first.severity.any()
+    assert first.geometry[0].intersects(shapely.Point(street.outlines[0].mean(0)))
+    assert "nothing is called damage" in (tmp_path / "out/report.html").read_text()
     decided = laspy.read(scored / "result/scan.laz")
     scores, anomalous = (np.array(decided[n]) for n in ("crn_score", "crn_anomalous"))
     np.testing.assert_array_equal(np.isnan(scores), np.isnan(anomalous))

@@ -86,6 +86,7 @@ def _tiles(options: argparse.Namespace) -> None:
         crs=options.crs,
         road=options.road,
         damages=options.damages,
+        ignore=options.ignore,
         cell=options.cell,
         height_range_mm=tuple(options.height_range_mm),
         with_intensity=not options.no_intensity,
@@ -96,16 +97,20 @@ def _tiles(options: argparse.Namespace) -> None:
 
 def _score(options: argparse.Namespace) -> None:
     from crn.pointcloud.model import TileScorer
+    from crn.pointcloud.places import sound_threshold
     from crn.pointcloud.score import score_scans
 
     tiles = read_tile_set(options.tiles_from)
     scorer = TileScorer.from_checkpoint(
         options.model_input, options.pairs, options.anomaly_score, options.cpu
     )
-    threshold, source = options.threshold, "--threshold"
-    if options.threshold_from is not None:
-        threshold = scorer.threshold_from(options.threshold_from)
-        source = f"--threshold-from {options.threshold_from}"
+    threshold, source, sound = options.threshold, "--threshold", options.threshold_from
+    if sound is not None and sound.is_dir():
+        threshold, source = sound_threshold(
+            sound, scorer.tags, options.false_places, options.least_area
+        )
+    elif sound is not None:
+        threshold, source = scorer.threshold_from(sound), f"--threshold-from {sound}"
     score_scans(
         options.scans,
         options.out,
@@ -113,8 +118,12 @@ def _score(options: argparse.Namespace) -> None:
         scorer,
         crs=options.crs,
         road=options.road,
+        ignore=options.ignore,
         threshold=threshold,
         threshold_source=source,
+        least_area=options.least_area,
+        axis=options.axis,
+        against=options.against,
         workers=_workers(options),
         dry_run=options.dry_run,
     )
@@ -169,6 +178,12 @@ def _add_scans(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="areas of the road: GeoPackage, GeoJSON or Shapefile in any system (default: points "
         "of class 11, else class 2, else a simple filter)",
+    )
+    add(
+        "--ignore",
+        type=typed_path,
+        metavar="FILE",
+        help="areas that are left out, such as manholes, markings and joints",
     )
     add(
         "--dry-run",
@@ -238,15 +253,49 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
     above.add_argument(
         "--threshold",
         type=_number,
-        help="scores above it are damage (default: the highest 1 %% are)",
+        help="scores above it are damage (default: the highest are listed)",
     )
     above.add_argument(
         "--threshold-from",
         type=typed_path,
-        metavar="JSON",
-        help="take the pixel threshold from this metrics.json of train.py --mode inference",
+        metavar="PATH",
+        help="take it from what score has written about a sound road (a folder), see "
+        "--false-places; or the pixel threshold of a metrics.json of train.py --mode inference",
+    )
+    add(
+        "--false-places",
+        type=_positive,
+        default=1.0,
+        metavar="NUMBER",
+        help="places per 100 m of the sound road that may be above the threshold (default: 1)",
+    )
+    add(
+        "--least-area",
+        type=_positive,
+        default=0.02,
+        metavar="M2",
+        help="smallest place in square metres (default: 0.02)",
+    )
+    add(
+        "--axis",
+        type=typed_path,
+        metavar="FILE",
+        help="axes of the roads, as lines: places get stations, and tables go by them",
+    )
+    add(
+        "--against",
+        type=typed_path,
+        metavar="DIR",
+        help="results of an earlier survey: places are new, grown, unchanged or repaired",
     )
     add("--cpu", action="store_true", help="do not use a GPU")
+
+
+def _positive(text: str) -> float:
+    value = _number(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"takes no number below 0, such as {text}")
+    return value
 
 
 def _number(text: str) -> float:

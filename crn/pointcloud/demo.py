@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from crn.pointcloud.folders import publish, require_new_folder, working_in
-from crn.pointcloud.layers import DAMAGES_FILE
 from crn.pointcloud.street import make_street, some_damages, write_scan, write_truth
+from crn.pointcloud.vectors import PLACES_FILE
 from crn.system.program import print_result
 
 
@@ -23,6 +23,6 @@ def make_demo(folder: Path) -> None:
         damages = some_damages(np.random.default_rng(5), 32)
         damaged = make_street(32, damages, seed=2, place=(362_100.0, 5_701_300.0, 66.0))
         write_scan(work / "damaged.laz", damaged)
-        write_truth(work / DAMAGES_FILE, damaged)
+        write_truth(work / PLACES_FILE, damaged)
         publish(work, folder)
-    print_result(f"{folder}: sound.laz, damaged.laz, and {len(damages)} damages in {DAMAGES_FILE}")
+    print_result(f"{folder}: sound.laz, damaged.laz, and {len(damages)} damages in {PLACES_FILE}")

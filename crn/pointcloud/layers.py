@@ -1,40 +1,63 @@
-"""Map layers: GeoTIFF of score, height and intensity, and GeoJSON of damages."""
+"""Map layers of score, height and intensity: sparse GeoTIFFs with overviews and a style."""
 
-import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import jinja2
 import numpy as np
 import pyproj
 import rasterio
-from rasterio.enums import Resampling
+from rasterio import shutil
 from rasterio.errors import RasterioError
-from rasterio.features import shapes
 from rasterio.transform import Affine
 from rasterio.windows import Window
-from scipy import ndimage
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 
 from crn.errors import UserError
 from crn.pointcloud.crs import horizontal
 from crn.pointcloud.mosaic import Mosaic
 from crn.pointcloud.partition import BLOCK, Block
-from crn.system.files import writing, written_whole
+from crn.system.files import writing
 
 LAYERS = ("score", "height_mm", "intensity")
-DAMAGES_FILE = "damages.geojson"
-LEAST_CELLS = 4  # in a damage
+# The layers of a scan, with their overviews and styles.
+FILES = tuple(f"{name}.{kind}" for name in LAYERS for kind in ("tif", "tif.ovr", "qml"))
+_DESCRIPTIONS = {
+    "score": "anomaly score",
+    "height_mm": "height above the levelled road",
+    "intensity": "intensity",
+    "difference_mm": "height above that of the earlier survey",
+}
+# Colours from low to high; those of scores can be seen on gray.
+SCORE_COLOURS: tuple[str, ...] = ("#3c146e", "#961e6e", "#dc4632", "#fa9614", "#fff078")
+_HEIGHT_COLOURS = ("#2166ac", "#92c5de", "#f7f7f7", "#f4a582", "#b2182b")
+_GRAYS = ("#000000", "#ffffff")
+_SHOWN_MM = 40.0  # heights of -40 and 40 mm have the first and last colour
 
-_MOST_CELLS_ON_A_SIDE = 200_000  # of a picture: 8 km in cells of 4 cm
-_MOST_CELLS = 5_000_000  # of all damages
-_CACHE_MB = 64
+_STATISTICS = tuple(f"STATISTICS_{n}" for n in ("MINIMUM", "MAXIMUM", "MEAN", "STDDEV"))
+_MOST_KILOMETRES = 200  # across all blocks; more are a mistake
+_STEP = 4  # cells on a side that become one in the next overview
+_OVERVIEWS = (4, 16, 64)  # every block is whole cells of each
+_CELL, _UNIT = "crn_cell_cm", "crn_metres_in_unit"  # tags
+# GDAL would print errors and go on.
+GDAL = {"GDAL_CACHEMAX": 64, "CPL_LOG": os.devnull}
+_TIFF = {
+    "driver": "GTiff",
+    "count": 1,
+    "dtype": "float32",
+    "nodata": math.nan,
+    "tiled": True,
+    "blockxsize": 256,
+    "blockysize": 256,
+    "sparse_ok": True,
+    "bigtiff": "if_safer",
+}
+_COMPRESSED = {"compress": "deflate", "zlevel": 1, "predictor": 3}
 
 
 @dataclass(frozen=True)
@@ -46,7 +69,7 @@ class Grid:
         columns, rows: its size in blocks.
         cell: side of a cell in centimetres.
         unit: metres in a unit of the map.
-        crs: coordinate reference system; None if unknown.
+        crs: horizontal coordinate reference system; None if unknown.
     """
 
     left: int
@@ -59,21 +82,23 @@ class Grid:
 
     @classmethod
     def around(
-        cls, blocks: Sequence[Block], cell: int, unit: float, crs: pyproj.CRS | None
+        cls, blocks: Iterable[Block], cell: int, unit: float, crs: pyproj.CRS | None
     ) -> "Grid":
         """The smallest grid that covers all blocks.
 
         Raises:
-            UserError: they are too far apart for one picture.
+            UserError: they are farther apart than any survey.
         """
         east, north = zip(*blocks, strict=True)
         columns, rows = max(east) - min(east) + 1, max(north) - min(north) + 1
-        if max(columns, rows) * BLOCK // cell > _MOST_CELLS_ON_A_SIDE:
+        across = max(columns, rows) * BLOCK / 1e5
+        if across > _MOST_KILOMETRES:
             raise UserError(
-                f"the road spans {max(columns, rows) * BLOCK / 1e5:,.0f} km, too many cells of "
-                f"{cell} cm for one picture; score fewer files at a time"
+                f"the road spans {across:,.0f} km, more than {_MOST_KILOMETRES}: points lie far "
+                "from the others; remove them, or score fewer files at a time"
             )
-        return cls(min(east), min(north), columns, rows, cell, unit, crs)
+        flat = None if crs is None else horizontal(crs)
+        return cls(min(east), min(north), columns, rows, cell, unit, flat)
 
     @property
     def side(self) -> int:
@@ -87,75 +112,291 @@ class Grid:
         top = (self.bottom + self.rows) * BLOCK / 100 / self.unit
         return Affine(size, 0, self.left * BLOCK / 100 / self.unit, 0, -size, top)
 
-    def window(self, block: Block) -> Window:
-        """The window of a block in a picture."""
-        row = self.rows - 1 - (block[1] - self.bottom)
-        return Window((block[0] - self.left) * self.side, row * self.side, self.side, self.side)
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Cells on the sides of the whole grid: its height and width."""
+        return self.rows * self.side, self.columns * self.side
+
+    @property
+    def wkt(self) -> str | None:
+        """The text of the system of the map; None if it is unknown."""
+        return None if self.crs is None else self.crs.to_wkt()
+
+    def window(self, block: Block, factor: int = 1) -> Window:
+        """The window of a block in a picture whose cells are ``factor`` times as wide."""
+        row, side = self.rows - 1 - (block[1] - self.bottom), self.side // factor
+        return Window((block[0] - self.left) * side, row * side, side, side)
 
 
-def draw_layers(folder: Path, grid: Grid, mosaics: Iterable[tuple[Block, Mosaic]]) -> None:
-    """Write the pictures block by block, then their overviews.
+def layer_path(folder: Path, name: str) -> Path:
+    """The file of a layer of all scans: a GeoTIFF of one, or a VRT that joins several."""
+    path = folder / f"{name}.tif"
+    return path if path.exists() else path.with_suffix(".vrt")
+
+
+def grid_of(
+    folder: Path, flag: str, tags: Mapping[str, str] | None = None
+) -> tuple[Grid, dict[Block, int]]:
+    """The grid of a folder of results, and its blocks with scores.
+
+    Args:
+        folder: the folder.
+        flag: the flag that named it, for messages.
+        tags: tags that its scores must have; None: any.
+
+    Raises:
+        UserError: it has no layers, or scores of another model.
+    """
+    path, blocks = layer_path(folder, "score"), dict[Block, int]()
+    try:
+        with rasterio.Env(**GDAL), rasterio.open(path) as file:
+            found = file.tags()
+            cell, unit = int(found[_CELL]), float(found[_UNIT])
+            if tags and any(found.get(key) != value for key, value in tags.items()):
+                raise UserError(
+                    f"{flag} {folder}: was scored by another model or another score; score that "
+                    "road again"
+                )
+            crs = pyproj.CRS.from_wkt(file.crs.to_wkt()) if file.crs else None
+            step = BLOCK / 100 / unit
+            left, bottom = round(file.bounds.left / step), round(file.bounds.bottom / step)
+            columns, rows = (size * cell // BLOCK for size in (file.width, file.height))
+            grid = Grid(left, bottom, columns, rows, cell, unit, crs)
+            few = grid.side // _OVERVIEWS[-1]
+            for row in range(rows):
+                window = Window(0, (rows - 1 - row) * grid.side, file.width, grid.side)
+                known = np.isfinite(file.read(1, window=window, out_shape=(few, columns * few)))
+                known = known.reshape(few, columns, few).any((0, 2))
+                blocks |= {(left + int(each), bottom + row): 0 for each in np.flatnonzero(known)}
+    except (RasterioError, KeyError) as error:
+        raise UserError(
+            f"{flag} {folder}: has no layers of this version of score ({error}); give a folder "
+            "that it has written"
+        ) from None
+    return grid, blocks
+
+
+def read(file: Any, window: Window, step: int = 1) -> np.ndarray:
+    """The cells (H, W) of a window, or of its overview of a step; NaN outside the layer."""
+    size = (file.height, file.width)
+    starts = window.row_off, window.col_off
+    shape = int(window.height) // step, int(window.width) // step
+    first = [max(0, -start // step) for start in starts]
+    last = [
+        min(n, (end - start) // step) for n, start, end in zip(shape, starts, size, strict=True)
+    ]
+    cells = np.full(shape, np.nan, np.float32)
+    high, wide = (end - begin for begin, end in zip(first, last, strict=True))
+    if high > 0 and wide > 0:
+        top, left = (start + begin * step for start, begin in zip(starts, first, strict=True))
+        inside = Window(left, top, wide * step, high * step)
+        part = file.read(1, window=inside, out_shape=(high, wide))
+        cells[first[0] : last[0], first[1] : last[1]] = part
+    return cells
+
+
+def draw_layers(
+    folder: Path,
+    grid: Grid,
+    mosaics: Iterable[tuple[Block, Mosaic]],
+    stem: str = "",
+    tags: Mapping[str, object] | None = None,
+) -> None:
+    """Write the layers of a scan; time and space grow with its blocks, not with their extent.
+
+    Args:
+        folder: where they are written.
+        grid: covers the blocks.
+        mosaics: the blocks.
+        stem: what their names begin with; it may contain folders, which exist.
+        tags: facts to keep in the files.
 
     Raises:
         UserError: the system refuses to write them.
     """
-    profile = {
-        "driver": "GTiff",
-        "width": grid.columns * grid.side,
-        "height": grid.rows * grid.side,
-        "count": 1,
-        "dtype": "float32",
-        "nodata": math.nan,
-        "crs": None if grid.crs is None else horizontal(grid.crs).to_wkt(),
-        "transform": grid.transform,
-        "compress": "deflate",
-        "predictor": 3,
-        "tiled": True,
-        "blockxsize": 256,
-        "blockysize": 256,
-        "sparse_ok": True,
-        "bigtiff": "if_safer",
-    }
-    paths = [folder / f"{name}.tif" for name in LAYERS]
-    # GDAL would print errors and go on.
-    settings = {"GDAL_CACHEMAX": _CACHE_MB, "GDAL_TIFF_OVR_BLOCKSIZE": 256, "CPL_LOG": os.devnull}
-    with _drawing(folder), rasterio.Env(**settings):
-        windows = []
-        with ExitStack() as files:
-            opened = [files.enter_context(rasterio.open(path, "w", **profile)) for path in paths]
-            for block, mosaic in mosaics:
-                windows.append(grid.window(block))
-                for name, file in zip(LAYERS, opened, strict=True):
-                    file.write(getattr(mosaic, name)[::-1], 1, window=windows[-1])
-        longest = max(profile["width"], profile["height"])
-        factors = [2**n for n in range(1, 12) if longest / 2 ** (n - 1) > 512]
-        for path in paths:
-            with rasterio.open(path, "r+", sparse_ok=True) as file:
-                file.build_overviews(factors, Resampling.average)
-            for level, factor in enumerate([1, *factors], -1):
-                _read_all(path, level, factor, windows)
+    draw(folder, grid, ((block, vars(mosaic)) for block, mosaic in mosaics), LAYERS, stem, tags)
 
 
-def _read_all(path: Path, level: int, factor: int, windows: Sequence[Window]) -> None:
-    """Read back what was written: GDAL reports no error if the disk fills up when it closes.
-
-    Args:
-        path: a picture.
-        level, factor: number of the overview and its reduction; -1 and 1 for the picture itself.
-        windows: what was written.
+def draw(
+    folder: Path,
+    grid: Grid,
+    cells: Iterable[tuple[Block, Mapping[str, np.ndarray]]],
+    names: Sequence[str],
+    stem: str = "",
+    tags: Mapping[str, object] | None = None,
+) -> None:
+    """Write layers by name; the cells (S, S) float32 of a block begin in the south.
 
     Raises:
-        RasterioError: something is missing.
+        UserError: the system refuses to write them.
     """
-    options = {} if level < 0 else {"overview_level": level}
-    with rasterio.open(path, **options) as file:
-        whole = Window(0, 0, file.width, file.height)
-        for window in windows:
-            left, top, side = (
-                each // factor for each in (window.col_off, window.row_off, window.width)
+    with _drawing(folder), rasterio.Env(**GDAL), TemporaryDirectory(prefix=".", dir=folder) as work:
+        layers = {name: _Layer(folder / f"{stem}{name}.tif", name, grid, work) for name in names}
+        with ExitStack() as stack:
+            for layer in layers.values():
+                layer.open(stack, tags or {})
+            for block, each in cells:
+                for name, layer in layers.items():
+                    layer.add(block, each[name])
+            for layer in layers.values():
+                layer.describe()
+        for layer in layers.values():
+            layer.finish()
+
+
+class _Layer:
+    """A layer that is being written, with its overviews.
+
+    GDAL makes overviews of the whole extent, and none by maximum. So they are written beside the
+    layer, and copied to the .ovr file that GDAL looks for.
+    """
+
+    def __init__(self, path: Path, name: str, grid: Grid, work: str) -> None:
+        self.path, self.name, self.grid = path, name, grid
+        self.levels = {1: path, **{n: Path(work, f"{name}-{n}.tif") for n in _OVERVIEWS}}
+        self.files: dict[int, Any] = {}
+        self.windows: list[Window] = []
+        self.sums: list[tuple[float, ...]] = []
+        self.statistics: dict[str, float] = {}
+
+    def open(self, stack: ExitStack, tags: Mapping[str, object]) -> None:
+        rows, columns = self.grid.shape
+        for factor, path in self.levels.items():
+            more = _COMPRESSED if factor == 1 else {}
+            file = rasterio.open(
+                path,
+                "w",
+                height=rows // factor,
+                width=columns // factor,
+                transform=self.grid.transform,
+                crs=self.grid.wkt,
+                **_TIFF,
+                **more,
             )
-            part = Window(left, top, side + 1, side + 1)
-            file.read(1, window=part.intersection(whole))
+            self.files[factor] = stack.enter_context(file)
+        facts = {_CELL: self.grid.cell, _UNIT: self.grid.unit}
+        self.files[1].update_tags(**facts, **tags)
+        self.files[1].set_band_description(1, _DESCRIPTIONS[self.name])
+        self.files[1].set_band_unit(1, _unit(self.name))
+
+    def add(self, block: Block, cells: np.ndarray) -> None:
+        level = cells[::-1]
+        known = level[np.isfinite(level)].astype(np.float64)
+        ends = known.min(initial=math.inf), known.max(initial=-math.inf)
+        self.sums.append((*ends, len(known), known.sum(), (known**2).sum()))
+        self.windows.append(self.grid.window(block))
+        for factor, file in self.files.items():
+            level = level if factor == 1 else _reduced(level, self.name == "score")
+            file.write(level, 1, window=self.grid.window(block, factor))
+
+    def describe(self) -> None:
+        sums = np.array(self.sums)
+        count, total, squares = sums[:, 2:].sum(0)
+        mean = total / max(1, count)
+        deviation = math.sqrt(max(0, squares / max(1, count) - mean**2))
+        values = (sums[:, 0].min(), sums[:, 1].max(), mean, deviation)
+        self.statistics = dict(zip(_STATISTICS, values, strict=True))
+        if count:
+            self.files[1].update_tags(1, **self.statistics)
+
+    def finish(self) -> None:
+        rows, columns = (cells // _STEP for cells in self.grid.shape)
+        first, *others = (path.name for factor, path in self.levels.items() if factor > 1)
+        vrt = self.levels[_STEP].with_suffix(".vrt")
+        _write_vrt(
+            vrt, self.name, self.grid, (rows, columns), [(first, 0, 0, columns, rows)], others
+        )
+        options = {**_TIFF, **_COMPRESSED, "copy_src_overviews": True}
+        for name in ("count", "dtype", "nodata"):
+            del options[name]
+        shutil.copy(vrt, self.path.with_name(f"{self.path.name}.ovr"), **options)
+        with rasterio.open(self.path) as file:
+            # GDAL reports no error if the disk fills up when it closes a file.
+            for window in self.windows:
+                file.read(1, window=window)
+                file.read(1, window=window, out_shape=(1, 1))
+        _write_style(self.path, self.name, self.statistics)
+
+
+def _unit(name: str) -> str:
+    return "mm" if name.endswith("mm") else ""
+
+
+def _reduced(cells: np.ndarray, highest: bool) -> np.ndarray:
+    """The highest or mean known values (S / 4, S / 4) of squares of cells (S, S)."""
+    squares = cells.reshape(len(cells) // _STEP, _STEP, -1, _STEP)
+    if highest:
+        return np.fmax.reduce(np.fmax.reduce(squares, 3), 1)
+    count = np.isfinite(squares).sum((1, 3), dtype=np.float32)
+    with np.errstate(invalid="ignore"):
+        return np.nansum(squares, (1, 3)) / count
+
+
+def join_layers(folder: Path, layers: Path, grid: Grid, stems: Sequence[str]) -> None:
+    """Write VRTs that join the layers of several scans, with their styles.
+
+    Args:
+        folder: where they are written, to be moved to ``layers``.
+        layers: folder of the layers.
+        grid: covers all of them.
+        stems: what the names of each scan's layers begin with.
+
+    Raises:
+        UserError: the system refuses to write them, or to read a layer.
+    """
+    for name in LAYERS:
+        sources, found, path = [], [], folder / f"{name}.vrt"
+        with _drawing(folder):
+            for stem in stems:
+                with rasterio.open(layers / f"{stem}{name}.tif") as file:
+                    left, top = ~grid.transform @ (file.transform.c, file.transform.f)
+                    place = round(left), round(top), file.width, file.height
+                    sources.append((f"{stem}{name}.tif", *place))
+                    found.append([float(file.tags(1).get(key, "nan")) for key in _STATISTICS])
+                    tags = file.tags()
+            low, high, mean, deviation = np.transpose(found)
+            values = np.nanmin(low), np.nanmax(high), np.nanmean(mean), np.nanmax(deviation)
+            statistics = dict(zip(_STATISTICS, values, strict=True))
+            _write_vrt(path, name, grid, grid.shape, sources, tags={**tags, **statistics})
+            _write_style(path, name, statistics)
+
+
+def _write_vrt(
+    path: Path,
+    name: str,
+    grid: Grid,
+    shape: tuple[int, int],
+    sources: Sequence[tuple],
+    overviews: Sequence[str] = (),
+    tags: Mapping[str, object] | None = None,
+) -> None:
+    """Write a virtual layer; a source is a file, its left, top, width and height in cells."""
+    text = render(
+        "layer.vrt.jinja",
+        shape=shape,
+        transform=grid.transform.to_gdal(),
+        crs=grid.wkt,
+        description=_DESCRIPTIONS[name],
+        unit=_unit(name),
+        sources=sources,
+        overviews=overviews,
+        tags=tags or {},
+    )
+    path.write_text(text, encoding="utf-8")
+
+
+def _write_style(path: Path, name: str, statistics: Mapping[str, float]) -> None:
+    """Write the style that QGIS takes for a layer: a QML file of its name."""
+    mean, deviation = statistics["STATISTICS_MEAN"], statistics["STATISTICS_STDDEV"]
+    if name == "score":
+        low, high, colours = mean, mean + 6 * deviation, SCORE_COLOURS
+    elif name == "intensity":
+        low, high, colours = mean - 2 * deviation, mean + 2 * deviation, _GRAYS
+    else:
+        low, high, colours = -_SHOWN_MM, _SHOWN_MM, _HEIGHT_COLOURS
+    fades, unit = name == "score", _unit(name)
+    text = render("layer.qml.jinja", low=low, high=high, colours=colours, fades=fades, unit=unit)
+    path.with_suffix(".qml").write_text(text, encoding="utf-8")
 
 
 @contextmanager
@@ -167,137 +408,12 @@ def _drawing(folder: Path) -> Iterator[None]:
             raise OSError(None, " ".join(str(error.__cause__ or error).split())) from None
 
 
-def damages(
-    folder: Path, grid: Grid, blocks: Sequence[Block], threshold: float
-) -> list[dict[str, Any]]:
-    """GeoJSON features of damages, the largest sum of scores above the threshold first.
-
-    A damage is a group of adjacent cells above the threshold. Its depth is the lowest mean of three
-    by three cells within its outer border: the middle of a hole may score lower than its rim, and
-    single noisy cells do not count.
-
-    Args:
-        folder: folder of the layers.
-        grid: grid of the layers.
-        blocks: blocks with scores.
-        threshold: threshold of the scores.
-
-    Raises:
-        UserError: far too many cells are above the threshold.
-    """
-    with (
-        rasterio.Env(GDAL_CACHEMAX=_CACHE_MB),
-        rasterio.open(folder / "score.tif") as scores,
-        rasterio.open(folder / "height_mm.tif") as heights,
-    ):
-        cells, score = _above(scores, [grid.window(block) for block in blocks], threshold)
-        parts = _connected(cells)
-        order = np.argsort(parts, kind="stable")
-        features = [
-            _feature(cells[index], score[index], grid, heights)
-            for index in np.split(order, np.flatnonzero(np.diff(parts[order])) + 1)
-            if len(index) >= LEAST_CELLS
-        ]
-    properties = [feature["properties"] for feature in features]
-    properties.sort(key=lambda each: (threshold - each["score_mean"]) * each["area_m2"])
-    for number, each in enumerate(properties, 1):
-        each["number"] = number
-    return sorted(features, key=lambda feature: feature["properties"]["number"])
-
-
-def _above(
-    scores: Any, windows: Sequence[Window], threshold: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """The cells above a threshold (N, 2), row from the north and column, and their scores (N,).
-
-    Raises:
-        UserError: there are far too many.
-    """
-    cells, values = [np.empty((0, 2), np.int32)], [np.empty(0, np.float32)]
-    count = 0
-    for window in windows:
-        score = scores.read(1, window=window)
-        place = np.argwhere(score > threshold)
-        count += len(place)
-        if count > _MOST_CELLS:
-            raise UserError(
-                f"more than {count:,} cells have scores above {threshold:.6g}; give a higher "
-                "--threshold"
-            )
-        cells.append((place + np.array((window.row_off, window.col_off))).astype(np.int32))
-        values.append(score[tuple(place.T)])
-    return np.concatenate(cells), np.concatenate(values)
-
-
-def write_features(
-    path: Path, features: list[dict[str, Any]], crs: pyproj.CRS | None, **more: Any
-) -> None:
-    """Write GeoJSON in the coordinates of the scan, named in the way that GDAL and QGIS read.
-
-    Args:
-        path: the file.
-        features: its features.
-        crs: the coordinate reference system; None if unknown.
-        more: further members.
-
-    Raises:
-        UserError: the system refuses to.
-    """
-    collection: dict[str, Any] = {"type": "FeatureCollection", "name": "damages"}
-    code = None if crs is None else horizontal(crs).to_epsg()
-    if code is not None:
-        name = f"urn:ogc:def:crs:EPSG::{code}"
-        collection["crs"] = {"type": "name", "properties": {"name": name}}
-    collection |= {**more, "features": features}
-    with written_whole(path, "w", encoding="utf-8") as file:
-        json.dump(collection, file, allow_nan=False)
-        file.write("\n")
-
-
-def _connected(cells: np.ndarray) -> np.ndarray:
-    """For cells (N, 2), the number (N,) of the group of adjacent cells; corners are adjacent."""
-    pairs = cKDTree(cells).query_pairs(1.5, output_type="ndarray")
-    graph = coo_matrix((np.ones(len(pairs), bool), pairs.T), shape=(len(cells), len(cells)))
-    return connected_components(graph, directed=False)[1]
-
-
-def _depth(mask: np.ndarray, top: int, left: int, heights: Any) -> float:
-    """The depth of a damage with a mask (H, W) whose corner is at a row and column."""
-    window = Window(left, top, mask.shape[1], mask.shape[0])
-    height = heights.read(1, window=window)
-    known = np.isfinite(height)
-    share = ndimage.uniform_filter(known.astype(float), 3, mode="constant")
-    mean = ndimage.uniform_filter(np.where(known, height, 0.0), 3, mode="constant")
-    inside = ndimage.binary_fill_holes(mask) & known & (share > 0.5)
-    return 0.0 - float((mean[inside] / share[inside]).min(initial=0.0))
-
-
-def _feature(cells: np.ndarray, score: np.ndarray, grid: Grid, heights: Any) -> dict[str, Any]:
-    top, left = cells.min(0)
-    place = cells - (top, left)
-    mask = np.zeros(place.max(0) + 1, np.uint8)
-    mask[tuple(place.T)] = 1
-    transform = grid.transform @ Affine.translation(int(left), int(top))
-    rings = [shape["coordinates"] for shape, _ in shapes(mask, mask=mask > 0, transform=transform)]
-    size = grid.cell / 100
-    # Along its longest direction, and across.
-    centred = place - place.mean(0)
-    axes = np.linalg.svd(centred.T @ centred)[0]
-    length, width = np.ptp(centred @ axes, axis=0) * size + size
-    row, column = cells.mean(0) + 0.5
-    east, north = grid.transform @ (column, row)
-    properties = {
-        "number": 0,  # set once all are known
-        "score_max": float(score.max()),
-        "score_mean": float(score.mean(dtype=np.float64)),
-        "area_m2": round(len(place) * size**2, 4),
-        "depth_mm": round(_depth(mask, int(top), int(left), heights), 1),
-        "length_m": round(float(length), 2),
-        "width_m": round(float(width), 2),
-        "east": round(float(east), 3),
-        "north": round(float(north), 3),
-    }
-    geometry = {"type": "MultiPolygon", "coordinates": rings}
-    if len(rings) == 1:
-        geometry = {"type": "Polygon", "coordinates": rings[0]}
-    return {"type": "Feature", "properties": properties, "geometry": geometry}
+def render(template: str, **values: Any) -> str:
+    """The text of a template beside this file."""
+    return jinja2.Template(
+        Path(__file__).with_name(template).read_text(encoding="utf-8"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).render(values)

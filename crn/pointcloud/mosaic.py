@@ -8,6 +8,7 @@ import numpy as np
 from crn.pointcloud.partition import BLOCK, Block
 from crn.pointcloud.roadway import Roadway
 from crn.pointcloud.tiles import MARGIN, STRIDE, TileSet, cut, images_of, raster_of
+from crn.pointcloud.vectors import Areas
 
 # Least known share of a scored tile. It is lower than in training, so that the edge of the road has
 # scores, too; where fuller tiles overlap, emptier ones hardly count.
@@ -61,9 +62,10 @@ def score_block(
     block: Block,
     tiles: TileSet,
     scorer: Scorer,
+    ignored: Areas | None = None,
 ) -> Mosaic:
-    """Score all tiles that overlap a block."""
-    raster = raster_of(roadway.points, block, tiles)
+    """Score all tiles that overlap a block, except in areas to be ignored."""
+    raster = raster_of(roadway.points, block, tiles, ignored)
     side, reach = tiles.pixels, STRIDE // tiles.cell
     wide = BLOCK // tiles.cell + 2 * reach
     total, score, height = (np.zeros((wide, wide), np.float32) for _ in range(3))

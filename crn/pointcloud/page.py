@@ -1,36 +1,37 @@
-"""The HTML page: the road from above with its scores, and the worst places."""
+"""The HTML page: the road from above with its scores, in zoom levels, and the worst places."""
 
 import base64
 import io
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
+import geopandas
 import numpy as np
 import rasterio
-from PIL import Image
-from rasterio.enums import Resampling
+from PIL import Image, ImageColor
 from rasterio.windows import Window
 from scipy.ndimage import gaussian_filter
 
-from crn.pointcloud.layers import LAYERS, Grid
+from crn.pointcloud.layers import GDAL, LAYERS, SCORE_COLOURS, Grid, layer_path, read, render
+from crn.pointcloud.partition import Block
 from crn.system.files import written_whole
 
 PAGE_FILE = "report.html"
 
-_OVERVIEW = 2400  # pixels on its longer side
-_WORST = 24
-_ROWS = 200
+_TILE = 512  # pixels on a side
+_MOST_TILES = 400  # in the finest zoom level; with more, it is coarser
+_CARDS, _ROWS, _PINS = 48, 200, 2000  # places with pictures, in the table, and on the map
 _PLACE = 3.84  # metres on a side of the pictures of places
 _SHOWN_MM = 40.0  # heights of -40 and 40 mm are black and white there
 _SMOOTHED_MM = 60.0
-_STEEPEST_SHADE = 0.06  # slopes that are black or white in the overview
-# Colours of scores, from low to high; each can be seen on gray.
-_COLOURS = np.array([(60, 20, 110), (150, 30, 110), (220, 70, 50), (250, 150, 20), (255, 240, 120)])
+_STEEPEST_SHADE = 0.06  # slopes that are black or white on the map
+_EDGE = 8  # pixels around a tile that smoothing sees
+_COLOURS = np.array([ImageColor.getrgb(each) for each in SCORE_COLOURS])
 
 
 @dataclass(frozen=True)
@@ -50,80 +51,133 @@ class _Scale:
 
 
 def write_page(
-    folder: Path, grid: Grid, features: Sequence[dict[str, Any]], facts: dict[str, Any], to: Path
+    folder: Path,
+    layers: Path,
+    grid: Grid,
+    blocks: Iterable[Block],
+    places: geopandas.GeoDataFrame,
+    facts: Mapping[str, Any],
 ) -> None:
-    """Write the page about the layers in a folder.
+    """Write the page.
 
     Args:
-        folder: folder of the layers.
-        grid: grid of the layers.
-        features: damages, the worst first.
+        folder: where it is written.
+        layers: folder of the layers.
+        grid: covers all blocks.
+        blocks: the blocks with scores.
+        places: the worst first.
         facts: further facts to show.
 
     Raises:
         UserError: the system refuses to write it.
     """
-    properties = [each["properties"] for each in features]
-    with rasterio.Env(GDAL_CACHEMAX=64), ExitStack() as files:
+    with rasterio.Env(**GDAL), ExitStack() as files:
         opened = {
-            name: files.enter_context(rasterio.open(folder / f"{name}.tif")) for name in LAYERS
+            name: files.enter_context(rasterio.open(layer_path(layers, name))) for name in LAYERS
         }
-        window, score, shade = _seen_from_above(opened)
-        scale = _scale(score, facts["threshold"])
-        worst = [_place(opened, grid, window, each, scale) for each in properties[:_WORST]]
+        tags = opened["score"].tags(1)
+        mean, deviation = (float(tags[f"STATISTICS_{each}"]) for each in ("MEAN", "STDDEV"))
+        threshold = facts["threshold"]
+        # The threshold is in the first half of the scale, which is never empty.
+        low = min(mean, threshold)
+        high = max(mean + 6 * deviation, 2 * threshold - low)
+        scale = _Scale(low, high if high > low else low + 1)
+        levels = _zoom_levels(opened, grid, blocks, scale)
+        rows = places.drop(columns="geometry").to_dict("records")
+        cards = [{**row, **_pictures(opened, grid, row, scale)} for row in rows[:_CARDS]]
     ramp = np.linspace(scale.low, scale.high, 256)[None]
-    template = jinja2.Template(
-        Path(__file__).with_name("page.html.jinja").read_text(encoding="utf-8"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    text = template.render(
+    marked = places[["number", "kind", "geometry"]].head(_CARDS)
+    marked = marked if grid.crs is None else marked.to_crs("EPSG:4326")
+    text = render(
+        "page.html.jinja",
         date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
         facts=facts,
-        places=len(features),
-        area=sum(each["area_m2"] for each in properties),
-        deepest=max((each["depth_mm"] for each in properties), default=None),
-        overview=_uri(scale.over(shade, score), "JPEG"),
-        overview_width=score.shape[1],
-        overview_height=score.shape[0],
-        metres=window.width * grid.cell / 100,
+        system="unknown" if grid.crs is None else " ".join((grid.crs.name, *_code(grid))),
+        places=len(places),
+        area=places["area_m2"].sum(),
+        severe={
+            each: int((places["severity"] == each).sum()) for each in ("high", "medium", "low")
+        },
+        levels=levels,
+        pins=[_pin(grid, row) for row in rows[:_PINS]],
         ramp=_uri(scale.over(np.full(ramp.shape, 150.0), ramp), "PNG"),
         low=scale.low,
         high=scale.high,
-        threshold_share=100 * (facts["threshold"] - scale.low) / (scale.high - scale.low),
-        worst=worst,
-        rows=properties[:_ROWS],
+        threshold_share=100 * (threshold - scale.low) / (scale.high - scale.low),
+        cards=cards,
+        rows=rows[:_ROWS],
+        columns=[name for name in places.columns if name != "geometry"],
         place_metres=_PLACE,
         shown_mm=_SHOWN_MM,
+        tile=_TILE,
+        outlines=json.loads(marked.to_json())["features"],
     )
-    with written_whole(to / PAGE_FILE, "w", encoding="utf-8", errors="xmlcharrefreplace") as file:
+    path = folder / PAGE_FILE
+    with written_whole(path, "w", encoding="utf-8", errors="xmlcharrefreplace") as file:
         file.write(text)
 
 
-def _seen_from_above(opened: dict[str, Any]) -> tuple[Window, np.ndarray, np.ndarray]:
-    """The window of the layers that has scores, its scores and its hillshade (H, W)."""
-    file = opened["score"]
-    small = file.read(
-        1, out_shape=_size(file.height, file.width, 1024), resampling=Resampling.average
-    )
-    rows, columns = (np.nonzero(np.isfinite(small).any(axis))[0] for axis in (1, 0))
-    down, across = file.height / small.shape[0], file.width / small.shape[1]
-    top, left = int(max(0, rows[0] - 1) * down), int(max(0, columns[0] - 1) * across)
-    window = Window(
-        left,
-        top,
-        min(file.width, int((columns[-1] + 2) * across)) - left,
-        min(file.height, int((rows[-1] + 2) * down)) - top,
-    )
-    size = _size(window.height, window.width, _OVERVIEW)
-    score, height = (
-        opened[name].read(1, window=window, out_shape=size, resampling=Resampling.average)
-        for name in ("score", "height_mm")
-    )
-    step = window.width / size[1] * file.res[0] * 1000
-    known = np.isfinite(score)
+def _code(grid: Grid) -> list[str]:
+    code = None if grid.crs is None else grid.crs.to_epsg()
+    return [] if code is None else [f"(EPSG:{code})"]
+
+
+def _pin(grid: Grid, row: Mapping[str, Any]) -> tuple[int, float, float]:
+    """The number of a place, and its position in metres from the upper left corner."""
+    column, line = ~grid.transform @ (row["east"], row["north"])
+    size = grid.cell / 100
+    return row["number"], round(column * size, 2), round(line * size, 2)
+
+
+def _zoom_levels(
+    opened: Mapping[str, Any], grid: Grid, blocks: Iterable[Block], scale: _Scale
+) -> list[dict[str, Any]]:
+    """The zoom levels of the map, the finest first: metres in a tile, its pictures and bounds."""
+    windows = [grid.window(block) for block in blocks]
+
+    def tiles(factor: int) -> list[tuple[int, int]]:
+        """Rows and columns of the tiles with blocks."""
+        size = _TILE * factor
+        found = set()
+        for each in windows:
+            bottom, right = each.row_off + each.height - 1, each.col_off + each.width - 1
+            found |= {
+                (row, column)
+                for row in range(each.row_off // size, bottom // size + 1)
+                for column in range(each.col_off // size, right // size + 1)
+            }
+        return sorted(found)
+
+    factor = 1
+    while len(tiles(factor)) > _MOST_TILES:
+        factor *= 4
+    levels: list[dict[str, Any]] = []
+    while not levels or len(levels[-1]["tiles"]) > 2:
+        size = factor * grid.cell / 100
+        pictures, corners = {}, []
+        for row, column in tiles(factor):
+            picture, known = _from_above(opened, grid, row, column, factor, scale)
+            if known.any():
+                pictures[f"{row},{column}"] = _uri(picture, "JPEG")
+                down, across = (np.flatnonzero(known.any(axis))[[0, -1]] for axis in (1, 0))
+                corners.append((across + column * _TILE, down + row * _TILE))
+        (left, top), (right, bottom) = np.min(corners, 0)[:, 0], np.max(corners, 0)[:, 1] + 1
+        bounds = [float(each * size) for each in (left, top, right, bottom)]
+        levels.append({"metres": _TILE * size, "tiles": pictures, "bounds": bounds})
+        factor *= 4
+    return levels
+
+
+def _from_above(
+    opened: Mapping[str, Any], grid: Grid, row: int, column: int, factor: int, scale: _Scale
+) -> tuple[np.ndarray, np.ndarray]:
+    """The picture (S, S, 3) of a tile, relief under scores, and its known pixels (S, S)."""
+    side = _TILE + 2 * _EDGE
+    corner = column * _TILE - _EDGE, row * _TILE - _EDGE
+    window = Window(*(each * factor for each in (*corner, side, side)))
+    score, height = (read(opened[name], window, factor) for name in ("score", "height_mm"))
+    step = factor * grid.cell * 10  # millimetres
+    known = np.isfinite(height)
     # Smoothed over a few centimetres; otherwise only the noise of single points shows.
     width = max(0.5, _SMOOTHED_MM / step)
     weight = gaussian_filter(known.astype(np.float32), width)
@@ -131,52 +185,31 @@ def _seen_from_above(opened: dict[str, Any]) -> tuple[Window, np.ndarray, np.nda
     north, east = np.gradient(height, step)
     light = 150 + (east - north) / _STEEPEST_SHADE * 60
     light = np.where(known, np.nan_to_num(light, nan=150.0).clip(20, 255), 235.0)
-    return window, score, light
+    inner = slice(_EDGE, -_EDGE)
+    return scale.over(light, score)[inner, inner], known[inner, inner]
 
 
-def _size(high: int, wide: int, longest: int) -> tuple[int, int]:
-    share = min(1, longest / max(high, wide))
-    return max(1, round(high * share)), max(1, round(wide * share))
-
-
-def _scale(score: np.ndarray, threshold: float) -> _Scale:
-    known = score[np.isfinite(score)]
-    low, high = (float(each) for each in np.quantile(known, (0.5, 0.9995)))
-    # The scale always includes the threshold and is never empty.
-    low, high = min(low, threshold), max(high, threshold)
-    return _Scale(low, high if high > low else low + 1)
-
-
-def _place(
-    opened: dict[str, Any], grid: Grid, overview: Window, properties: dict[str, Any], scale: _Scale
-) -> dict[str, Any]:
-    """The properties of a damage, its position in the overview and its pictures.
-
-    The position is in percent from the left and the top. The pictures show the height, the
-    intensity, and the score over the intensity.
-    """
-    column, row = ~grid.transform @ (properties["east"], properties["north"])
+def _pictures(
+    opened: Mapping[str, Any], grid: Grid, row: Mapping[str, Any], scale: _Scale
+) -> dict[str, str]:
+    """The pictures of a place: its height, its intensity, and the score over the intensity."""
+    column, line = ~grid.transform @ (row["east"], row["north"])
     side = round(_PLACE * 100 / grid.cell)
-    window = Window(round(column) - side // 2, round(row) - side // 2, side, side)
-    score, height, intensity = (
-        opened[name].read(1, window=window, boundless=True, fill_value=np.nan) for name in LAYERS
-    )
+    window = Window(round(column) - side // 2, round(line) - side // 2, side, side)
+    score, height, intensity = (read(opened[name], window) for name in LAYERS)
     heights = np.nan_to_num((height + _SHOWN_MM) / (2 * _SHOWN_MM), nan=1).clip(0, 1) * 255
     known = intensity[np.isfinite(intensity)]
     low, high = np.quantile(known, (0.02, 0.98)) if len(known) else (0.0, 1.0)
     gray = np.nan_to_num((intensity - low) / max(1.0, high - low), nan=1).clip(0, 1) * 255
     return {
-        **properties,
-        "left": 100 * (column - overview.col_off) / overview.width,
-        "top": 100 * (row - overview.row_off) / overview.height,
-        "height_picture": _uri(np.rint(heights).astype(np.uint8), "PNG"),
-        "intensity_picture": _uri(np.rint(gray).astype(np.uint8), "PNG"),
-        "score_picture": _uri(scale.over(gray, score), "PNG"),
+        "height": _uri(np.rint(heights).astype(np.uint8), "PNG"),
+        "intensity": _uri(np.rint(gray).astype(np.uint8), "PNG"),
+        "score": _uri(scale.over(gray, score), "PNG"),
     }
 
 
 def _uri(pixels: np.ndarray, kind: str) -> str:
     file = io.BytesIO()
-    options = {"quality": 85} if kind == "JPEG" else {"optimize": True}
+    options = {"quality": 75} if kind == "JPEG" else {"optimize": True}
     Image.fromarray(pixels).save(file, kind, **options)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -10,7 +10,6 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
-import rasterio
 import shapely
 from tqdm import tqdm
 
@@ -26,18 +25,20 @@ from crn.pointcloud.campaign import (
     show_index,
 )
 from crn.pointcloud.folders import publish, working_in
-from crn.pointcloud.layers import DAMAGES_FILE, LAYERS, Grid, damages, draw_layers, write_features
+from crn.pointcloud.layers import FILES, Grid, draw_layers, join_layers
 from crn.pointcloud.mosaic import Mosaic, Scorer, score_block
-from crn.pointcloud.page import PAGE_FILE, write_page
 from crn.pointcloud.paint import name_of_copy, paint, refuse_unfit
 from crn.pointcloud.partition import Block, BlockArrays
+from crn.pointcloud.places import LEAST_AREA
 from crn.pointcloud.raster import CELLS, choose_cell, typical_density
+from crn.pointcloud.results import Wanted, write_results
 from crn.pointcloud.roadway import Roadway, find_road
+from crn.pointcloud.sections import named_axes
+from crn.pointcloud.surveys import Earlier
 from crn.pointcloud.tiles import TileSet
-from crn.pointcloud.vectors import Areas, read_areas
+from crn.pointcloud.vectors import IGNORED, Areas, read_areas, read_shapes
 from crn.system.files import append_whole, require_writable_folder, writing
 from crn.system.program import print_result
-from crn.system.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class _Scoring:
         tiles: the settings of the tiles.
         scorer: scores the tiles.
         areas: areas of ``--road``.
+        ignored: areas of ``--ignore``.
         threshold: higher scores are damage; None: unknown.
         stem: what the names of its layers begin with.
         copy: the name of its painted copy.
@@ -64,6 +66,7 @@ class _Scoring:
     tiles: TileSet
     scorer: Scorer
     areas: Areas | None
+    ignored: Areas | None
     threshold: float | None
     stem: str
     copy: str
@@ -72,7 +75,7 @@ class _Scoring:
     @property
     def files(self) -> list[str]:
         """The names of the results."""
-        return [self.copy, *(f"{self.stem}{name}.tif" for name in LAYERS)]
+        return [self.copy, *(f"{self.stem}{name}" for name in FILES)]
 
     def fingerprint(self) -> str:
         """A hash of all that decides the results."""
@@ -85,7 +88,7 @@ class _Scoring:
             sorted(self.scorer.tags.items()),
             self.threshold,
             "" if crs is None else crs.to_wkt(),
-            b"" if self.areas is None else b"".join(shapely.to_wkb(self.areas.shapes)),
+            [each and b"".join(shapely.to_wkb(each.shapes)) for each in (self.areas, self.ignored)],
         )
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
@@ -98,8 +101,12 @@ def score_scans(
     *,
     crs: str | None = None,
     road: Path | None = None,
+    ignore: Path | None = None,
     threshold: float | None = None,
     threshold_source: str = "--threshold",
+    least_area: float = LEAST_AREA,
+    axis: Path | None = None,
+    against: Path | None = None,
     workers: Workers = HERE,
     dry_run: bool = False,
 ) -> None:
@@ -114,8 +121,12 @@ def score_scans(
         scorer: scores the tiles.
         crs: coordinate reference system of the scans, if they do not name it.
         road: file with the areas of the road; None: classes or the filter select it.
-        threshold: higher scores are damage.
+        ignore: file with areas that get no score, such as manholes.
+        threshold: higher scores are damage; None: the highest are listed, and nothing is damage.
         threshold_source: where the threshold comes from, in words.
+        least_area: of a place of damage, square metres.
+        axis: file with the axes of the roads.
+        against: results of an earlier survey.
         workers: where the tasks run.
         dry_run: only print an index of the scans.
 
@@ -128,7 +139,11 @@ def score_scans(
     if dry_run:
         return
     scans = [task.scan for task in tasks]
-    areas = None if road is None else read_areas(road, "--road", scans)
+    areas = read_areas(road, "--road", scans)
+    ignored = read_areas(ignore, "--ignore", scans, IGNORED)
+    axes = None if axis is None else named_axes(read_shapes(axis, "--axis", scans))
+    earlier = None if against is None else Earlier.read(against)
+    wanted = Wanted(threshold, threshold_source, least_area, axes, earlier)
     copies = _names_of_copies(tasks, out)
     require_writable_folder(out, "--out")
     with working_in(out, disk_needed(tasks, "score", workers)) as work:
@@ -137,7 +152,15 @@ def score_scans(
             name = task.scan.name
             stem = f"{PurePath(name).with_suffix('')}_" if count > 1 else ""
             scorings[name] = _Scoring(
-                task, tiles, scorer, areas, threshold, stem, copies[name], work / str(number)
+                task,
+                tiles,
+                scorer,
+                areas,
+                ignored,
+                threshold,
+                stem,
+                copies[name],
+                work / f"{number}",
             )
         done = _done_before(out, scorings)
         if done:
@@ -158,7 +181,7 @@ def score_scans(
             "cell_m": tiles.cell / 100,
             "road": "; ".join(dict.fromkeys(each["summary"] for each in done.values())),
         }
-        said = _finish(work / "all", out, scorings, done, facts, threshold, threshold_source)
+        said = _finish(work / "all", out, scorings, done, facts, wanted)
         publish(work / "all", out)
     print_result(f"{out}: {said}")
     report_failures(failed, count, out)
@@ -226,17 +249,13 @@ def _score_scan(scoring: _Scoring) -> dict[str, Any]:
     def mosaics() -> Iterator[tuple[Block, Mosaic]]:
         nonlocal count
         for block in tqdm(roadway.own, unit="blocks", desc="score", disable=None):
-            mosaic = score_block(roadway, block, tiles, scoring.scorer)
+            mosaic = score_block(roadway, block, tiles, scoring.scorer, scoring.ignored)
             scores.keep(block, mosaic.score)
             count += np.count_nonzero(np.isfinite(mosaic.score))
             yield block, mosaic
 
     grid = Grid.around(roadway.own, tiles.cell, scan.unit, scan.crs)
-    drawn = scoring.work / "layers"
-    drawn.mkdir()
-    draw_layers(drawn, grid, mosaics())
-    for each in LAYERS:
-        (drawn / f"{each}.tif").rename(results / f"{scoring.stem}{each}.tif")
+    draw_layers(results, grid, mosaics(), scoring.stem, scoring.scorer.tags)
     if not count:
         raise UserError(f"{scan.path}: no tile is full enough to be scored: {roadway.summary}")
     copy = results / scoring.copy
@@ -269,10 +288,9 @@ def _finish(
     scorings: dict[str, _Scoring],
     done: dict[str, dict[str, Any]],
     facts: dict[str, Any],
-    threshold: float | None,
-    source: str,
+    wanted: Wanted,
 ) -> str:
-    """Write what concerns all scans together.
+    """Write what concerns all scans together; returns it in a sentence.
 
     Args:
         folder: the folder to write to, to be moved to ``out``.
@@ -280,11 +298,7 @@ def _finish(
         scorings: all scans, by their names.
         done: what is known about those that are done.
         facts: facts for the page.
-        threshold: higher scores are damage; None: unknown.
-        source: where it comes from, in words.
-
-    Returns:
-        The results in a sentence.
+        wanted: what is wanted.
     """
     folder.mkdir()
     names = [name for name in scorings if name in done]
@@ -293,30 +307,10 @@ def _finish(
         for east, north in done[name]["blocks"]:
             blocks.setdefault((east, north), number)
     scans = [scorings[name].task.scan for name in names]
-    tiles = scorings[names[0]].tiles
-    grid = Grid.around(list(blocks), tiles.cell, scans[0].unit, scans[0].crs)
-    if any(scoring.stem for scoring in scorings.values()):
-        return f"{len(names)} scans are scored"
-    found = _highest(out, grid, blocks)
-    facts |= {
-        "threshold": found if threshold is None else threshold,
-        "threshold_is": "the highest 1% of the road's area" if threshold is None else source,
-        "scans": [str(scan.path) for scan in scans],
-    }
-    features = damages(out, grid, list(blocks), facts["threshold"])
-    write_features(folder / DAMAGES_FILE, features, grid.crs, facts=facts)
-    write_page(out, grid, features, facts, folder)
-    area = sum(feature["properties"]["area_m2"] for feature in features)
-    files = [*(scorings[name].copy for name in names), *(f"{name}.tif" for name in LAYERS)]
-    return (
-        f"{len(features)} places of {area:.2f} m2 with scores above "
-        f"{facts['threshold']:.4g} ({facts['threshold_is']}); "
-        f"{', '.join(map(printable, [*files, DAMAGES_FILE, PAGE_FILE]))}"
-    )
-
-
-def _highest(out: Path, grid: Grid, blocks: dict[Block, int]) -> float:
-    """The score that one per cent of the road exceeds, by every 16th cell."""
-    with rasterio.open(out / "score.tif") as file:
-        arrays = [file.read(1, window=grid.window(block)) for block in blocks]
-    return float(np.quantile(np.concatenate([a[np.isfinite(a)][::16] for a in arrays]), 0.99))
+    facts["scans"] = [str(scan.path) for scan in scans]
+    grid = Grid.around(blocks, scorings[names[0]].tiles.cell, scans[0].unit, scans[0].crs)
+    stems = [scorings[name].stem for name in names]
+    if stems != [""]:
+        join_layers(folder, out, grid, stems)
+        publish(folder, out)  # places are read from them
+    return write_results(folder, out, grid, blocks, scans, facts, wanted)

@@ -8,12 +8,14 @@ own scan lines, height error and gain.
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import geopandas
 import laspy
 import numpy as np
 import pyproj
+import shapely
 from numpy.random import Generator
 
-from crn.pointcloud.layers import write_features
+from crn.pointcloud.vectors import write_layer
 from crn.system.files import written_whole
 from crn.system.interrupts import ctrl_c_waits
 
@@ -276,20 +278,14 @@ def write_scan(path: Path, street: Street) -> None:
 
 
 def write_truth(path: Path, street: Street) -> None:
-    """Write the outlines of damages as GeoJSON.
+    """Write the outlines of damages as a GeoPackage.
 
     Raises:
         UserError: the system refuses to write it.
     """
-    features = [
-        {
-            "type": "Feature",
-            "properties": {"kind": damage.kind, "depth_mm": round(damage.depth * 1000, 1)},
-            "geometry": {
-                "type": "Polygon",
-                "coordinates": [[*corners.tolist(), corners[0].tolist()]],
-            },
-        }
-        for damage, corners in zip(street.damages, street.outlines, strict=True)
-    ]
-    write_features(path, features, pyproj.CRS(CRS))
+    columns = {
+        "kind": [each.kind for each in street.damages],
+        "depth_mm": [round(each.depth * 1000, 1) for each in street.damages],
+    }
+    shapes = [shapely.Polygon(corners) for corners in street.outlines]
+    write_layer(path, "truth", geopandas.GeoDataFrame(columns, geometry=shapes, crs=CRS))

@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits
 from crn.errors import UserError
 from crn.pointcloud.partition import BLOCK, Block, Partition
 from crn.pointcloud.raster import CELLS, Raster, rasterise
+from crn.pointcloud.vectors import Areas
 from datasets.layouts import TILE_FOLDERS
 
 TILE, STRIDE = 256, 128  # centimetres
@@ -121,9 +122,15 @@ class Tiles:
         return ~np.isnan(self.intensity)
 
 
-def raster_of(partition: Partition, block: Block, tiles: TileSet) -> Raster:
-    """The cells of a block and `MARGIN` around it."""
-    return rasterise(partition, block, MARGIN, tiles.cell, LARGEST_GAP)
+def raster_of(
+    partition: Partition, block: Block, tiles: TileSet, ignored: Areas | None = None
+) -> Raster:
+    """The cells of a block and `MARGIN` around it; in ignored areas nothing is known."""
+    raster = rasterise(partition, block, MARGIN, tiles.cell, LARGEST_GAP)
+    if ignored is not None:
+        cells = ignored.burn(block, MARGIN, tiles.cell, len(raster.count))
+        raster.count[cells], raster.height[cells], raster.intensity[cells] = 0, np.nan, np.nan
+    return raster
 
 
 def cut(raster: Raster, tiles: TileSet, min_fill: float, first: int) -> Iterator[Tiles]:

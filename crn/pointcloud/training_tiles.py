@@ -35,7 +35,7 @@ from crn.pointcloud.tiles import (
     tile_name,
     write_tile,
 )
-from crn.pointcloud.vectors import Areas, read_areas
+from crn.pointcloud.vectors import DAMAGED, IGNORED, Areas, read_areas
 from crn.system.program import print_result
 from datasets.layouts import TILE_FOLDERS
 
@@ -60,6 +60,7 @@ class _Cutting:
         blocks: the blocks in which its tiles begin.
         tiles: the settings.
         damaged: areas of known damage; None if unknown.
+        ignored: areas to be left out.
         results: the folder for the tiles.
     """
 
@@ -67,6 +68,7 @@ class _Cutting:
     blocks: tuple[Block, ...]
     tiles: TileSet
     damaged: Areas | None
+    ignored: Areas | None
     results: Path
 
 
@@ -77,6 +79,7 @@ def make_tiles(
     crs: str | None = None,
     road: Path | None = None,
     damages: Path | None = None,
+    ignore: Path | None = None,
     cell: float | None = None,
     height_range_mm: tuple[float, float] = (-60.0, 60.0),
     with_intensity: bool = True,
@@ -92,6 +95,7 @@ def make_tiles(
         road: file with the areas of the road; None: classes or the filter select it.
         damages: file with areas or lines of known damage; the tiles that touch one go to
             bad_ones/, the others to good_ones/.
+        ignore: file with areas that tiles leave out, such as manholes.
         cell: side of a cell in metres; None: depends on the density of the points.
         height_range_mm: heights that are black and white.
         with_intensity: whether intensities are used beside heights.
@@ -111,10 +115,9 @@ def make_tiles(
         return
     require_new_folder(out, "--out", "tiles")
     scans = [task.scan for task in tasks]
-    road_areas, damaged = (
-        None if path is None else read_areas(path, flag, scans, verdict)
-        for path, flag, verdict in ((road, "--road", None), (damages, "--damages", "right"))
-    )
+    road_areas = read_areas(road, "--road", scans)
+    damaged = read_areas(damages, "--damages", scans, DAMAGED)
+    ignored = read_areas(ignore, "--ignore", scans, IGNORED)
     with working_in(out, disk_needed(tasks, "tiles", workers)) as work:
         surveys = {
             task.scan.name: _Survey(task, road_areas, work / str(number))
@@ -143,7 +146,7 @@ def make_tiles(
         for kind in counts:
             for folder in (*TILE_FOLDERS, EMPTY_FOLDER):
                 (results / kind / folder).mkdir(parents=True)
-        cuttings = _cuttings(roads, tiles, damaged, results)
+        cuttings = _cuttings(roads, tiles, (damaged, ignored), results)
         for name, found in run_tasks(_cut, cuttings, workers):
             if isinstance(found, UserError):
                 failed[name] = found
@@ -192,7 +195,10 @@ def _cell(asked: float | None, density: np.ndarray, where: str) -> int:
 
 
 def _cuttings(
-    roads: dict[str, Roadway], tiles: TileSet, damaged: Areas | None, results: Path
+    roads: dict[str, Roadway],
+    tiles: TileSet,
+    areas: tuple[Areas | None, Areas | None],
+    results: Path,
 ) -> dict[str, _Cutting]:
     """A task for each scan; a block that several share is cut by one."""
     taken: set[Block] = set()
@@ -201,7 +207,7 @@ def _cuttings(
         # A tile that begins in a block without road is at least half empty.
         blocks = tuple(block for block in roads[name].own if block not in taken)
         taken.update(blocks)
-        cuttings[name] = _Cutting(roads[name], blocks, tiles, damaged, results)
+        cuttings[name] = _Cutting(roads[name], blocks, tiles, *areas, results)
     return cuttings
 
 
@@ -210,7 +216,7 @@ def _cut(cutting: _Cutting) -> dict[str, int]:
     counts: dict[str, int] = {}
     tiles = cutting.tiles
     for block in cutting.blocks:
-        raster = raster_of(cutting.roadway.points, block, tiles)
+        raster = raster_of(cutting.roadway.points, block, tiles, cutting.ignored)
         burnt = None
         if cutting.damaged is not None:
             side = (BLOCK + 2 * STRIDE) // tiles.cell

@@ -1,8 +1,8 @@
 """Vector files in and out: areas that users draw, and what is found, in any format of GDAL."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,9 @@ from crn.system.text import shortened
 
 log = logging.getLogger(__name__)
 
+PLACES_FILE = "damages.gpkg"
 VERDICT = "verdict"  # the column of reviewed places: right, wrong or ignore
+DAMAGED, IGNORED = "right", "ignore"
 LINE = 0.08  # metres; the largest cell
 _ERRORS = (DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError)
 _AREAS, _LINES = ("Polygon",), ("LineString", "LinearRing")
@@ -61,8 +63,10 @@ class Areas:
         return rasterize(near, (side, side), transform=transform, dtype="uint8") > 0
 
 
-def read_areas(path: Path, flag: str, scans: Sequence[Scan], verdict: str | None = None) -> Areas:
-    """The areas of a file, in metres on the map of the scans.
+def read_areas(
+    path: Path | None, flag: str, scans: Sequence[Scan], verdict: str | None = None
+) -> Areas | None:
+    """The areas of a file, in metres on the map of the scans; None without a file.
 
     Lines become areas, `LINE` wide on both sides. What is neither an area nor a line is left out,
     with a line that says so.
@@ -76,6 +80,8 @@ def read_areas(path: Path, flag: str, scans: Sequence[Scan], verdict: str | None
     Raises:
         UserError: it cannot be read, or holds no area.
     """
+    if path is None:
+        return None
     frame = read_shapes(path, flag, scans, verdict)
     lines = frame.geom_type.isin(_LINES) & ~frame.is_empty
     dropped = ~lines & ~frame.geom_type.isin(_AREAS) | frame.is_empty
@@ -150,36 +156,33 @@ def _on_the_map(
     return frame.set_crs(None, allow_override=True)
 
 
-@contextmanager
-def writing_vectors(path: Path) -> Iterator[None]:
-    """Turn errors of GDAL in writing into a `UserError`."""
-    with writing(path):
+def read_layer(path: Path, layer: str) -> geopandas.GeoDataFrame:
+    """A layer of a GeoPackage of this program.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return geopandas.read_file(path, layer=layer)
+    except (*_ERRORS, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({shortened(str(error))})") from None
+
+
+def write_layer(path: Path, layer: str, frame: geopandas.GeoDataFrame, **facts: object) -> None:
+    """Write a layer: of a GeoPackage, with facts as its metadata, or GeoJSON as in RFC 7946.
+
+    Raises:
+        UserError: the system refuses to.
+    """
+    if path.suffix == ".gpkg":
+        notes = {name: str(value) for name, value in facts.items()}
+        options: dict[str, Any] = {"layer": layer, "layer_metadata": notes or None}
+    else:
+        frame = frame.to_crs("EPSG:4326")
+        options = {"driver": "GeoJSON", "RFC7946": "YES", "COORDINATE_PRECISION": 8}
+    with writing(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the system is unknown has been said
         try:
-            yield
+            frame.to_file(path, **options)
         except _ERRORS as error:
             raise OSError(None, shortened(" ".join(str(error).split()))) from None
-
-
-def write_layer(
-    path: Path, layer: str, frame: geopandas.GeoDataFrame, facts: dict[str, Any] | None = None
-) -> None:
-    """Write a layer of a GeoPackage, with facts as its metadata.
-
-    Raises:
-        UserError: the system refuses to.
-    """
-    notes = {name: str(value) for name, value in (facts or {}).items()}
-    with writing_vectors(path):
-        frame.to_file(path, layer=layer, driver="GPKG", layer_metadata=notes or None)
-
-
-def write_for_web(path: Path, frame: geopandas.GeoDataFrame) -> None:
-    """Write GeoJSON as RFC 7946 has it: in degrees of WGS 84.
-
-    Raises:
-        UserError: the system refuses to.
-    """
-    with writing_vectors(path):
-        frame.to_crs("EPSG:4326").to_file(
-            path, driver="GeoJSON", RFC7946="YES", COORDINATE_PRECISION=8
-        )
