@@ -16,6 +16,7 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from scans import POTHOLE, TILES, small_street, write_las  # noqa: E402
 
+from crn.errors import UserError  # noqa: E402
 from crn.pointcloud.command import run_pointcloud  # noqa: E402
 from crn.pointcloud.las import Scan, check_scans  # noqa: E402
 from crn.pointcloud.mosaic import score_block  # noqa: E402
@@ -110,6 +111,12 @@ def test_a_model_scores_a_tile_as_inference_scores_its_file(roads, run_main, tmp
     scorer = TileScorer.from_checkpoint(model, "best", None, cpu=True)
     thresholds = json.loads((tmp_path / "out/metrics.json").read_text())["threshold"]
     assert thresholds["pixel"] != thresholds["image"]
+    # The checkpoint carries what its tiles are.
+    own = read_tile_set(roads / "tiles/tiles.json")
+    assert own.intensity_range is not None
+    assert scorer.tile_set(None) == scorer.tile_set(own) == own
+    with pytest.raises(UserError, match="describes other tiles"):
+        scorer.tile_set(replace(own, intensity=False, intensity_range=None))
     # Cells are decided on, not tiles.
     assert scorer.threshold_from(tmp_path / "out/metrics.json") == thresholds["pixel"]
     for path in sorted((roads / "tiles/bad_ones/height_files").iterdir())[:5]:

@@ -100,7 +100,7 @@ def _score(options: argparse.Namespace) -> None:
     from crn.pointcloud.places import sound_threshold
     from crn.pointcloud.score import score_scans
 
-    tiles = read_tile_set(options.tiles_from)
+    given = None if options.tiles_from is None else read_tile_set(options.tiles_from)
     scorer = TileScorer.from_checkpoint(
         options.model_input, options.pairs, options.anomaly_score, options.cpu
     )
@@ -114,7 +114,7 @@ def _score(options: argparse.Namespace) -> None:
     score_scans(
         options.scans,
         options.out,
-        tiles,
+        scorer.tile_set(given),
         scorer,
         crs=options.crs,
         road=options.road,
@@ -243,9 +243,9 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
     add(
         "--tiles-from",
         type=typed_path,
-        required=True,
         metavar="JSON",
-        help="the tiles.json of the tiles that the model was trained on",
+        help="the tiles.json of the tiles that the model was trained on (default: that in the "
+        "checkpoint)",
     )
     add("--pairs", choices=PAIRS, help="as in train.py (default: as trained)")
     add("--anomaly-score", choices=SCORES, help="as in train.py (default: as trained)")

@@ -3,18 +3,21 @@
 Tiles are processed like RoadImages files, so they score as in ``--mode inference``.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from crn.checkpoints.model import TrainedModel, load_model
+from crn.checkpoints.model import TrainedModel, model_of
+from crn.checkpoints.reading import read_checkpoint
 from crn.errors import UserError
 from crn.evaluation.thresholds import thresholds_from_file
+from crn.pointcloud.tiles import TileSet, parse_tile_set
 from crn.system.hardware import pick_device, set_up_cpu
 from datasets.reader import normalize, resize
 
@@ -30,12 +33,14 @@ class TileScorer:
         model: the model.
         device: the device that it computes on.
         asked: the arguments of `from_checkpoint`; other processes read the checkpoint themselves.
+        described: the tiles.json of its training tiles; None if the checkpoint does not carry it.
     """
 
     name: str
     model: TrainedModel
     device: torch.device
     asked: tuple[Path, str | None, str | None, bool]
+    described: str | None
 
     @classmethod
     def from_checkpoint(
@@ -57,10 +62,37 @@ class TileScorer:
         set_up_cpu()
         device = pick_device(cpu)
         asked = {"pairs": pairs, "anomaly_score": anomaly_score}
-        typed = {name: value for name, value in asked.items() if value is not None}
-        model = load_model(path, device, **typed)
+        typed: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+        checkpoint = read_checkpoint(path)
+        model = model_of(checkpoint, replace(checkpoint.config.scoring, **typed), device)
         name = f"{model.config.scoring.anomaly_score} score of {path}"
-        return cls(name, model, device, (path.absolute(), pairs, anomaly_score, cpu))
+        asked_for = path.absolute(), pairs, anomaly_score, cpu
+        return cls(name, model, device, asked_for, checkpoint.content.get("tiles"))
+
+    def tile_set(self, given: TileSet | None) -> TileSet:
+        """The settings of its training tiles.
+
+        Args:
+            given: those of ``--tiles-from``; None: the checkpoint has to carry them.
+
+        Raises:
+            UserError: it does not, or they differ.
+        """
+        path = self.asked[0]
+        if self.described is None:
+            if given is None:
+                raise UserError(
+                    f"--model-input {path}: does not say which tiles it was trained on; give "
+                    "--tiles-from their tiles.json"
+                )
+            return given
+        own = parse_tile_set(str(self.described), f"--model-input {path}")
+        if given not in (None, own):
+            raise UserError(
+                f"--tiles-from: describes other tiles ({given}) than {path} was trained on "
+                f"({own}); leave the flag out"
+            )
+        return own
 
     def __reduce__(self) -> tuple:
         return _scorer, self.asked

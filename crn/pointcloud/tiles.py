@@ -37,6 +37,7 @@ _FIXED = {
     "min_fill": MIN_FILL,
 }
 
+_FIX = "give the tiles.json of the tiles that the model was trained on"
 _ROUNDS = 4
 _HUBER = 1.345  # deviations; the usual choice, for 95 % efficiency on normal noise
 _AT_A_TIME = 1 << 20  # cells
@@ -77,25 +78,42 @@ def read_tile_set(path: Path) -> TileSet:
     Raises:
         UserError: it cannot be read, or this version of the program makes other tiles.
     """
-    fix = "give the tiles.json of the tiles that the model was trained on"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"--tiles-from {path}: cannot be read ({error}); {_FIX}") from None
+    return parse_tile_set(text, f"--tiles-from {path}")
+
+
+def parse_tile_set(text: str, where: str) -> TileSet:
+    """The tile set that the content of a tiles.json describes.
+
+    Args:
+        text: the content.
+        where: where it is from, for messages.
+
+    Raises:
+        UserError: this version of the program makes other tiles.
+    """
+    try:
+        values = json.loads(text)
         low, high = map(float, values["height_range_mm"])
         # Earlier versions have the range among the facts.
         ends = values.get("intensity_range", values["facts"].get("intensity_range"))
-        black, white = map(float, ends) if values["intensity"] else (0.0, 1.0)
-        tiles = TileSet(values["cell"], (low, high), values["intensity"], (black, white))
+        shown = None
+        if values["intensity"]:
+            black, white = map(float, ends)
+            shown = black, white
+        tiles = TileSet(values["cell"], (low, high), values["intensity"], shown)
         is_ours = tiles.cell in CELLS and -math.inf < low < high < math.inf
-        is_ours &= -math.inf < black < white < math.inf
+        is_ours &= shown is None or -math.inf < black < white < math.inf
         is_ours &= all(values[name] == value for name, value in _FIXED.items())
-    except OSError as error:
-        raise UserError(f"--tiles-from {path}: cannot be read ({error.strerror}); {fix}") from None
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         is_ours = False
     if not is_ours:
         raise UserError(
-            f"--tiles-from {path}: does not describe tiles of this version of the program; {fix}, "
-            "or make them again"
+            f"{where}: does not describe tiles of this version of the program; {_FIX}, or make "
+            "them again"
         )
     return tiles
 

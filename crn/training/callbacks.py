@@ -42,14 +42,16 @@ class Checkpoints(pl.Callback):
     that is not finite replaces neither file.
     """
 
-    def __init__(self, folder: Path, mine: Collection[Path] = ()) -> None:
+    def __init__(self, folder: Path, mine: Collection[Path] = (), tiles: str | None = None) -> None:
         """Write nothing yet.
 
         Args:
             folder: where checkpoints are written.
             mine: files that this training may replace, since it goes on from them; other files with
                 their names are renamed.
+            tiles: the tiles.json of the images, which says how point clouds become such images.
         """
+        self._tiles = {} if tiles is None else {"tiles": tiles}
         self.best, self.last = folder / BEST, folder / LAST
         self._mine = set(mine)
         self._saved_at = time.monotonic()
@@ -112,7 +114,7 @@ class Checkpoints(pl.Callback):
             raise DivergedInOneProcess(str(model.diverged(model.step, "the weights")))
         self._make_way_for(path)
         start = time.monotonic()
-        write_checkpoint(model.checkpoint(), path)
+        write_checkpoint({**model.checkpoint(), **self._tiles}, path)
         self._seconds_to_write = time.monotonic() - start
 
     def _make_way_for(self, path: Path) -> None:

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import environments
 
-from crn.config import BEST, LAST, Run
+from crn.config import BEST, LAST, Data, Run
 from crn.system.files import set_aside
 from crn.system.hardware import lightning_precision
 from crn.training.callbacks import (
@@ -83,7 +83,7 @@ def _callbacks(
     # Before the report, which a full disk may prevent.
     folder = plan.checkpoint_folder(table.folder)
     if folder is not None:
-        yield Checkpoints(folder, _replaceable(plan, folder, model))
+        yield Checkpoints(folder, _replaceable(plan, folder, model), _tiles(options.data))
     yield RunReport(plan, table.folder)
 
 
@@ -95,6 +95,12 @@ def _replaceable(plan: Plan, folder: Path, model: TrainingModule) -> set[Path]:
     if plan.resumed and model.best_step:
         files.add(folder / BEST)
     return files
+
+
+def _tiles(config: Data) -> str | None:
+    """The tiles.json in the folder of the images, which `crn.pointcloud` has written."""
+    path = (config.dataset_path or Path()) / "tiles.json"
+    return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def _picture_grids(
