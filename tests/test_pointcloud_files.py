@@ -195,6 +195,79 @@ def test_waveforms_in_the_file_are_refused(tmp_path):
         painted(tmp_path / "before.las", tmp_path / "after.las")
 
 
+def raw_records(content: bytes) -> list[bytes]:
+    """The bytes of the records before the points."""
+    place, found = int.from_bytes(content[94:96], "little"), []
+    for _ in range(int.from_bytes(content[100:104], "little")):
+        end = place + 54 + int.from_bytes(content[place + 20 : place + 22], "little")
+        found.append(content[place:end])
+        place = end
+    return found
+
+
+@pytest.mark.parametrize("suffix", ["las", "laz"])
+@pytest.mark.parametrize("version", ["1.2", "1.4"])
+def test_text_and_records_stay_to_the_byte(tmp_path, version, suffix):
+    """Latin-1 in the header and in a record; an own no-data value; a record after the points."""
+    header = laspy.LasHeader(version=version, point_format=1)
+    header.scales = np.full(3, 0.001)
+    header.vlrs.append(laspy.VLR("someone", 42, "Vermessung M#ller", b"its \xfc bytes"))
+    amplitude = laspy.ExtraBytesParams(
+        "Amplitude", "i2", no_data=[-9999], scales=[0.01], offsets=[0]
+    )
+    header.add_extra_dim(amplitude)
+    points = laspy.ScaleAwarePointRecord.zeros(9, header=header)
+    points.classification[:] = ROAD
+    path = tmp_path / f"before.{suffix}"
+    with laspy.open(path, "w", header=header) as writer:
+        writer.write_points(points)
+        if version == "1.4":
+            writer.write_evlrs(VLRList([laspy.VLR("someone", 43, "Stra#e", b"m\xf6re")]))
+    content = bytearray(
+        path.read_bytes().replace(b"M#ller", b"M\xfcller").replace(b"a#e", b"a\xdfe")
+    )
+    content[26:90] = "Büro Süd".encode("latin-1").ljust(32, b"\0") + b"\xe4\xf6\xfc\xff".ljust(
+        32, b"x"
+    )
+    path.write_bytes(content)
+    painted(path, tmp_path / f"after.{suffix}", crs="EPSG:25832")
+    after = (tmp_path / f"after.{suffix}").read_bytes()
+    assert after[26:94] == content[26:94]
+    before = {each[2:20]: each for each in raw_records(bytes(content)) if b"laszip" not in each}
+    now = {each[2:20]: each for each in raw_records(after)}
+    extra = b"LASF_Spec".ljust(16, b"\0") + b"\4\0"
+    assert now[extra][54:].startswith(before.pop(extra)[54:])
+    assert before.items() <= now.items()
+    read = laspy.read(tmp_path / f"after.{suffix}")
+    (record,) = read.vlrs.get("ExtraBytesVlr")
+    amplitude, score, decision = record.extra_bytes_structs
+    assert amplitude.no_data == [-9999]
+    names = [each.name.rstrip(b"\0") for each in (score, decision)]
+    assert names == [b"crn_score", b"crn_anomalous"]
+    assert np.isnan(score.no_data).all()
+    if version == "1.4":
+        start = int.from_bytes(after[235:243], "little")
+        assert after[start:].startswith(b"\0\0someone")
+        assert after[start:] == content[int.from_bytes(content[235:243], "little") :]
+
+
+def test_a_header_that_cannot_be_copied_is_refused_before_scoring(tmp_path, monkeypatch):
+    path = random_file(tmp_path / "before.las", "1.2", 1)
+    (scan,) = check_scans([path], None)
+    monkeypatch.setattr(laspy.header, "LAS_HEADERS_SIZE", {})
+    with pytest.raises(UserError, match=r"before\.las: cannot be read"):
+        refuse_unfit(scan)
+
+
+def test_the_copy_names_the_system_of_the_flag(tmp_path):
+    path = random_file(tmp_path / "before.las", "1.2", 3)
+    painted(path, tmp_path / "after.las", crs="EPSG:25833")
+    assert laspy.read(path).header.parse_crs().to_epsg() == 25832
+    after = laspy.read(tmp_path / "after.las")
+    assert after.header.parse_crs().to_epsg() == 25833
+    assert sum(each.user_id == "LASF_Projection" for each in after.vlrs) == 1
+
+
 def test_a_file_without_a_coordinate_system_gets_that_of_the_flag(tmp_path):
     path = random_file(tmp_path / "named.las", "1.2", 3)
     content = laspy.read(path)
