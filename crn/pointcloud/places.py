@@ -40,6 +40,7 @@ _NEAR = 12  # centimetres between the parts of a place
 _AROUND = 0.5  # metres around the hot cells in which the outline lies
 _RING = 0.12  # metres around them that are not taken for the undamaged road
 _LEAST_MM = 2.0  # of a hole or bump that is outlined
+_LEAST_CELLS, _LEAST_SHARE = 4, 0.02  # and at least this share of the hot cells
 _OF_PEAK = 0.25  # share of the depth at which the outline lies
 _CRACK_RATIO, _CRACK_WIDTH = 4.0, 0.25
 _DEEP_MM = 15.0
@@ -152,9 +153,10 @@ def find_places(
     cells = cells_above(layers, grid, blocks, threshold)
     with rasterio.Env(**GDAL), rasterio.open(layer_path(layers, "height_mm")) as heights:
         rows = [
-            _place(cells.place[index], cells.score[index], grid, heights, least_area)
+            _place(cells.place[index], cells.score[index], grid, heights)
             for index in cells.groups(least_area)
         ]
+    rows = [row for row in rows if row["area_m2"] >= least_area]
     for row in rows:
         east, north = (int(row[name] * grid.unit * 100 // BLOCK) for name in ("east", "north"))
         scan = scans[blocks.get((east, north), 0)]
@@ -186,9 +188,7 @@ COLUMNS = (
 )
 
 
-def _place(
-    cells: np.ndarray, score: np.ndarray, grid: Grid, heights: Any, least_area: float
-) -> dict[str, Any]:
+def _place(cells: np.ndarray, score: np.ndarray, grid: Grid, heights: Any) -> dict[str, Any]:
     """The properties and the outline of the place of a group of cells (N, 2) with scores (N,)."""
     size = grid.cell / 100
     edge = round(_AROUND / size)
@@ -198,7 +198,7 @@ def _place(
     window = Window(left, top, right - left, bottom - top)
     height = read(heights, window)
     mask, depth = _outlined(height, hot, size)
-    shows = mask.sum() * size**2 >= min(least_area, hot.sum() * size**2)
+    shows = mask.sum() >= max(_LEAST_CELLS, hot.sum() * _LEAST_SHARE)
     mask = mask if shows else hot
     transform = grid.transform @ Affine.translation(int(left), int(top))
     rings = shapes(mask.astype(np.uint8), mask=mask, transform=transform)

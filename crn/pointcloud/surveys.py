@@ -90,8 +90,8 @@ def compare(
 
     Returns:
         The places with their ``status`` (new, grown or unchanged; empty where the earlier survey
-        has no heights) and the mean change of their heights, ``change_mm``; and the earlier places
-        that have been repaired.
+        has no heights) and ``change_mm``, the median change of their heights; and the earlier
+        places that have been repaired.
 
     Raises:
         UserError: the surveys cannot be compared, or the system refuses to write.
@@ -108,7 +108,7 @@ def compare(
         draw(folder, grid, _differences(now, then, grid, earlier.grid, shared), (DIFFERENCE,))
     with rasterio.open(folder / f"{DIFFERENCE}.tif") as file:
         changes, old_changes = (
-            [_mean_within(file, outline) for outline in each.geometry]
+            [_median_within(file, outline) for outline in each.geometry]
             for each in (places, earlier.places)
         )
     near = earlier.places.sindex.query(places.buffer(_NEAR / grid.unit), predicate="intersects")
@@ -139,11 +139,11 @@ def _differences(
         yield block, {DIFFERENCE: difference[::-1]}
 
 
-def _mean_within(file: Any, outline: shapely.Geometry) -> float:
-    """The mean known value of a layer in an outline; NaN if nothing is known there."""
+def _median_within(file: Any, outline: shapely.Geometry) -> float:
+    """The median value of a layer in an outline; NaN if nothing is known there."""
     try:
         cells, _ = mask(file, [outline], crop=True, all_touched=True, nodata=np.nan)
     except ValueError:  # it lies outside
         return np.nan
     known = cells[np.isfinite(cells)]
-    return float(known.mean()) if len(known) else np.nan
+    return float(np.median(known)) if len(known) else np.nan
