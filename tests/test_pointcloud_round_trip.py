@@ -197,3 +197,20 @@ def test_classes_and_polygons_tell_the_road(street, scored, tmp_path):
     has = np.isfinite(scores_of(tmp_path / "polygon/scan.laz"))
     assert abs(street.xyz[has, :2] - middle).max() < 3.2
     assert has.sum() > 0.9 * 36 * 1250
+
+
+def test_two_passes_whose_heights_differ(tmp_path):
+    """The second is 3 cm higher: a scan of its own, which must not hide the pothole."""
+    street = small_street()
+    first = street.seconds < 3600
+    street.xyz[~first, 2] += 0.03
+    files = [
+        write_las(tmp_path / name, street, np.flatnonzero(part))
+        for name, part in (("a.laz", first), ("b.laz", ~first))
+    ]
+    run_score(files, tmp_path / "out")
+    places = geopandas.read_file(tmp_path / "out/damages.gpkg", layer="places")
+    outline = shapely.Polygon(street.outlines[0])
+    (shape,) = places.geometry
+    assert shape.intersection(outline).area / shape.union(outline).area > 0.75
+    assert abs(places.depth_mm[0] - 1000 * POTHOLE.depth) < 5

@@ -89,11 +89,13 @@ class Partition:
     Attributes:
         classes: (`SOURCES`, 256) number of points of each class in the scan (0) and its neighbours.
         own: the blocks with points of the scan.
+        offsets: (`SOURCES`,) how much higher each is than the scan, in steps of `HEIGHT_STEP`.
     """
 
     def __init__(self, folder: Path) -> None:
         """Make the folder."""
         self.classes = np.zeros((SOURCES, 256), np.int64)
+        self.offsets = np.zeros(SOURCES, np.int32)
         self.own: set[Block] = set()
         self._folder = folder
         self._blocks: set[Block] = set()

@@ -61,9 +61,10 @@ def rasterise(partition: Partition, block: Block, margin: int, cell: int, max_ga
     for i, j, records in partition.around(block, margin):
         for start in range(0, len(records), _AT_A_TIME):
             part = slice(start, start + _AT_A_TIME)
+            z = records["z"][part] - partition.offsets[records["source"][part]]
             cells = (j[part] // cell) * side + i[part] // cell
             count += np.bincount(cells, minlength=side * side)
-            height += np.bincount(cells, records["z"][part], side * side)
+            height += np.bincount(cells, z, side * side)
             intensity += np.bincount(cells, records["intensity"][part], side * side)
     with np.errstate(invalid="ignore"):
         height *= HEIGHT_STEP

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from crn.errors import UserError
 from crn.pointcloud.las import Scan
-from crn.pointcloud.partition import Block, BlockArrays, Partition, around
+from crn.pointcloud.partition import BLOCK, Block, BlockArrays, Partition, around
 from crn.pointcloud.raster import FEWEST_POINTS, PATCH_AREA, densities
 from crn.pointcloud.surface import Road, choose_road
 from crn.pointcloud.vectors import Areas
@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 AROUND = 2  # blocks around those of a scan in which its neighbours are read
 _PERCENT = (1.0, 99.0)  # percentiles of intensity that are black and white
+_PATCH = 32  # centimetres on a side, in which two scans are compared
+_LEAST_SHARED = 20.0  # square metres of these, from which on their heights are brought together
 _LEAST_AREA = 8  # square metres; less road, with nothing around it, is stray points
 
 
@@ -106,6 +108,7 @@ def find_road(
     density: dict[Block, np.ndarray] = {}
     counts: dict[Block, int] = {}
     intensities = np.zeros(1 << 16, np.int64)
+    higher: dict[int, list[np.ndarray]] = {}
     blocks = sorted(around(everything.own, 1) & set(everything.blocks))
     for block in tqdm(blocks, unit="blocks", desc="find the road", disable=None):
         records = everything.points(block)
@@ -116,11 +119,17 @@ def find_road(
         records = records[road.of_road(source, kind, i, j, z, level)]
         points.add(block, records)
         counts[block] = len(records)
+        for each, differences in _higher(records).items():
+            higher.setdefault(each, []).append(differences)
         mine = records["intensity"][records["source"] == 0]
         if len(mine):
             density[block] = densities(records)
             intensities += np.bincount(mine, minlength=1 << 16)
     shutil.rmtree(folder / "all")
+    for each, parts in higher.items():
+        differences = np.concatenate(parts)
+        if len(differences) * (_PATCH / 100) ** 2 >= _LEAST_SHARED:
+            points.offsets[each] = round(float(np.median(differences)))
     strays = _strays({block: count for block, count in counts.items() if count})
     if density.keys() - strays:  # otherwise the density says what is wrong
         told = density.keys() & strays
@@ -142,6 +151,27 @@ def find_road(
     return Roadway(
         where, points, road, levels, own, np.concatenate(list(density.values())), intensities
     )
+
+
+def _higher(records: np.ndarray) -> dict[int, np.ndarray]:
+    """How much higher each neighbour is than the scan, in the patches of a block that they share.
+
+    Scans of two passes differ by centimetres, which would drown damage in the cells of both.
+
+    Returns:
+        For each neighbour, (N,) in steps of `HEIGHT_STEP`.
+    """
+    side = BLOCK // _PATCH
+    sources = np.unique(records["source"])
+    patch = (records["j"] // _PATCH).astype(np.int32) * side + records["i"] // _PATCH
+    means = {}
+    for each in sources if len(sources) > 1 and sources[0] == 0 else ():
+        of_it = records["source"] == each
+        with np.errstate(invalid="ignore"):
+            total = np.bincount(patch[of_it], records["z"][of_it], side**2)
+            means[int(each)] = total / np.bincount(patch[of_it], minlength=side**2)
+    own = means.pop(0) if means else np.empty(0)
+    return {each: (mean - own)[np.isfinite(mean - own)] for each, mean in means.items()}
 
 
 def _strays(counts: dict[Block, int]) -> set[Block]:
