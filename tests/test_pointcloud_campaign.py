@@ -24,7 +24,7 @@ from crn.errors import UserError  # noqa: E402
 from crn.pointcloud.campaign import Workers, find_files, tasks_of  # noqa: E402
 from crn.pointcloud.command import run_pointcloud  # noqa: E402
 from crn.pointcloud.las import check_scans  # noqa: E402
-from crn.pointcloud.street import NOT_ROAD, Street  # noqa: E402
+from crn.pointcloud.street import NOT_ROAD, Street, make_street  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -389,3 +389,17 @@ def test_storage_that_tells_no_free_space_is_used(campaign, tmp_path, monkeypatc
     monkeypatch.setattr("shutil.disk_usage", lambda _: (10**9, 10**9, 10**6))
     with pytest.raises(UserError, match=r"has 0\.0 GB free, and about 0\.0 GB are needed"):
         run_score([campaign / "whole.laz"], tmp_path / "other")
+
+
+def test_a_long_road_needs_what_its_points_need(tmp_path):
+    """Not what its extent would: two pieces, 6 km apart, in one file."""
+    near = make_street(8, [], seed=1, density=600)
+    xyz = np.concatenate((near.xyz, near.xyz + np.array((4500, 4000, 0))))
+    both = Street(
+        xyz, np.tile(near.intensity, 2), np.tile(near.truth, 2), np.tile(near.seconds, 2), (), ()
+    )
+    path = write_las(tmp_path / "a.laz", both)
+    start = time.process_time()
+    has = found_road(path, tmp_path)
+    assert time.process_time() - start < 20
+    assert has[both.truth != NOT_ROAD].mean() > 0.97

@@ -32,7 +32,8 @@ def run_pointcloud(argv: Sequence[str]) -> int:
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("crn").setLevel(logging.INFO)
     # GDAL's errors are raised; its warnings are about other programs' files.
-    logging.getLogger("rasterio").setLevel(logging.CRITICAL)
+    for name in ("rasterio", "pyogrio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     options = _parser().parse_args(argv)
     came: list[int] = []
     try:

@@ -13,7 +13,7 @@ from crn.errors import UserError
 from crn.pointcloud.las import Scan
 from crn.pointcloud.partition import BLOCK, Block, BlockArrays, Partition, around
 from crn.pointcloud.raster import FEWEST_POINTS, PATCH_AREA, densities
-from crn.pointcloud.surface import Road, choose_road
+from crn.pointcloud.surface import Road, choose_road, lowest_heights
 from crn.pointcloud.vectors import Areas
 
 log = logging.getLogger(__name__)
@@ -105,6 +105,10 @@ def find_road(
     levels = BlockArrays(folder / "levels")
     everything.fill(scan, neighbours, AROUND)
     road = choose_road(scan.path, everything.classes, areas)
+    lowest = BlockArrays(folder / "lowest")
+    if road.filtered.any():
+        for block in everything.blocks:
+            lowest.keep(block, lowest_heights(everything.points(block)))
     density: dict[Block, np.ndarray] = {}
     counts: dict[Block, int] = {}
     intensities = np.zeros(1 << 16, np.int64)
@@ -112,8 +116,9 @@ def find_road(
     blocks = sorted(around(everything.own, 1) & set(everything.blocks))
     for block in tqdm(blocks, unit="blocks", desc="find the road", disable=None):
         records = everything.points(block)
-        level = road.level(everything, block)
-        if level is not None:
+        level = None
+        if road.filtered.any():
+            level = road.level(lowest, block)
             levels.keep(block, level)
         source, kind, i, j, z = (records[name] for name in ("source", "kind", *"ijz"))
         records = records[road.of_road(source, kind, i, j, z, level)]
@@ -125,7 +130,8 @@ def find_road(
         if len(mine):
             density[block] = densities(records)
             intensities += np.bincount(mine, minlength=1 << 16)
-    shutil.rmtree(folder / "all")
+    for name in ("all", "lowest"):
+        shutil.rmtree(folder / name)
     for each, parts in higher.items():
         differences = np.concatenate(parts)
         if len(differences) * (_PATCH / 100) ** 2 >= _LEAST_SHARED:

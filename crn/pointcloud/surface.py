@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from crn.pointcloud.partition import BLOCK, HEIGHT_STEP, SOURCES, Block, Partition
+from crn.pointcloud.partition import BLOCK, HEIGHT_STEP, SOURCES, Block, BlockArrays, around
 from crn.pointcloud.vectors import Areas
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,8 @@ _WITHOUT_STRAYS = 4  # of the 25 cells around a cell, those that may be lower th
 
 _EDGE = 50  # cells around a block that the filter sees as well
 _MARGIN = _EDGE * CELL
-_WIDE = BLOCK // CELL + 2 * _EDGE
+_SIDE = BLOCK // CELL
+_WIDE = _SIDE + 2 * _EDGE
 _WIDEST_OBJECT = 28  # cells: 4.5 m
 _OVER_OPENING = 0.15  # metres; anything higher above the opened surface is an object
 _KERB = 0.05
@@ -50,20 +51,20 @@ class Road:
     filtered: np.ndarray
     areas: Areas | None = None
 
-    def level(self, partition: Partition, block: Block) -> np.ndarray | None:
+    def level(self, lowest: BlockArrays, block: Block) -> np.ndarray:
         """The height of the road (S, S) in a block, float32 metres, NaN where there is none.
 
-        None if classes decide in all scans, since heights do not matter then.
+        Args:
+            lowest: `lowest_heights` of all blocks.
+            block: the block.
         """
-        if not self.filtered.any():
-            return None
-        lowest = _lowest(partition, block)
-        ground = _opened(lowest)
+        heights = _without_strays(lowest, block)
+        ground = _opened(heights)
         if self.areas is None:
-            road = _largest_below_kerbs(lowest, ground)
+            road = _largest_below_kerbs(heights, ground)
         else:
             road = ground & self.areas.burn(block, _MARGIN, CELL, _WIDE)
-        return _smoothed(lowest, road).astype(np.float32)[_EDGE:-_EDGE, _EDGE:-_EDGE]
+        return _smoothed(heights, road).astype(np.float32)[_EDGE:-_EDGE, _EDGE:-_EDGE]
 
     def of_road(
         self,
@@ -119,17 +120,30 @@ def choose_road(path: Path, classes: np.ndarray, areas: Areas | None) -> Road:
     return Road(rule, allowed, filtered)
 
 
-def _lowest(partition: Partition, block: Block) -> np.ndarray:
-    """The lowest height in every cell of a block and its margin, metres; infinite if empty."""
+def lowest_heights(records: np.ndarray) -> np.ndarray:
+    """The lowest height (S, S) in every cell of a block, metres; infinite if it is empty."""
     none = np.iinfo(np.int32).max
-    lowest = np.full(_WIDE * _WIDE, none, np.int32)
-    for i, j, records in partition.around(block, _MARGIN):
-        np.minimum.at(lowest, (j // CELL) * _WIDE + i // CELL, records["z"])
-    heights = np.where(lowest < none, lowest * HEIGHT_STEP, np.inf).reshape(_WIDE, _WIDE)
-    # Single points below the road, as by multipath, have nothing as low around them.
-    around = ndimage.rank_filter(heights, _WITHOUT_STRAYS, size=5, mode="nearest")
+    lowest = np.full(_SIDE * _SIDE, none, np.int32)
+    cells = (records["j"] // CELL).astype(np.int32) * _SIDE + records["i"] // CELL
+    np.minimum.at(lowest, cells, records["z"])
+    return np.where(lowest < none, lowest * HEIGHT_STEP, np.inf).reshape(_SIDE, _SIDE)
+
+
+def _without_strays(arrays: BlockArrays, block: Block) -> np.ndarray:
+    """The lowest heights of a block and its margin, without single points below the road.
+
+    These, as by multipath, have nothing as low around them.
+    """
+    whole = np.full((3 * _SIDE, 3 * _SIDE), np.inf)
+    for other in around({block}, 1):
+        column, row = ((other[axis] - block[axis] + 1) * _SIDE for axis in (0, 1))
+        array = arrays.of(other)
+        if array is not None:
+            whole[row : row + _SIDE, column : column + _SIDE] = array
+    lowest = whole[_SIDE - _EDGE : 2 * _SIDE + _EDGE, _SIDE - _EDGE : 2 * _SIDE + _EDGE]
+    near = ndimage.rank_filter(lowest, _WITHOUT_STRAYS, size=5, mode="nearest")
     with np.errstate(invalid="ignore"):  # of infinite heights
-        return np.where(around - heights > BELOW, around, heights)
+        return np.where(near - lowest > BELOW, near, lowest)
 
 
 def _opened(lowest: np.ndarray) -> np.ndarray:
