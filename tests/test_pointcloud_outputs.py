@@ -14,15 +14,18 @@ import numpy as np
 import pytest
 
 laspy = pytest.importorskip("laspy")
-rasterio = pytest.importorskip("rasterio")
+pytest.importorskip("rasterio")
+geopandas = pytest.importorskip("geopandas")
 
 from reports import DESKTOP, PHONE  # noqa: E402
 from scans import run_score, small_street  # noqa: E402
 from victims import Victim  # noqa: E402
 
+from crn.pointcloud.las import check_scans  # noqa: E402
 from crn.pointcloud.layers import FILES, Grid, draw_layers  # noqa: E402
 from crn.pointcloud.mosaic import Mosaic  # noqa: E402
 from crn.pointcloud.street import write_scan  # noqa: E402
+from crn.pointcloud.vectors import DAMAGED, IGNORED, read_areas  # noqa: E402
 from crn.system.files import written_whole  # noqa: E402
 from crn.system.program import program  # noqa: E402
 
@@ -219,3 +222,21 @@ def test_the_page(show, scored):
             for name in ("color", "backgroundColor")
         )
         assert abs(np.mean(text) - np.mean(back)) > 180
+
+
+def test_marks_of_the_page_are_areas_for_tiles(show, scan, scored, tmp_path):
+    page = show(scored / "report.html")
+    page.run("URL.createObjectURL = (blob) => { window.saved = blob; return '#'; }")
+    page.click(".verdict [data-verdict=wrong]")
+    page.click(".verdict [data-verdict=right]")
+    page.click("#export")
+    path = tmp_path / "reviewed.geojson"
+    path.write_text(page.run("return saved.text()"))
+    scans = check_scans([scan], None)
+    areas, ignored = (
+        read_areas(path, "--damages", scans, verdict) for verdict in (DAMAGED, IGNORED)
+    )
+    place = geopandas.read_file(scored / "damages.gpkg", layer="places").geometry[0]
+    assert len(areas.shapes) == 1
+    assert areas.shapes[0].symmetric_difference(place).area < 0.01 * place.area
+    assert len(ignored.shapes) == 0

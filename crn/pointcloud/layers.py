@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -43,6 +44,7 @@ _STATISTICS = tuple(f"STATISTICS_{n}" for n in ("MINIMUM", "MAXIMUM", "MEAN", "S
 _MOST_KILOMETRES = 200  # across all blocks; more are a mistake
 _STEP = 4  # cells on a side that become one in the next overview
 _OVERVIEWS = (4, 16, 64)  # every block is whole cells of each
+_HELD = 32  # blocks; more than are in its cache
 _CELL, _UNIT = "crn_cell_cm", "crn_metres_in_unit"  # tags
 # GDAL would print errors and go on.
 GDAL = {"GDAL_CACHEMAX": 64, "CPL_LOG": os.devnull}
@@ -57,7 +59,7 @@ _TIFF = {
     "sparse_ok": True,
     "bigtiff": "if_safer",
 }
-_COMPRESSED = {"compress": "deflate", "zlevel": 1, "predictor": 3}
+_COMPRESSED = {"compress": "deflate", "zlevel": 1}  # predictors make noise no smaller
 
 
 @dataclass(frozen=True)
@@ -281,9 +283,10 @@ class _Layer:
 
     def add(self, block: Block, cells: np.ndarray) -> None:
         level = cells[::-1]
-        known = level[np.isfinite(level)].astype(np.float64)
+        known = level[np.isfinite(level)]
         ends = known.min(initial=math.inf), known.max(initial=-math.inf)
-        self.sums.append((*ends, len(known), known.sum(), (known**2).sum()))
+        exact = known.astype(np.float64)
+        self.sums.append((*ends, len(known), exact.sum(), exact @ exact))
         self.windows.append(self.grid.window(block))
         for factor, file in self.files.items():
             level = level if factor == 1 else _reduced(level, self.name == "score")
@@ -311,8 +314,8 @@ class _Layer:
             del options[name]
         shutil.copy(vrt, self.path.with_name(f"{self.path.name}.ovr"), **options)
         with rasterio.open(self.path) as file:
-            # GDAL reports no error if the disk fills up when it closes a file.
-            for window in self.windows:
+            # GDAL reports no error if it cannot write what it holds when it closes a file.
+            for window in self.windows[-_HELD:]:
                 file.read(1, window=window)
                 file.read(1, window=window, out_shape=(1, 1))
         _write_style(self.path, self.name, self.statistics)
@@ -324,12 +327,15 @@ def _unit(name: str) -> str:
 
 def _reduced(cells: np.ndarray, highest: bool) -> np.ndarray:
     """The highest or mean known values (S / 4, S / 4) of squares of cells (S, S)."""
-    squares = cells.reshape(len(cells) // _STEP, _STEP, -1, _STEP)
-    if highest:
-        return np.fmax.reduce(np.fmax.reduce(squares, 3), 1)
-    count = np.isfinite(squares).sum((1, 3), dtype=np.float32)
+    unite = np.fmax if highest else np.add
+    known = np.isfinite(cells)
+    parts = [cells] if highest else [np.where(known, cells, 0), known.astype(np.float32)]
+    for axis in (0, 1):
+        for number, part in enumerate(parts):
+            first, *others = (part.T[n::_STEP].T if axis else part[n::_STEP] for n in range(_STEP))
+            parts[number] = reduce(unite, others, first)
     with np.errstate(invalid="ignore"):
-        return np.nansum(squares, (1, 3)) / count
+        return parts[0] if highest else parts[0] / parts[1]
 
 
 def join_layers(folder: Path, layers: Path, grid: Grid, stems: Sequence[str]) -> None:

@@ -24,6 +24,7 @@ from crn.system.files import written_whole
 PAGE_FILE = "report.html"
 
 _TILE = 512  # pixels on a side
+_FINEST = 4  # centimetres of a pixel
 _MOST_TILES = 400  # in the finest zoom level; with more, it is coarser
 _CARDS, _ROWS, _PINS = 48, 200, 2000  # places with pictures, in the table, and on the map
 _PLACE = 3.84  # metres on a side of the pictures of places
@@ -31,7 +32,13 @@ _SHOWN_MM = 40.0  # heights of -40 and 40 mm are black and white there
 _SMOOTHED_MM = 60.0
 _STEEPEST_SHADE = 0.06  # slopes that are black or white on the map
 _EDGE = 8  # pixels around a tile that smoothing sees
-_COLOURS = np.array([ImageColor.getrgb(each) for each in SCORE_COLOURS])
+# For 256 steps of the score: its opacity (256, 1), and its colour times that (256, 3).
+_STEPS = np.linspace(0, 1, 256, dtype=np.float32)
+_OPACITY = np.minimum(1, _STEPS * 1.6)[:, None] * np.float32(0.85)
+_COLOURS = np.array([ImageColor.getrgb(each) for each in SCORE_COLOURS], np.float32).T
+_PAINT = _OPACITY * np.stack(
+    [np.interp(_STEPS, np.linspace(0, 1, len(SCORE_COLOURS)), each) for each in _COLOURS], 1
+).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -43,11 +50,12 @@ class _Scale:
 
     def over(self, gray: np.ndarray, score: np.ndarray) -> np.ndarray:
         """Draw scores (H, W) over a picture (H, W) of 0 to 255; returns (H, W, 3) uint8."""
-        share = np.nan_to_num((score - self.low) / (self.high - self.low)).clip(0, 1)
-        steps = np.linspace(0, 1, len(_COLOURS))
-        colour = np.stack([np.interp(share, steps, each) for each in _COLOURS.T], -1)
-        opacity = np.minimum(1, share * 1.6)[..., None] * 0.85
-        return np.rint(gray[..., None] * (1 - opacity) + colour * opacity).astype(np.uint8)
+        picture = np.repeat(gray.astype(np.uint8)[..., None], 3, -1)
+        known = np.isfinite(score)
+        share = (score[known] - self.low) / (self.high - self.low) * 255
+        step = share.clip(0, 255).astype(np.uint8)
+        picture[known] = picture[known] * (1 - _OPACITY[step]) + _PAINT[step]
+        return picture
 
 
 def write_page(
@@ -148,7 +156,7 @@ def _zoom_levels(
             }
         return sorted(found)
 
-    factor = 1
+    factor = 1 if grid.cell >= _FINEST else 4
     while len(tiles(factor)) > _MOST_TILES:
         factor *= 4
     levels: list[dict[str, Any]] = []
@@ -182,9 +190,9 @@ def _from_above(
     width = max(0.5, _SMOOTHED_MM / step)
     weight = gaussian_filter(known.astype(np.float32), width)
     height = gaussian_filter(np.where(known, height, 0), width) / np.maximum(weight, 1e-6)
-    north, east = np.gradient(height, step)
-    light = 150 + (east - north) / _STEEPEST_SHADE * 60
-    light = np.where(known, np.nan_to_num(light, nan=150.0).clip(20, 255), 235.0)
+    north, east = np.gradient(height, np.float32(step))
+    light = 150 + (east - north) * np.float32(60 / _STEEPEST_SHADE)
+    light = np.where(known, light.clip(20, 255), np.float32(235))
     inner = slice(_EDGE, -_EDGE)
     return scale.over(light, score)[inner, inner], known[inner, inner]
 
@@ -210,6 +218,5 @@ def _pictures(
 
 def _uri(pixels: np.ndarray, kind: str) -> str:
     file = io.BytesIO()
-    options = {"quality": 75} if kind == "JPEG" else {"optimize": True}
-    Image.fromarray(pixels).save(file, kind, **options)
+    Image.fromarray(pixels).save(file, kind)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
