@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import shapely
@@ -208,13 +208,13 @@ def disk_needed(tasks: Sequence[Task], command: str, workers: Workers) -> int:
 
 
 def run_tasks(
-    function: Callable[..., T], arguments: Mapping[str, Any], workers: Workers
+    function: Callable[..., T], arguments: Mapping[str, tuple], workers: Workers
 ) -> Iterator[tuple[str, T | UserError]]:
     """Call a function for every task, and yield the name and the result, or the error, of each.
 
     Args:
-        function: takes one argument, and raises `UserError` if the task fails.
-        arguments: the argument of each task, by the name of its scan.
+        function: raises `UserError` if the task fails.
+        arguments: its arguments for each task, by the name of the scan.
         workers: where they run.
 
     Raises:
@@ -232,12 +232,12 @@ def run_tasks(
 
 
 def _results(
-    function: Callable[..., T], arguments: Mapping[str, Any], workers: Workers
+    function: Callable[..., T], arguments: Mapping[str, tuple], workers: Workers
 ) -> Iterator[tuple[str, T | UserError]]:
     if workers.scheduler is None and min(workers.jobs, len(arguments)) <= 1:
-        for name, argument in arguments.items():
+        for name, each in arguments.items():
             try:
-                yield name, function(argument)
+                yield name, function(*each)
             except UserError as error:
                 yield name, error
         return
@@ -246,8 +246,7 @@ def _results(
         from distributed.scheduler import KilledWorker
 
         names = {
-            client.submit(function, argument, pure=False): name
-            for name, argument in arguments.items()
+            client.submit(function, *each, pure=False): name for name, each in arguments.items()
         }
         for future in as_completed(names):
             name = names.pop(future)

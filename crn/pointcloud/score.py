@@ -165,13 +165,13 @@ def score_scans(
         done = _done_before(out, scorings)
         if done:
             log.info("%d of %d scans are done already", len(done), len(scorings))
-        waiting = {name: each for name, each in scorings.items() if name not in done}
+        waiting = {name: (each,) for name, each in scorings.items() if name not in done}
         for name, result in run_tasks(_score_scan, waiting, workers):
             if isinstance(result, UserError):
                 failed[name] = result
                 continue
-            publish(waiting[name].work / "results", out)
-            done[name] = {**result, "name": name, "fingerprint": waiting[name].fingerprint()}
+            publish(scorings[name].work / "results", out)
+            done[name] = {**result, "name": name, "fingerprint": scorings[name].fingerprint()}
             append_whole(out / DONE_FILE, f"{json.dumps(done[name])}\n")
             log.info("%s: %s", name, result["summary"])
         if not done:

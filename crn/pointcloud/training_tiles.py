@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,6 @@ import numpy as np
 from crn.errors import UserError
 from crn.pointcloud.campaign import (
     HERE,
-    Task,
     Workers,
     disk_needed,
     read_campaign,
@@ -20,7 +19,7 @@ from crn.pointcloud.campaign import (
     show_index,
 )
 from crn.pointcloud.folders import publish, require_new_folder, working_in
-from crn.pointcloud.partition import BLOCK, Block
+from crn.pointcloud.partition import BLOCK, Block, Partition
 from crn.pointcloud.raster import CELLS, choose_cell, typical_density
 from crn.pointcloud.roadway import Roadway, find_road, intensity_range, summary
 from crn.pointcloud.tiles import (
@@ -40,36 +39,6 @@ from crn.system.program import print_result
 from datasets.layouts import TILE_FOLDERS
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Survey:
-    """What finding the road of a scan needs."""
-
-    task: Task
-    areas: Areas | None
-    folder: Path
-
-
-@dataclass(frozen=True)
-class _Cutting:
-    """What cutting the tiles of a scan needs.
-
-    Attributes:
-        roadway: its road.
-        blocks: the blocks in which its tiles begin.
-        tiles: the settings.
-        damaged: areas of known damage; None if unknown.
-        ignored: areas to be left out.
-        results: the folder for the tiles.
-    """
-
-    roadway: Roadway
-    blocks: tuple[Block, ...]
-    tiles: TileSet
-    damaged: Areas | None
-    ignored: Areas | None
-    results: Path
 
 
 def make_tiles(
@@ -120,24 +89,24 @@ def make_tiles(
     ignored = read_areas(ignore, "--ignore", scans, IGNORED)
     with working_in(out, disk_needed(tasks, "tiles", workers)) as work:
         surveys = {
-            task.scan.name: _Survey(task, road_areas, work / str(number))
+            task.scan.name: (task.scan, road_areas, work / str(number), task.neighbours)
             for number, task in enumerate(tasks)
         }
         roads: dict[str, Roadway] = {}
-        intensities = np.zeros(1 << 16, np.int64)
-        for name, road_of_scan in run_tasks(_find, surveys, workers):
+        total = np.zeros(1 << 16, np.int64)
+        for name, road_of_scan in run_tasks(find_road, surveys, workers):
             if isinstance(road_of_scan, UserError):
                 failed[name] = road_of_scan
-            else:
-                roads[name] = road_of_scan
-                intensities += road_of_scan.intensities
+                continue
+            total += road_of_scan.intensities
+            roads[name] = replace(road_of_scan, intensities=total[:0])
         if not roads:
             raise next(iter(failed.values()))
         density = np.concatenate([each.density for each in roads.values()])
-        rules = [each.road.rule for each in roads.values()]
+        found = summary(density, [each.road.rule for each in roads.values()])
         where = f"{scans[0].path}{f' and {len(scans) - 1} more' if len(scans) > 1 else ''}"
-        log.info("%s", summary(density, rules))
-        ends = intensity_range(intensities, where) if with_intensity else None
+        log.info("%s", found)
+        ends = intensity_range(total, where) if with_intensity else None
         tiles = TileSet(_cell(cell, density, where), (low, high), with_intensity, ends)
         for scan in scans:
             scan.require_fine_scale(tiles.cell)
@@ -146,21 +115,26 @@ def make_tiles(
         for kind in counts:
             for folder in (*TILE_FOLDERS, EMPTY_FOLDER):
                 (results / kind / folder).mkdir(parents=True)
-        cuttings = _cuttings(roads, tiles, (damaged, ignored), results)
-        for name, found in run_tasks(_cut, cuttings, workers):
-            if isinstance(found, UserError):
-                failed[name] = found
+        cuttings, taken = {}, set[Block]()
+        for name in sorted(roads):
+            # A block that several share is cut once; a tile that begins in a block without road is
+            # at least half empty.
+            mine = [block for block in roads[name].own if block not in taken]
+            taken.update(mine)
+            cuttings[name] = roads[name].points, mine, tiles, damaged, ignored, results
+        for name, added in run_tasks(_cut, cuttings, workers):
+            if isinstance(added, UserError):
+                failed[name] = added
             else:
-                counts = {kind: count + found.get(kind, 0) for kind, count in counts.items()}
+                counts = {kind: n + added.get(kind, 0) for kind, n in counts.items()}
         if not sum(counts.values()):
             raise UserError(
-                f"{where}: no tile of {STRIDE / 50:.2f} m is {MIN_FILL:.0%} full of road: "
-                f"{summary(density, rules)}"
+                f"{where}: no tile of {STRIDE / 50:.2f} m is {MIN_FILL:.0%} full of road: {found}"
             )
         facts = {
             "tiles": sum(counts.values()),
             "scans": [str(scan.path) for scan in scans if scan.name not in failed],
-            "road": ", ".join(dict.fromkeys(rules)),
+            "road": found,
             "points_per_m2": round(float(np.median(density)), 1),
             "crs": None if scans[0].crs is None else scans[0].crs.name,
         }
@@ -173,10 +147,6 @@ def make_tiles(
         f"{tiles.cell} cm{' (' + shown + ')' if shown else ''}, and {TILES_FILE}"
     )
     report_failures(failed, count, out)
-
-
-def _find(survey: _Survey) -> Roadway:
-    return find_road(survey.task.scan, survey.areas, survey.folder, survey.task.neighbours)
 
 
 def _cell(asked: float | None, density: np.ndarray, where: str) -> int:
@@ -194,39 +164,30 @@ def _cell(asked: float | None, density: np.ndarray, where: str) -> int:
     return cell
 
 
-def _cuttings(
-    roads: dict[str, Roadway],
+def _cut(
+    points: Partition,
+    blocks: Sequence[Block],
     tiles: TileSet,
-    areas: tuple[Areas | None, Areas | None],
+    damaged: Areas | None,
+    ignored: Areas | None,
     results: Path,
-) -> dict[str, _Cutting]:
-    """A task for each scan; a block that several share is cut by one."""
-    taken: set[Block] = set()
-    cuttings = {}
-    for name in sorted(roads):
-        # A tile that begins in a block without road is at least half empty.
-        blocks = tuple(block for block in roads[name].own if block not in taken)
-        taken.update(blocks)
-        cuttings[name] = _Cutting(roads[name], blocks, tiles, *areas, results)
-    return cuttings
+) -> dict[str, int]:
+    """Write the tiles that begin in some blocks.
 
-
-def _cut(cutting: _Cutting) -> dict[str, int]:
-    """Write the tiles of a scan; returns the number of tiles in each folder."""
+    Returns:
+        The number of tiles in each folder.
+    """
     counts: dict[str, int] = {}
-    tiles = cutting.tiles
-    for block in cutting.blocks:
-        raster = raster_of(cutting.roadway.points, block, tiles, cutting.ignored)
-        burnt = None
-        if cutting.damaged is not None:
-            side = (BLOCK + 2 * STRIDE) // tiles.cell
-            burnt = cutting.damaged.burn(block, 0, tiles.cell, side)
+    for block in blocks:
+        raster = raster_of(points, block, tiles, ignored)
+        side = (BLOCK + 2 * STRIDE) // tiles.cell
+        burnt = None if damaged is None else damaged.burn(block, 0, tiles.cell, side)
         for part in cut(raster, tiles, MIN_FILL, 0):
             images = images_of(part, tiles)
             for corner, known, *pair in zip(part.corners, part.known, *images, strict=True):
                 kind = _kind(burnt, corner // tiles.cell, tiles.pixels)
                 counts[kind] = counts.get(kind, 0) + 1
-                write_tile(cutting.results / kind, tile_name(block, corner), known, *pair)
+                write_tile(results / kind, tile_name(block, corner), known, *pair)
     return counts
 
 
