@@ -30,7 +30,7 @@ SUFFIXES = (".las", ".laz")
 _COPC = ".copc.laz"
 _SHOWN = 20  # scans in an index that is not asked for
 # One core of an AMD EPYC, without the network; see benchmarks/pointcloud.py.
-_POINTS_PER_SECOND = {"tiles": 1.2e6, "score": 0.8e6}
+_POINTS_PER_SECOND = {"tiles": 1.2e6, "score": 0.65e6}
 _GIGABYTES = 1.4  # memory of a job, at most
 BYTES_PER_POINT = 24  # on disk while a scan is worked on: all its points, and those of the road
 

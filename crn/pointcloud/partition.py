@@ -149,14 +149,14 @@ class Partition:
         keep = usable(points)
         keep &= abs(z) <= _HIGHEST / HEIGHT_STEP
         kinds = np.asarray(points.classification)
-        self.classes[source] += np.bincount(kinds[keep], minlength=256)
+        self.classes[source] += np.bincount(kinds.compress(keep), minlength=256)
         i, j = centimetres(scan, points)
         if wanted is not None:
             for places, numbers in zip((i, j), zip(*wanted, strict=True), strict=True):
                 keep &= (places >= min(numbers) * BLOCK) & (places < (max(numbers) + 1) * BLOCK)
         values = [i, j, z, points.array["intensity"], kinds]
         if not keep.all():
-            values = [each[keep] for each in values]
+            values = [each.compress(keep) for each in values]  # faster than by an index
         i, j, z, intensity, kinds = values
         if not len(i):
             return
@@ -167,7 +167,7 @@ class Partition:
         records["source"] = source
         for block, index in groups(columns, rows):
             if wanted is None or block in wanted:
-                self.add(block, records[index])
+                self.add(block, records if isinstance(index, slice) else records.take(index))
 
     def points(self, block: Block) -> np.ndarray:
         """The points of a block, (N,) of `RECORD`."""
@@ -199,9 +199,9 @@ class Partition:
             steps = [(neighbour[n] - block[n]) * BLOCK + margin for n in (0, 1)]
             for axis, step in zip("ij", steps, strict=True):
                 if step < 0:
-                    records = records[records[axis] >= -step]
+                    records = records.compress(records[axis] >= -step)
                 elif step + BLOCK > last:
-                    records = records[records[axis] < last - step]
+                    records = records.compress(records[axis] < last - step)
             i, j = (records[a].astype(np.int32) + s for a, s in zip("ij", steps, strict=True))
             yield i, j, records
 

@@ -121,7 +121,7 @@ def find_road(
             level = road.level(lowest, block)
             levels.keep(block, level)
         source, kind, i, j, z = (records[name] for name in ("source", "kind", *"ijz"))
-        records = records[road.of_road(source, kind, i, j, z, level)]
+        records = records.compress(road.of_road(source, kind, i, j, z, level))
         points.add(block, records)
         counts[block] = len(records)
         for each, differences in _higher(records).items():
