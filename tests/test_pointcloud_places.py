@@ -34,11 +34,13 @@ WEST, SOUTH = 14_000 * 25.6, 222_000 * 25.6
 TOWN = "+proj=tmerc +lat_0=0 +lon_0=7 +k=1 +x_0=362000 +y_0=0 +ellps=GRS80 +units=m +type=crs"
 
 
-def survey(folder: Path, holes=(), blocks: int = 4, crs: str = CRS, raised: float = 0.0, **more):
+def survey(
+    folder: Path, holes=(), blocks=4, crs: str = CRS, raised: float = 0.0, rims=False, **more
+) -> Path:
     """Results of a straight road, 8 m wide and west to east, with holes at (east, north, ...).
 
     A hole is (east, north, half length, half width, depth in mm). The scores are halos around what
-    is not flat, as a model's are.
+    is not flat, as a model's are, or high at the western and eastern rims only.
     """
     folder.mkdir(exist_ok=True)
     chance = np.random.default_rng(len(holes))
@@ -52,6 +54,8 @@ def survey(folder: Path, holes=(), blocks: int = 4, crs: str = CRS, raised: floa
             for east, north, long, wide, depth in holes:
                 height[(abs(x - east) < long) & (abs(y - north) < wide)] -= depth
             score = gaussian_filter(abs(height - raised), 2)
+            if rims:
+                score[(abs(abs(x - 10) - 0.5) > 0.12) | (abs(y - 12) > 0.3)] = 0
             road = abs(y - 12) < 4
             intensity = chance.normal(9000, 500, x.shape)
             layers = (score, height, intensity)
@@ -104,6 +108,11 @@ def test_kinds_and_outlines(road):
     assert places.number.tolist() == [1, 2, 3, 4]
     order = [["high", "medium", "low"].index(each) for each in places.severity]
     assert order == sorted(order)
+
+
+def test_a_hole_with_two_hot_rims_is_one_place(tmp_path):
+    (place,) = places_of(survey(tmp_path / "out", [(10, 12, 0.5, 0.4, 40)], rims=True)).itertuples()
+    assert place.area_m2 == pytest.approx(0.8, rel=0.25)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ from rasterio.windows import Window
 
 from crn.errors import UserError
 from crn.pointcloud.crs import horizontal
-from crn.pointcloud.mosaic import Mosaic
 from crn.pointcloud.partition import BLOCK, Block
 from crn.system.files import writing
 
@@ -200,34 +199,21 @@ def read(file: Any, window: Window, step: int = 1) -> np.ndarray:
 def draw_layers(
     folder: Path,
     grid: Grid,
-    mosaics: Iterable[tuple[Block, Mosaic]],
+    cells: Iterable[tuple[Block, Any]],
     stem: str = "",
     tags: Mapping[str, object] | None = None,
+    names: Sequence[str] = LAYERS,
 ) -> None:
     """Write the layers of a scan; time and space grow with its blocks, not with their extent.
 
     Args:
         folder: where they are written.
         grid: covers the blocks.
-        mosaics: the blocks.
-        stem: what their names begin with; it may contain folders, which exist.
+        cells: for every block, the cells of each layer, such as a `mosaic.Mosaic`: (S, S) float32,
+            row 0 in the south.
+        stem: what the names of files begin with; it may contain folders, which exist.
         tags: facts to keep in the files.
-
-    Raises:
-        UserError: the system refuses to write them.
-    """
-    draw(folder, grid, ((block, vars(mosaic)) for block, mosaic in mosaics), LAYERS, stem, tags)
-
-
-def draw(
-    folder: Path,
-    grid: Grid,
-    cells: Iterable[tuple[Block, Mapping[str, np.ndarray]]],
-    names: Sequence[str],
-    stem: str = "",
-    tags: Mapping[str, object] | None = None,
-) -> None:
-    """Write layers by name; the cells (S, S) float32 of a block begin in the south.
+        names: the layers.
 
     Raises:
         UserError: the system refuses to write them.
@@ -239,7 +225,7 @@ def draw(
                 layer.open(stack, tags or {})
             for block, each in cells:
                 for name, layer in layers.items():
-                    layer.add(block, each[name])
+                    layer.add(block, getattr(each, name))
             for layer in layers.values():
                 layer.describe()
         for layer in layers.values():

@@ -37,7 +37,7 @@ FIRST = 20  # places to look at first, without a threshold
 
 _MOST_CELLS = 5_000_000  # above the threshold
 _NEAR = 12  # centimetres between the parts of a place
-_AROUND = 0.5  # metres around the hot cells in which the outline lies
+_AROUND = (0.5, 1.0, 2.0)  # metres around the hot cells in which the outline lies
 _RING = 0.12  # metres around them that are not taken for the undamaged road
 _LEAST_MM = 2.0  # of a hole or bump that is outlined
 _LEAST_CELLS, _LEAST_SHARE = 4, 0.02  # and at least this share of the hot cells
@@ -120,12 +120,9 @@ def cells_above(layers: Path, grid: Grid, blocks: Iterable[Block], threshold: fl
 
 def highest(layers: Path, grid: Grid, blocks: Iterable[Block], share: float) -> float:
     """The score that a share of the road exceeds, by every 16th cell; infinite without scores."""
-    some = [np.empty(0, np.float32)]
     with rasterio.Env(**GDAL), rasterio.open(layer_path(layers, "score")) as file:
-        for window in map(grid.window, blocks):
-            score = file.read(1, window=window)
-            some.append(score[np.isfinite(score)][::16])
-    known = np.concatenate(some)
+        scores = (file.read(1, window=grid.window(block)) for block in blocks)
+        known = np.concatenate([each[np.isfinite(each)][::16] for each in scores])
     return float(np.quantile(known, 1 - share)) if len(known) else np.inf
 
 
@@ -167,6 +164,12 @@ def find_places(
     frame = geopandas.GeoDataFrame(rows, columns=columns, geometry="geometry", crs=grid.crs)
     frame["severe"] = [SEVERITIES.index(each) for each in frame["severity"]]
     frame = frame.sort_values(["severe", "excess"], ascending=False, ignore_index=True)
+    # Several hot groups can lie in one hole.
+    one, other = frame.sindex.query(frame.geometry, predicate="intersects")
+    shapes = np.asarray(frame.geometry)
+    shared = shapely.area(shapely.intersection(shapes[one], shapes[other]))
+    again = (one < other) & (shared > shapely.area(shapes[other]) / 2)
+    frame = frame.drop(index=np.unique(other[again])).reset_index(drop=True)
     frame["number"] = np.arange(1, len(frame) + 1)
     return frame.drop(columns=["severe", "excess"])
 
@@ -191,13 +194,15 @@ COLUMNS = (
 def _place(cells: np.ndarray, score: np.ndarray, grid: Grid, heights: Any) -> dict[str, Any]:
     """The properties and the outline of the place of a group of cells (N, 2) with scores (N,)."""
     size = grid.cell / 100
-    edge = round(_AROUND / size)
-    (top, left), (bottom, right) = cells.min(0) - edge, cells.max(0) + edge + 1
-    hot = np.zeros((bottom - top, right - left), bool)
-    hot[tuple((cells - (top, left)).T)] = True
-    window = Window(left, top, right - left, bottom - top)
-    height = read(heights, window)
-    mask, depth = _outlined(height, hot, size)
+    for around in _AROUND:
+        edge = round(around / size)
+        (top, left), (bottom, right) = cells.min(0) - edge, cells.max(0) + edge + 1
+        hot = np.zeros((bottom - top, right - left), bool)
+        hot[tuple((cells - (top, left)).T)] = True
+        height = read(heights, Window(left, top, right - left, bottom - top))
+        mask, depth = _outlined(height, hot, size)
+        if not (mask[[0, -1]].any() or mask[:, [0, -1]].any()):
+            break
     shows = mask.sum() >= max(_LEAST_CELLS, hot.sum() * _LEAST_SHARE)
     mask = mask if shows else hot
     transform = grid.transform @ Affine.translation(int(left), int(top))

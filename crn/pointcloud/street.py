@@ -5,7 +5,7 @@ kerbs, pavements, lane markings, parked cars and posts. It is scanned in two pas
 own scan lines, height error and gain.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import geopandas
@@ -39,8 +39,7 @@ class Damage:
     Attributes:
         kind: one of `KINDS`.
         u, v: its middle.
-        size: radius of a pothole; half length and half width of a patch; half width and length of
-            a crack.
+        size: radius of a pothole; half length and half width of a patch; half width of a crack.
         depth: metres from the road down to its bottom; negative for a raised patch.
         line: corners (n, 2) of the middle line of a crack.
     """
@@ -50,33 +49,17 @@ class Damage:
     v: float
     size: tuple[float, ...]
     depth: float
-    line: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
+    line: np.ndarray | None = None
 
-    def margin(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        """Distance to its border, positive inside."""
+    @property
+    def outline(self) -> shapely.Polygon:
+        """Its border in u and v."""
         if self.kind == "pothole":
-            return self.size[0] - np.hypot(u - self.u, v - self.v)
+            return shapely.Point(self.u, self.v).buffer(self.size[0])
         if self.kind == "patch":
             long, wide = self.size
-            return np.minimum(long - abs(u - self.u), wide - abs(v - self.v))
-        nearest = np.full(np.shape(u), np.inf)
-        for (u0, v0), (u1, v1) in zip(self.line[:-1], self.line[1:], strict=True):
-            du, dv = u1 - u0, v1 - v0
-            share = (((u - u0) * du + (v - v0) * dv) / (du**2 + dv**2)).clip(0, 1)
-            nearest = np.minimum(nearest, np.hypot(u - u0 - share * du, v - v0 - share * dv))
-        return self.size[0] - nearest
-
-    def outline(self) -> np.ndarray:
-        """Corners (n, 2) of its border in u and v."""
-        if self.kind == "pothole":
-            angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
-            return np.stack((np.cos(angle), np.sin(angle)), 1) * self.size[0] + (self.u, self.v)
-        if self.kind == "patch":
-            corners = np.array(((-1, -1), (1, -1), (1, 1), (-1, 1)))
-            return corners * self.size + (self.u, self.v)
-        aside = np.gradient(self.line, axis=0)[:, ::-1] * (-1, 1)
-        aside *= self.size[0] / np.hypot(*aside.T)[:, None]
-        return np.concatenate((self.line + aside, (self.line - aside)[::-1]))
+            return shapely.box(self.u - long, self.v - wide, self.u + long, self.v + wide)
+        return shapely.LineString(self.line).buffer(self.size[0])
 
 
 @dataclass(frozen=True)
@@ -121,14 +104,13 @@ def _crack(rng: Generator, u: float, v: float) -> Damage:
     heading = rng.uniform(-0.5, 0.5)
     aside = np.cumsum(rng.normal(0, 0.04, len(steps)))
     aside -= aside.mean()
-    line = np.stack(
-        (
-            u + steps * np.cos(heading) - aside * np.sin(heading),
-            v + steps * np.sin(heading) + aside * np.cos(heading),
-        ),
-        1,
-    )
-    return Damage("crack", u, v, (0.03, 2.4), 0.012, line)
+    line = np.stack((steps, aside), 1) @ _turned(heading) + (u, v)
+    return Damage("crack", u, v, (0.03,), 0.012, line)
+
+
+def _turned(angle: float) -> np.ndarray:
+    """The matrix that turns rows of coordinates by an angle, counterclockwise."""
+    return np.array(((np.cos(angle), np.sin(angle)), (-np.sin(angle), np.cos(angle))))
 
 
 def make_street(
@@ -157,10 +139,10 @@ def make_street(
         for number, turn in enumerate((0.5, -0.7))
     ]
     u, v, z, intensity, truth, seconds = (np.concatenate(each) for each in zip(*parts, strict=True))
-    turn = np.radians(angle)
-    forward = np.array(((np.cos(turn), np.sin(turn)), (-np.sin(turn), np.cos(turn))))
+    forward = _turned(np.radians(angle))
     xy = np.stack((u, v), 1) @ forward + place[:2]
-    outlines = tuple(each.outline() @ forward + place[:2] for each in damages)
+    corners = (shapely.get_coordinates(each.outline)[:-1] for each in damages)
+    outlines = tuple(each @ forward + place[:2] for each in corners)
     xyz = np.column_stack((xy, z + place[2]))
     return Street(xyz, intensity, truth, seconds, tuple(damages), outlines)
 
@@ -189,8 +171,10 @@ class _Surface:
         truth = np.where(beside, NOT_ROAD, SOUND).astype(np.uint8)
         for damage in self.damages:
             near = np.flatnonzero(abs(u - damage.u) < 2)
-            margin = damage.margin(u[near], v[near])
-            near, margin = near[margin > 0], margin[margin > 0]
+            points = shapely.points(u[near], v[near])
+            inside = shapely.contains(damage.outline, points)
+            near = near[inside]
+            margin = shapely.distance(damage.outline.exterior, points[inside])
             wall = 0.08 if damage.kind == "pothole" else 0.015
             z[near] -= damage.depth * np.minimum(1, margin / wall)
             rough = self.tone[(texel[0][near] + 311) % _GRID, texel[1][near]]

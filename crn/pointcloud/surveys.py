@@ -7,6 +7,7 @@ a scan that lies higher or lower as a whole changes nothing.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import geopandas
@@ -16,7 +17,7 @@ import shapely
 from rasterio.mask import mask
 
 from crn.errors import UserError
-from crn.pointcloud.layers import GDAL, Grid, draw, grid_of, layer_path
+from crn.pointcloud.layers import GDAL, Grid, draw_layers, grid_of, layer_path
 from crn.pointcloud.partition import Block
 from crn.pointcloud.vectors import PLACES_FILE, read_layer
 
@@ -105,7 +106,9 @@ def compare(
         rasterio.open(layer_path(layers, "height_mm")) as now,
         rasterio.open(layer_path(earlier.folder, "height_mm")) as then,
     ):
-        draw(folder, grid, _differences(now, then, grid, earlier.grid, shared), (DIFFERENCE,))
+        draw_layers(
+            folder, grid, _differences(now, then, grid, earlier.grid, shared), names=(DIFFERENCE,)
+        )
     with rasterio.open(folder / f"{DIFFERENCE}.tif") as file:
         changes, old_changes = (
             [_median_within(file, outline) for outline in each.geometry]
@@ -129,14 +132,14 @@ def compare(
 
 def _differences(
     now: Any, then: Any, grid: Grid, old_grid: Grid, blocks: Iterable[Block]
-) -> Iterator[tuple[Block, dict[str, np.ndarray]]]:
+) -> Iterator[tuple[Block, SimpleNamespace]]:
     """The heights of blocks less the earlier ones, less the median of that."""
     for block in blocks:
         heights = now.read(1, window=grid.window(block))
         difference = heights - then.read(1, window=old_grid.window(block))
         if np.isfinite(difference).any():
             difference -= np.nanmedian(difference)
-        yield block, {DIFFERENCE: difference[::-1]}
+        yield block, SimpleNamespace(difference_mm=difference[::-1])
 
 
 def _median_within(file: Any, outline: shapely.Geometry) -> float:
