@@ -27,6 +27,7 @@ from crn.pointcloud.results import Wanted, write_results  # noqa: E402
 from crn.pointcloud.sections import named_axes  # noqa: E402
 from crn.pointcloud.street import CRS, Damage, make_street  # noqa: E402
 from crn.pointcloud.surveys import Earlier  # noqa: E402
+from crn.pointcloud.vectors import read_shapes  # noqa: E402
 
 CELL, SIDE = 0.04, BLOCK // 4
 TAGS = {"model": "made up"}
@@ -230,8 +231,6 @@ def axis(path: Path, **columns) -> Path:
 
 
 def test_sections_by_the_axis(tmp_path):
-    from crn.pointcloud.vectors import read_shapes
-
     scan = SimpleNamespace(crs=pyproj.CRS(CRS), unit=1.0)
     path = axis(tmp_path / "axis.gpkg", lanes=[2, 2], road=["L 123", "K 4"])
     axes = named_axes(read_shapes(path, "--axis", [scan]))
@@ -299,6 +298,22 @@ def test_two_surveys(tmp_path):
         )
         assert file.read(1, window=window).mean() == pytest.approx(-42, abs=1)
         assert abs(np.nanmedian(file.read(1))) < 0.1
+
+
+def test_surveys_without_places(tmp_path):
+    some = [(10, 12, 0.4, 0.3, 40)]
+    scan = SimpleNamespace(crs=pyproj.CRS(CRS), unit=1.0)
+    axes = named_axes(read_shapes(axis(tmp_path / "axis.gpkg"), "--axis", [scan]))
+    assert axes.index.tolist() == ["1", "2"]
+    none = survey(tmp_path / "none", axes=axes)
+    assert len(places_of(none)) == 0
+    assert pandas.read_csv(none / "sections_10m.csv").places.sum() == 0
+    new = survey(tmp_path / "new", some, earlier=Earlier.read(none))
+    assert places_of(new).status.tolist() == ["new"]
+    gone = survey(tmp_path / "gone", earlier=Earlier.read(new))
+    assert places_of(gone, "repaired").status.tolist() == ["repaired"]
+    with pytest.raises(UserError, match="holds no line"):
+        named_axes(places_of(new))
 
 
 def test_surveys_that_cannot_be_compared(road, tmp_path):

@@ -8,6 +8,7 @@ import pandas
 import shapely
 from shapely.ops import substring
 
+from crn.errors import UserError
 from crn.pointcloud.layers import Grid
 from crn.pointcloud.partition import BLOCK, Block
 
@@ -15,8 +16,14 @@ LENGTHS = (10, 100)  # metres
 
 
 def named_axes(shapes: geopandas.GeoDataFrame) -> geopandas.GeoSeries:
-    """The lines of a file by the name of their road: the first column of text, else a number."""
+    """The lines of a file by the name of their road: the first column of text, else a number.
+
+    Raises:
+        UserError: it has no line.
+    """
     lines = shapes[shapes.geom_type == "LineString"]
+    if not len(lines):
+        raise UserError("--axis: its file holds no line; give the axes of the roads as lines")
     text = [name for name in lines.columns if pandas.api.types.is_string_dtype(lines[name])]
     names = lines[text[0]].fillna("").astype(str) if text else pandas.Series("", lines.index)
     numbers = pandas.Series(np.arange(1, len(lines) + 1).astype(str), lines.index)
