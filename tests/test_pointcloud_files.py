@@ -226,9 +226,9 @@ def test_text_and_records_stay_to_the_byte(tmp_path, version, suffix):
     content = bytearray(
         path.read_bytes().replace(b"M#ller", b"M\xfcller").replace(b"a#e", b"a\xdfe")
     )
-    content[26:90] = "Büro Süd".encode("latin-1").ljust(32, b"\0") + b"\xe4\xf6\xfc\xff".ljust(
-        32, b"x"
-    )
+    content[26:90] = "Büro Süd\0and more".encode("latin-1").ljust(
+        32, b"\0"
+    ) + b"\xe4\xf6\xfc\xff".ljust(32, b"x")
     path.write_bytes(content)
     painted(path, tmp_path / f"after.{suffix}", crs="EPSG:25832")
     after = (tmp_path / f"after.{suffix}").read_bytes()
