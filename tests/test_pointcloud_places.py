@@ -15,10 +15,12 @@ geopandas = pytest.importorskip("geopandas")
 import pandas  # noqa: E402
 import pyproj  # noqa: E402
 import shapely  # noqa: E402
-from scans import POTHOLE, run_score, write_las  # noqa: E402
+from PIL import Image  # noqa: E402
+from scans import POTHOLE, run_score, small_street, write_las  # noqa: E402
 from scipy.ndimage import gaussian_filter  # noqa: E402
 
 from crn.errors import UserError  # noqa: E402
+from crn.pointcloud.command import run_pointcloud  # noqa: E402
 from crn.pointcloud.layers import LAYERS, Grid, draw_layers, grid_of, join_layers  # noqa: E402
 from crn.pointcloud.mosaic import Mosaic  # noqa: E402
 from crn.pointcloud.partition import BLOCK  # noqa: E402
@@ -359,3 +361,18 @@ def test_ignored_areas(tmp_path):
     with rasterio.open(tmp_path / "out/score.tif") as file:
         (value,) = file.sample([shapes[0].centroid.coords[0]])
         assert np.isnan(value)
+
+
+def test_tiles_leave_out_ignored_areas(tmp_path):
+    street = small_street()
+    scan = write_las(tmp_path / "scan.laz", street)
+    shape = shapely.Polygon(street.outlines[0]).buffer(0.1)
+    geopandas.GeoDataFrame(geometry=[shape], crs=CRS).to_file(tmp_path / "ignore.gpkg")
+    deepest = []
+    for more in ([], ["--ignore", str(tmp_path / "ignore.gpkg")]):
+        out = tmp_path / f"tiles{len(more)}"
+        run_pointcloud(["tiles", str(scan), "--out", str(out), *more])
+        heights = [np.array(Image.open(path)) for path in out.glob("height_files/*.png")]
+        deepest.append((32768 - np.min(heights)) / 65535 * 120)
+    assert deepest[0] > 35
+    assert deepest[1] < 20

@@ -70,22 +70,20 @@ class Cells:
 
     def groups(self, least_area: float) -> list[np.ndarray]:
         """The indices of the cells of every group that covers the least area."""
-        coarse, of = np.unique(
-            self.place // max(1, _NEAR // self.cell), axis=0, return_inverse=True
-        )
-        part = _connected(coarse)[of.ravel()]
+        row, column = (self.place // max(1, _NEAR // self.cell)).T.astype(np.int64)
+        wide = int(column.max(initial=0)) + 3
+        key, of = np.unique(row * wide + column, return_inverse=True)
+        part = _connected(key, wide)[of]
         order = np.argsort(part, kind="stable")
         groups = np.split(order, np.flatnonzero(np.diff(part[order])) + 1)
         least = least_area * 1e4 / self.cell**2
         return [each for each in groups if len(each) >= max(1, least)]
 
 
-def _connected(cells: np.ndarray) -> np.ndarray:
-    """For sorted cells (N, 2), the number (N,) of their group; corners are adjacent."""
-    wide = int(cells[:, 1].max(initial=0)) + 3
-    key = cells[:, 0].astype(np.int64) * wide + cells[:, 1]
+def _connected(key: np.ndarray, wide: int) -> np.ndarray:
+    """The number (N,) of the group of cells, given sorted as row * wide + column (N,)."""
     pairs = []
-    for step in (1, wide - 1, wide, wide + 1):
+    for step in (1, wide - 1, wide, wide + 1):  # corners are adjacent
         at = np.searchsorted(key, key + step).clip(0, max(0, len(key) - 1))
         found = np.flatnonzero(key[at] == key + step)
         pairs.append((found, at[found]))
@@ -119,10 +117,14 @@ def cells_above(layers: Path, grid: Grid, blocks: Iterable[Block], threshold: fl
 
 
 def highest(layers: Path, grid: Grid, blocks: Iterable[Block], share: float) -> float:
-    """The score that a share of the road exceeds, by every 16th cell; infinite without scores."""
+    """The score that a share of the road exceeds, or some million cells; by every 16th.
+
+    It is infinite without scores.
+    """
     with rasterio.Env(**GDAL), rasterio.open(layer_path(layers, "score")) as file:
         scores = (file.read(1, window=grid.window(block)) for block in blocks)
         known = np.concatenate([each[np.isfinite(each)][::16] for each in scores])
+    share = min(share, _MOST_CELLS / 3 / max(1, len(known) * 16))
     return float(np.quantile(known, 1 - share)) if len(known) else np.inf
 
 
@@ -133,6 +135,7 @@ def find_places(
     scans: Sequence[Scan],
     threshold: float,
     least_area: float,
+    first: int | None = None,
 ) -> geopandas.GeoDataFrame:
     """All places, the most severe first, in the coordinates of the map.
 
@@ -143,16 +146,17 @@ def find_places(
         scans: the scans.
         threshold: of the scores.
         least_area: square metres.
+        first: only so many with the highest scores; None: all.
 
     Raises:
         UserError: far too many cells are above the threshold.
     """
     cells = cells_above(layers, grid, blocks, threshold)
+    groups = cells.groups(least_area)
+    if first is not None:
+        groups = sorted(groups, key=lambda index: -cells.score[index].max())[:first]
     with rasterio.Env(**GDAL), rasterio.open(layer_path(layers, "height_mm")) as heights:
-        rows = [
-            _place(cells.place[index], cells.score[index], grid, heights)
-            for index in cells.groups(least_area)
-        ]
+        rows = [_place(cells.place[index], cells.score[index], grid, heights) for index in groups]
     rows = [row for row in rows if row["area_m2"] >= least_area]
     for row in rows:
         east, north = (int(row[name] * grid.unit * 100 // BLOCK) for name in ("east", "north"))

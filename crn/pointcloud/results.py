@@ -71,9 +71,10 @@ def write_results(
     decided, threshold = wanted.threshold is not None, wanted.threshold
     if threshold is None:
         threshold = highest(layers, grid, blocks, _SHARE)
-    places = find_places(layers, grid, blocks, scans, threshold, wanted.least_area)
+    first = None if decided else FIRST
+    places = find_places(layers, grid, blocks, scans, threshold, wanted.least_area, first)
     if not decided:
-        places = places.sort_values("score_max", ascending=False, ignore_index=True).head(FIRST)
+        places = places.sort_values("score_max", ascending=False, ignore_index=True)
         places["number"] = places.index + 1
         places["severity"] = ""
     path = folder / (PLACES_FILE if decided else FIRST_FILE)

@@ -19,7 +19,7 @@ from rasterio.mask import mask
 from crn.errors import UserError
 from crn.pointcloud.layers import GDAL, Grid, draw_layers, grid_of, layer_path
 from crn.pointcloud.partition import Block
-from crn.pointcloud.vectors import PLACES_FILE, read_layer
+from crn.pointcloud.vectors import PLACES_FILE
 
 DIFFERENCE = "difference_mm"
 
@@ -55,7 +55,7 @@ class Earlier:
             raise UserError(
                 f"--against {folder}: has no {PLACES_FILE}; score that survey with a threshold"
             )
-        return cls(folder, grid, blocks, read_layer(folder / PLACES_FILE, "places"))
+        return cls(folder, grid, blocks, geopandas.read_file(folder / PLACES_FILE, layer="places"))
 
     def require_same(self, grid: Grid) -> None:
         """Refuse to compare cells of other sizes or another system.

@@ -156,18 +156,6 @@ def _on_the_map(
     return frame.set_crs(None, allow_override=True)
 
 
-def read_layer(path: Path, layer: str) -> geopandas.GeoDataFrame:
-    """A layer of a GeoPackage of this program.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        return geopandas.read_file(path, layer=layer)
-    except (*_ERRORS, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({shortened(str(error))})") from None
-
-
 def write_layer(path: Path, layer: str, frame: geopandas.GeoDataFrame, **facts: object) -> None:
     """Write a layer: of a GeoPackage, with facts as its metadata, or GeoJSON as in RFC 7946.
 
