@@ -1,5 +1,6 @@
 """Output folders: results appear in them once they are complete."""
 
+import filecmp
 import logging
 import shutil
 from collections.abc import Iterator
@@ -54,7 +55,7 @@ def working_in(out: Path, needed: int = 0) -> Iterator[Path]:
 
 
 def publish(results: Path, out: Path) -> None:
-    """Move all results to the output folder; earlier ones of the same name are renamed.
+    """Move all results to the output folder; earlier ones that differ are renamed.
 
     Raises:
         UserError: the system refuses to.
@@ -63,7 +64,7 @@ def publish(results: Path, out: Path) -> None:
         place = out / path.name
         if path.is_dir() and place.is_dir():
             publish(path, place)
-        else:
+        elif not (place.is_file() and filecmp.cmp(path, place, shallow=False)):
             set_aside(place)
             with writing(place):
                 path.rename(place)

@@ -106,9 +106,10 @@ def _summed(places: pandas.DataFrame, keys: list[str]) -> pandas.DataFrame:
     """Number and area of the places with equal keys, the number of the worst and its severity."""
     # They are sorted: the worst comes first.
     groups = places.groupby(keys, as_index=False, sort=True)
-    return groups.agg(
+    table = groups.agg(
         places=("number", "size"),
         area_m2=("area_m2", "sum"),
         worst=("number", "first"),
         severity=("severity", "first"),
     )
+    return table.round({"area_m2": 4})
