@@ -258,7 +258,7 @@ def score_days(scans: Path, out: Path, jobs: int) -> int:
 
     from crn.pointcloud import command
 
-    def score(_: object) -> None:
+    def score(folder: Path) -> None:
         print("began", flush=True)
         run_score([scans], out, workers=Workers(jobs=jobs))
 

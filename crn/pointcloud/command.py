@@ -4,15 +4,19 @@ import argparse
 import logging
 import math
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from threading import current_thread, main_thread
+from typing import Any
 
 from crn.config import PAIRS, SCORES
 from crn.pointcloud.campaign import Workers
 from crn.pointcloud.raster import CELLS
 from crn.pointcloud.tiles import read_tile_set
 from crn.system.program import Parser, PrintableLines, typed_path, whole_number
+
+_FILE: dict[str, Any] = {"type": typed_path, "metavar": "FILE"}
 
 
 def run_pointcloud(argv: Sequence[str]) -> int:
@@ -34,11 +38,15 @@ def run_pointcloud(argv: Sequence[str]) -> int:
     # GDAL's errors are raised; its warnings are about other programs' files.
     for name in ("rasterio", "pyogrio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    options = _parser().parse_args(argv)
+    words = vars(_parser().parse_args(argv))
+    commands: dict[str, Callable[..., None]] = {"demo": _demo, "tiles": _tiles, "score": _score}
+    run = commands[words.pop("command")]
+    if "jobs" in words:
+        words["workers"] = Workers(*(words.pop(name) for name in ("jobs", "scheduler", "strict")))
     came: list[int] = []
     try:
         with _like_ctrl_c(came):
-            {"demo": _demo, "tiles": _tiles, "score": _score}[options.command](options)
+            run(**words)
     except KeyboardInterrupt:
         if not came:
             raise
@@ -48,90 +56,63 @@ def run_pointcloud(argv: Sequence[str]) -> int:
 
 @contextmanager
 def _like_ctrl_c(came: list[int]) -> Iterator[None]:
-    """Let the signals of batch systems and closed terminals end a run as Ctrl-C does.
-
-    Args:
-        came: receives them.
-    """
+    """Let SIGTERM and SIGHUP end a run as Ctrl-C does; ``came`` receives their numbers."""
 
     def stop(number: int, _: object) -> None:
         came.append(number)
         signal.raise_signal(signal.SIGINT)
 
-    names = ("SIGTERM", "SIGHUP") if current_thread() is main_thread() else ()
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    # Under nohup, SIGHUP stays ignored.
-    before = {each: signal.getsignal(each) for each in numbers}
-    taken = [each for each, handler in before.items() if handler != signal.SIG_IGN]
-    for number in taken:
-        signal.signal(number, stop)
+    before = {}
+    for name in ("SIGTERM", "SIGHUP") if current_thread() is main_thread() else ():
+        number = getattr(signal, name, None)
+        # Under nohup, SIGHUP stays ignored.
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            before[number] = signal.signal(number, stop)
     try:
         yield
     finally:
-        for number in taken:
-            signal.signal(number, before[number])
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _demo(options: argparse.Namespace) -> None:
+def _demo(folder: Path) -> None:
     from crn.pointcloud.demo import make_demo
 
-    make_demo(options.folder)
+    make_demo(folder)
 
 
-def _tiles(options: argparse.Namespace) -> None:
+def _tiles(scans: list[Path], out: Path, **options: Any) -> None:
     from crn.pointcloud.training_tiles import make_tiles
 
-    make_tiles(
-        options.scans,
-        options.out,
-        crs=options.crs,
-        road=options.road,
-        damages=options.damages,
-        ignore=options.ignore,
-        cell=options.cell,
-        height_range_mm=tuple(options.height_range_mm),
-        with_intensity=not options.no_intensity,
-        workers=_workers(options),
-        dry_run=options.dry_run,
-    )
+    make_tiles(scans, out, **options)
 
 
-def _score(options: argparse.Namespace) -> None:
+def _score(
+    scans: list[Path],
+    out: Path,
+    model_input: Path,
+    tiles_from: Path | None,
+    pairs: str | None,
+    anomaly_score: str | None,
+    cpu: bool,
+    threshold_from: Path | None,
+    false_places: float,
+    **options: Any,
+) -> None:
     from crn.pointcloud.model import TileScorer
     from crn.pointcloud.places import sound_threshold
     from crn.pointcloud.score import score_scans
 
-    given = None if options.tiles_from is None else read_tile_set(options.tiles_from)
-    scorer = TileScorer.from_checkpoint(
-        options.model_input, options.pairs, options.anomaly_score, options.cpu
-    )
-    threshold, source, sound = options.threshold, "--threshold", options.threshold_from
-    if sound is not None and sound.is_dir():
-        threshold, source = sound_threshold(
-            sound, scorer.tags, options.false_places, options.least_area
+    given = None if tiles_from is None else read_tile_set(tiles_from)
+    scorer = TileScorer.from_checkpoint(model_input, pairs, anomaly_score, cpu)
+    if threshold_from is not None and threshold_from.is_dir():
+        options["threshold"], options["threshold_source"] = sound_threshold(
+            threshold_from, scorer.tags, false_places, options["least_area"]
         )
-    elif sound is not None:
-        threshold, source = scorer.threshold_from(sound), f"--threshold-from {sound}"
-    score_scans(
-        options.scans,
-        options.out,
-        scorer.tile_set(given),
-        scorer,
-        crs=options.crs,
-        road=options.road,
-        ignore=options.ignore,
-        threshold=threshold,
-        threshold_source=source,
-        least_area=options.least_area,
-        axis=options.axis,
-        against=options.against,
-        workers=_workers(options),
-        dry_run=options.dry_run,
-    )
-
-
-def _workers(options: argparse.Namespace) -> Workers:
-    return Workers(options.jobs, options.scheduler, options.strict)
+    elif threshold_from is not None:
+        options["threshold"] = scorer.threshold_from(threshold_from)
+        options["threshold_source"] = f"--threshold-from {threshold_from}"
+    score_scans(scans, out, scorer.tile_set(given), scorer, **options)
 
 
 def _parser() -> Parser:
@@ -161,48 +142,15 @@ def _parser() -> Parser:
 def _add_scans(parser: argparse.ArgumentParser) -> None:
     """The options of both commands that read scans."""
     add = parser.add_argument
-    add(
-        "scans",
-        type=typed_path,
-        nargs="+",
-        help="LAS or LAZ files, or folders that have them at any depth",
-    )
+    add("scans", type=typed_path, nargs="+", help="LAS or LAZ files, or folders above them")
     add("--out", type=typed_path, required=True, metavar="DIR", help="output folder")
-    add(
-        "--crs",
-        metavar="NAME",
-        help="coordinate reference system of the scans, e.g. EPSG:25832",
-    )
-    add(
-        "--road",
-        type=typed_path,
-        metavar="FILE",
-        help="areas of the road: GeoPackage, GeoJSON or Shapefile in any system (default: points "
-        "of class 11, else class 2, else a simple filter)",
-    )
-    add(
-        "--ignore",
-        type=typed_path,
-        metavar="FILE",
-        help="areas that are left out, such as manholes, markings and joints",
-    )
-    add(
-        "--dry-run",
-        action="store_true",
-        help="only list the scans, and estimate time, memory and disk",
-    )
-    add(
-        "--jobs",
-        type=whole_number(1),
-        default=1,
-        metavar="N",
-        help="scans at a time on this machine (default: 1)",
-    )
-    add(
-        "--scheduler",
-        metavar="ADDRESS",
-        help="run on the workers of this dask scheduler, e.g. tcp://10.0.0.1:8786",
-    )
+    add("--crs", metavar="NAME", help="system of the coordinates, e.g. EPSG:25832")
+    road = "areas of the road: GeoPackage, GeoJSON or Shapefile in any system (default: points of "
+    add("--road", help=f"{road}class 11, else class 2, else a simple filter)", **_FILE)
+    add("--ignore", help="areas that are left out, such as manholes, markings and joints", **_FILE)
+    add("--dry-run", action="store_true", help="list the scans; estimate time, memory and disk")
+    add("--jobs", type=whole_number(1), default=1, help="scans at a time here (default: 1)")
+    add("--scheduler", metavar="ADDRESS", help="use a dask scheduler, e.g. tcp://10.0.0.1:8786")
     add("--strict", action="store_true", help="stop at the first scan that fails")
 
 
@@ -222,32 +170,15 @@ def _add_tiles(parser: argparse.ArgumentParser) -> None:
         metavar=("LOW", "HIGH"),
         help="heights shown as black and white (default: -60 60)",
     )
-    add("--no-intensity", action="store_true", help="use heights only")
-    add(
-        "--damages",
-        type=typed_path,
-        metavar="FILE",
-        help="areas or lines of known damage; tiles that touch one go to bad_ones/, the others to "
-        "good_ones/",
-    )
+    add("--no-intensity", action="store_false", dest="with_intensity", help="use heights only")
+    damage = "areas or lines of known damage; tiles that touch one go to bad_ones/, others to "
+    add("--damages", help=f"{damage}good_ones/", **_FILE)
 
 
 def _add_score(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add(
-        "--model-input",
-        type=typed_path,
-        required=True,
-        metavar="CKPT",
-        help="checkpoint of the model",
-    )
-    add(
-        "--tiles-from",
-        type=typed_path,
-        metavar="JSON",
-        help="the tiles.json of the tiles that the model was trained on (default: that in the "
-        "checkpoint)",
-    )
+    add("--model-input", type=typed_path, required=True, metavar="CKPT", help="a checkpoint")
+    add("--tiles-from", help="tiles.json of the training (default: as in the checkpoint)", **_FILE)
     add("--pairs", choices=PAIRS, help="as in train.py (default: as trained)")
     add("--anomaly-score", choices=SCORES, help="as in train.py (default: as trained)")
     above = parser.add_mutually_exclusive_group()
@@ -277,18 +208,9 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
         metavar="M2",
         help="smallest place in square metres (default: 0.02)",
     )
-    add(
-        "--axis",
-        type=typed_path,
-        metavar="FILE",
-        help="axes of the roads, as lines: places get stations, and tables go by them",
-    )
-    add(
-        "--against",
-        type=typed_path,
-        metavar="DIR",
-        help="results of an earlier survey: places are new, grown, unchanged or repaired",
-    )
+    add("--axis", help="axes of the roads, as lines: places get stations, tables rows", **_FILE)
+    earlier = "results of an earlier survey: places are new, grown, unchanged or repaired"
+    add("--against", type=typed_path, metavar="DIR", help=earlier)
     add("--cpu", action="store_true", help="do not use a GPU")
 
 

@@ -50,7 +50,7 @@ def make_tiles(
     damages: Path | None = None,
     ignore: Path | None = None,
     cell: float | None = None,
-    height_range_mm: tuple[float, float] = (-60.0, 60.0),
+    height_range_mm: Sequence[float] = (-60.0, 60.0),
     with_intensity: bool = True,
     workers: Workers = HERE,
     dry_run: bool = False,
