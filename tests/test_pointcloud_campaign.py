@@ -403,3 +403,18 @@ def test_a_long_road_needs_what_its_points_need(tmp_path):
     has = found_road(path, tmp_path)
     assert time.process_time() - start < 20
     assert has[both.truth != NOT_ROAD].mean() > 0.97
+
+
+def test_temporary_files_of_a_scan_go_when_it_is_done(campaign, tmp_path, monkeypatch):
+    from crn.pointcloud import score
+
+    left: list[list[str]] = []
+    score_scan = score._score_scan
+
+    def looking(scoring: score._Scoring) -> dict:
+        left.append(sorted(path.name for path in scoring.work.parent.iterdir()))
+        return score_scan(scoring)
+
+    monkeypatch.setattr(score, "_score_scan", looking)
+    run_score([campaign / "days"], tmp_path / "out")
+    assert left == [[], []]

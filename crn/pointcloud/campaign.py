@@ -30,7 +30,7 @@ SUFFIXES = (".las", ".laz")
 _COPC = ".copc.laz"
 _SHOWN = 20  # scans in an index that is not asked for
 # One core of an AMD EPYC, without the network; see benchmarks/pointcloud.py.
-_POINTS_PER_SECOND = {"tiles": 1.2e6, "score": 0.65e6}
+_POINTS_PER_SECOND = {"tiles": 1.2e6, "score": 0.65e6, "read": 3e6}
 _GIGABYTES = 1.4  # memory of a job, at most
 BYTES_PER_POINT = 24  # on disk while a scan is worked on: all its points, and those of the road
 
@@ -187,7 +187,9 @@ def show_index(tasks: Sequence[Task], command: str, workers: Workers, dry: bool)
     if len(lines) < len(tasks):
         lines.append(f"... and {len(tasks) - len(lines):,} more")
     points = sum(task.scan.points for task in tasks)
-    time = timedelta(seconds=round(points / _POINTS_PER_SECOND[command] / workers.jobs))
+    others = sum(other.points for task in tasks for other in task.neighbours)
+    seconds = points / _POINTS_PER_SECOND[command] + others / _POINTS_PER_SECOND["read"]
+    time = timedelta(seconds=round(seconds / workers.jobs))
     network = " without the network" if command == "score" else ""
     disk = disk_needed(tasks, command, workers) / 1e9
     lines.append(

@@ -30,14 +30,10 @@ SOURCES = 256  # a scan and its neighbours; those beyond are one
 _BORDER = 1e-3
 _HIGHEST = 2e5  # metres; larger numbers are not heights
 RECORD = np.dtype(
-    [
-        ("i", "<u2"),
-        ("j", "<u2"),
-        ("z", "<i4"),
-        ("intensity", "<u2"),
-        ("kind", "u1"),
-        ("source", "u1"),
-    ]
+    {
+        "names": ["i", "j", "z", "intensity", "kind", "source"],
+        "formats": ["<u2", "<u2", "<i4", "<u2", "u1", "u1"],
+    }
 )
 _NEEDED = (
     laspy.DecompressionSelection.base()

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -151,17 +152,8 @@ def score_scans(
         for number, task in enumerate(tasks):
             name = task.scan.name
             stem = f"{PurePath(name).with_suffix('')}_" if count > 1 else ""
-            scorings[name] = _Scoring(
-                task,
-                tiles,
-                scorer,
-                areas,
-                ignored,
-                threshold,
-                stem,
-                copies[name],
-                work / f"{number}",
-            )
+            place = stem, copies[name], work / f"{number}"
+            scorings[name] = _Scoring(task, tiles, scorer, areas, ignored, threshold, *place)
         done = _done_before(out, scorings)
         if done:
             log.info("%d of %d scans are done already", len(done), len(scorings))
@@ -169,11 +161,12 @@ def score_scans(
         for name, result in run_tasks(_score_scan, waiting, workers):
             if isinstance(result, UserError):
                 failed[name] = result
-                continue
-            publish(scorings[name].work / "results", out)
-            done[name] = {**result, "name": name, "fingerprint": scorings[name].fingerprint()}
-            append_whole(out / DONE_FILE, f"{json.dumps(done[name])}\n")
-            log.info("%s: %s", name, result["summary"])
+            else:
+                publish(scorings[name].work / "results", out)
+                done[name] = {**result, "name": name, "fingerprint": scorings[name].fingerprint()}
+                append_whole(out / DONE_FILE, f"{json.dumps(done[name])}\n")
+                log.info("%s: %s", name, result["summary"])
+            shutil.rmtree(scorings[name].work, ignore_errors=True)
         if not done:
             raise next(iter(failed.values()))
         facts = {
