@@ -1,9 +1,12 @@
 """What cannot be used ends with one line that says what and why, status 2, and nothing written."""
 
 import json
+import os
 import random
 import re
 import shutil
+import sqlite3
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,10 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import REPOSITORY
 from damage import damaged
 
 laspy = pytest.importorskip("laspy")
 pytest.importorskip("rasterio")
+pyproj = pytest.importorskip("pyproj")
 
 from scans import TILES, run_score, small_street, write_las  # noqa: E402
 
@@ -247,7 +252,7 @@ def test_flags_of_score(tmp_path, sound, refused):
         tiles.write_text(content)
         assert "does not describe tiles of this version of the program" in score()
     tiles.write_text(json.dumps(good))
-    assert "no.ckpt" in score()
+    assert "--model-input no.ckpt: no such file" in score()
     assert "--threshold" in score("--threshold", "nan")
     assert "not allowed with" in score("--threshold", "1", "--threshold-from", "a.json")
 
@@ -285,3 +290,47 @@ def test_without_its_libraries_the_program_names_the_command(monkeypatch, capsys
 def test_paths_are_read_as_those_of_the_other_programs(refused) -> None:
     line = refused("tiles", "s3://bucket/a.laz")
     assert "takes a file or folder of this machine, not 's3://bucket/a.laz'" in line
+
+
+def test_the_folder_at_hand(sound, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert pointcloud.main(["tiles", str(sound / "sound.laz"), "--out", "."]) == 0
+    assert (tmp_path / "tiles.json").exists()
+
+
+def test_names_that_map_layers_cannot_have(sound, tmp_path):
+    out = tmp_path / os.fsdecode(b"r\xe9s")
+    with pytest.raises(UserError, match="this name is not UTF-8"):
+        run_score([sound / "sound.laz"], out)
+
+
+def test_coordinate_systems_of_another_program(sound, tmp_path):
+    """PROJ_LIB of PostGIS or QGIS, with a database that is too old, is not worth 112 lines."""
+    content = Path(pyproj.datadir.get_data_dir(), "proj.db").read_bytes()
+    (tmp_path / "proj.db").write_bytes(content)
+    with sqlite3.connect(tmp_path / "proj.db") as database:
+        database.execute(
+            "update metadata set value = 0 where key = 'DATABASE.LAYOUT.VERSION.MINOR'"
+        )
+    script = f"""
+import sys
+from unittest.mock import patch
+from pathlib import Path
+from scans import run_score
+from crn.pointcloud import command
+import pointcloud
+score = lambda folder: run_score([Path({str(sound / "sound.laz")!r})], folder)
+with patch.object(command, "_demo", score):
+    sys.exit(pointcloud.main(["demo", {str(tmp_path / "out")!r}]))
+"""
+    paths = os.pathsep.join((str(REPOSITORY), str(REPOSITORY / "tests")))
+    surroundings = {"PROJ_LIB": str(tmp_path), "PROJ_DATA": str(tmp_path), "PYTHONPATH": paths}
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, **surroundings},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "CPLE" not in ended.stderr
+    assert (tmp_path / "out/sound.laz").exists()
