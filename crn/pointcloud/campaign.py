@@ -32,6 +32,13 @@ _SHOWN = 20  # scans in an index that is not asked for
 # One core of an AMD EPYC, without the network; see benchmarks/pointcloud.py.
 _POINTS_PER_SECOND = {"tiles": 1.2e6, "score": 0.65e6, "read": 3e6}
 _GIGABYTES = 1.4  # memory of a job, at most
+_WORKER_ENVIRONMENT = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 25),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "TQDM_DISABLE": "1",
+}
 BYTES_PER_POINT = 24  # on disk while a scan is worked on: all its points, and those of the road
 
 
@@ -277,7 +284,9 @@ def _client(workers: Workers) -> Iterator["Client"]:
             "--jobs and --scheduler need dask: pip install 'dask[distributed]'"
         ) from None
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    dask.config.set({"distributed.worker.daemon": True, "distributed.admin.log-length": 0})
+    dask.config.set({"distributed.admin.log-length": 0})
+    # By default dask's workers give memory back so eagerly that half of their time is spent on it.
+    dask.config.set({"distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT})
     if workers.scheduler is not None:
         try:
             with Client(workers.scheduler, timeout=10) as client:
@@ -292,7 +301,6 @@ def _client(workers: Workers) -> Iterator["Client"]:
             memory_limit=0,  # tasks know their bounds
             dashboard_address=":0",
             silence_logs=logging.CRITICAL,
-            env={"TQDM_DISABLE": "1"},
         ) as cluster,
         Client(cluster) as client,
     ):
