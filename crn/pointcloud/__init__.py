@@ -1,9 +1,10 @@
 """From point clouds to damage on the map, and back onto every point.
 
 ``command`` is the command line of pointcloud.py; its commands are ``demo``, ``training_tiles`` and
-``score``. They build on ``las``, ``partition``, ``surface``, ``roadway``, ``raster``, ``tiles`` and
-``mosaic``; ``paint``, ``layers`` and ``page`` write the results. Only ``model`` knows trained
-models; only this package imports laspy, pyproj, rasterio.
+``score``. ``campaign`` finds the scans and runs a task for each. A task builds on ``las``, ``crs``,
+``partition``, ``surface``, ``roadway``, ``raster``, ``tiles`` and ``mosaic``; ``paint`` and
+``layers`` write its results, ``results`` those of all scans together. Only ``model`` knows trained
+models; only this package imports laspy, pyproj, rasterio, geopandas and dask.
 
 It may use datasets/, system/ and, in ``model`` alone, checkpoints/, evaluation/, methods/ and the
 configuration.
