@@ -6,9 +6,6 @@
 ``layers`` write its results, ``results`` those of all scans together. Only ``model`` knows trained
 models; only this package imports laspy, pyproj, rasterio, geopandas and dask.
 
-It may use datasets/, system/ and, in ``model`` alone, checkpoints/, evaluation/, methods/ and the
-configuration.
-
 Units: metres east and north; heights are whole numbers of tenths of a millimetre until they are
 averaged. Arrays of cells have a row for each step north, so row 0 is the southernmost; pictures
 are flipped when they are written.

@@ -285,7 +285,7 @@ def _client(workers: Workers) -> Iterator["Client"]:
         ) from None
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     dask.config.set({"distributed.admin.log-length": 0})
-    # By default dask's workers give memory back so eagerly that a third of their time is spent on it.
+    # By default, dask's workers spend a third of their time on giving memory back.
     dask.config.set({"distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT})
     if workers.scheduler is not None:
         try:
