@@ -172,7 +172,7 @@ def runs(draw: st.DrawFn) -> tuple[str, list[str]]:
     return model, [f"{name}={word}" for name, word in words.items()]
 
 
-@pytest.mark.parametrize("cases", short_or_long(30, "CASES", 300))
+@pytest.mark.parametrize("cases", short_or_long(20, "CASES", 300))
 def test_any_flags_are_run(
     cases: int, trained_models: dict[str, Path], read_only_panorama: Path, tmp_path: Path
 ) -> None:

@@ -177,7 +177,7 @@ def check_the_end(folder: Path, undisturbed: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("wanted", short_or_long(25, "KILLS", 100))
+@pytest.mark.parametrize("wanted", short_or_long(15, "KILLS", 100))
 def test_training_that_is_killed_again_and_again(read_only_road_images, tmp_path, wanted):
     deck = Deck(STRIKES)
     undisturbed = tmp_path / "undisturbed"

@@ -245,8 +245,9 @@ def test_a_scheduler_elsewhere_gives_the_same(street, campaign, whole, tmp_path)
     assert_halves_are_as_the_whole(street, whole, tmp_path / "out")
 
 
-def test_a_scheduler_that_does_not_answer(campaign, tmp_path):
+def test_a_scheduler_that_does_not_answer(campaign, monkeypatch, tmp_path):
     pytest.importorskip("distributed")
+    monkeypatch.setattr("crn.pointcloud.campaign._PATIENCE", 1)
     for address in ("tcp://127.0.0.1:9", "nonsense"):
         with pytest.raises(UserError, match=f"--scheduler {address}: does not answer"):
             run_score([campaign / "days"], tmp_path / "out", workers=Workers(scheduler=address))

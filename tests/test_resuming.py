@@ -331,7 +331,7 @@ def run_on_terminal(name: str, words: tuple[Any, ...]) -> int:
 def test_a_terminal_that_is_closed(read_only_road_images: Path, tmp_path: Path) -> None:
     """What is written to it afterwards fails, and the training is saved all the same."""
     terminal, theirs = os.openpty()
-    words = endless(read_only_road_images)
+    words = endless(read_only_road_images, "--validation-interval", 1)
     victim = Victim(tmp_path, run_on_terminal, os.ttyname(theirs), words)
     seen = b""
     while b"saved kept/last.ckpt" not in seen:

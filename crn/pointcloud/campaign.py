@@ -57,6 +57,7 @@ class Workers:
     strict: bool = False
 
 
+_PATIENCE = 10  # seconds until a scheduler has to answer
 HERE = Workers()  # one task after another in this process
 
 
@@ -289,7 +290,7 @@ def _client(workers: Workers) -> Iterator["Client"]:
     dask.config.set({"distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT})
     if workers.scheduler is not None:
         try:
-            with Client(workers.scheduler, timeout=10) as client:
+            with Client(workers.scheduler, timeout=_PATIENCE) as client:
                 yield client
         except (OSError, ValueError) as error:
             raise UserError(f"--scheduler {workers.scheduler}: does not answer ({error})") from None
