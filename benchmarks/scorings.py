@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from crn.checkpoints.model import model_of
 from crn.checkpoints.reading import Checkpoint, read_checkpoint
 from crn.config import MAPS, PAIRS, SCORES
 from crn.evaluation.metrics import auroc
@@ -59,7 +60,7 @@ def smooth_maps(
     cpu = torch.device("cpu")
     # Of other pairs there are no statistics yet.
     config = replace(checkpoint.config, scoring=replace(checkpoint.config.scoring, pairs=pairs))
-    model = replace(checkpoint, config=config).model(config.scoring, cpu)
+    model = model_of(replace(checkpoint, config=config), config.scoring, cpu)
     distances = patch_distances(model, samples, images, cpu)
     parts = []
     for start in range(0, len(samples), 32):
