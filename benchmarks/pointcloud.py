@@ -26,6 +26,7 @@ from crn.pointcloud.score import score_scans
 from crn.pointcloud.street import CRS, SLOPE, make_street
 from crn.pointcloud.tiles import TileSet
 from crn.pointcloud.training_tiles import make_tiles
+from crn.system.text import counted
 
 PIECE = 64.0  # metres of street, which is repeated
 ANGLE = 33.0
@@ -113,8 +114,8 @@ def survey(folder: Path, scans: int, count: int) -> None:
         wall[jobs] = ran(f"score{jobs}", count, days)["wall"]
         whole = wall[jobs] / scans * SCANS / 3600
         print(
-            f"{scans} scans of {count:,} points, {jobs} jobs: {wall[jobs]:.0f} s; {SCANS} such "
-            f"scans, {SCANS * count / 1e9:.2f}e9 points: {whole:.2f} h; on 10 machines of as many "
+            f"{scans} scans of {count:,} points, {counted(jobs, 'job')}: {wall[jobs]:.0f} s; {SCANS} "
+            f"such scans, {SCANS * count / 1e9:.2f}e9 points: {whole:.2f} h; on 10 machines of as many "
             f"jobs: {whole / 10 * 60:.0f} min"
         )
     print(f"two jobs are {wall[1] / wall[2]:.2f} times as fast as one")
