@@ -113,10 +113,11 @@ def survey(folder: Path, scans: int, count: int) -> None:
     for jobs in (1, 2):
         wall[jobs] = ran(f"score{jobs}", count, days)["wall"]
         whole = wall[jobs] / scans * SCANS / 3600
+        of_jobs = counted(jobs, "job")
         print(
-            f"{scans} scans of {count:,} points, {counted(jobs, 'job')}: {wall[jobs]:.0f} s; {SCANS} "
-            f"such scans, {SCANS * count / 1e9:.2f}e9 points: {whole:.2f} h; on 10 machines of as many "
-            f"jobs: {whole / 10 * 60:.0f} min"
+            f"{scans} scans of {count:,} points, {of_jobs}: {wall[jobs]:.0f} s; {SCANS} such "
+            f"scans, {SCANS * count / 1e9:.2f}e9 points: {whole:.2f} h; on 10 machines of as many jobs: "
+            f"{whole / 10 * 60:.0f} min"
         )
     print(f"two jobs are {wall[1] / wall[2]:.2f} times as fast as one")
 
