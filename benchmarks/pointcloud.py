@@ -116,8 +116,8 @@ def survey(folder: Path, scans: int, count: int) -> None:
         of_jobs = counted(jobs, "job")
         print(
             f"{scans} scans of {count:,} points, {of_jobs}: {wall[jobs]:.0f} s; {SCANS} such "
-            f"scans, {SCANS * count / 1e9:.2f}e9 points: {whole:.2f} h; on 10 machines of as many jobs: "
-            f"{whole / 10 * 60:.0f} min"
+            f"scans, {SCANS * count / 1e9:.2f}e9 points: {whole:.2f} h; on 10 machines of as many "
+            f"jobs: {whole / 10 * 60:.0f} min"
         )
     print(f"two jobs are {wall[1] / wall[2]:.2f} times as fast as one")
 
