@@ -210,7 +210,8 @@ def _losses(
         middles = [units[unit].middle for unit in who]
         f = []
         if variant.feedback is not None:
-            f = [units[d](each.detach(), RECONSTRUCTIONS) for d, each in zip(who[::-1], r)]  # noqa: B905
+            others = zip(reversed(who), r, strict=True)
+            f = [units[d](each.detach(), RECONSTRUCTIONS) for d, each in others]
     r, f = [each.float() for each in r], [each.float() for each in f]
     if variant.share is not None:
         errors = torch.stack([(x - each).abs().mean(1) for each in r])

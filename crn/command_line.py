@@ -190,8 +190,8 @@ def refuse_flags_of_others(options: Options, kind: str) -> None:
             if option_field.name in options.given and not counts(option_field, kind, options.run):
                 only = " or ".join(option_field.metadata[kind])
                 raise UserError(
-                    f"{flag(option_field.name)} works with --{kind} {only} only: give that, or "
-                    "leave the flag out"
+                    f"{flag(option_field.name)} works with --{kind} {only} only, not with "
+                    f"{getattr(options.run, kind)}: leave it out, or change --{kind}"
                 )
 
 

@@ -156,6 +156,7 @@ def test_a_checkpoint_says_which_model_it_is(train, run_main, read_only_mvtec_ca
         (("--mode", "inference", "--model", "crn"), "--model crn contradicts kept/last.ckpt"),
         (("--model", "crn"), "--model crn contradicts kept/last.ckpt"),
         (("--reconstruction-weight", 1), "--reconstruction-weight works with --model crn only"),
+        (("--mode", "inference", "--lr", 0.5), "--lr 0.5 contradicts kept/last.ckpt"),
     ):
         refuse(run_main(*common, *words), mention)
     more = run_main(*common, "--training-steps", 2, "--adversarial-loss-weight", 0.5)

@@ -132,7 +132,7 @@ def test_weights_and_moments(train, every_step, monkeypatch, tmp_path, breaks):
 
 
 def test_scores(train, every_step, monkeypatch, tmp_path):
-    """Weights that score so are no good state, finite or not."""
+    """A state whose scores are not finite is not saved, even if its weights are finite."""
     validation_step = TrainingModule.validation_step
 
     def broken(self, *arguments):

@@ -208,6 +208,10 @@ def test_several_scans_are_joined(tmp_path):
                 window = grid.window(block)
                 np.testing.assert_array_equal(file.read(1, window=window), expected[number][::-1])
             assert np.isnan(file.read(1, window=grid.window((0, 1)))).all()
+            known, tags = np.array([each[number] for each in cells.values()]), file.tags(1)
+            for key, value in (("MINIMUM", np.nanmin(known)), ("MAXIMUM", np.nanmax(known))):
+                assert float(tags[f"STATISTICS_{key}"]) == pytest.approx(float(value), rel=1e-5)
+            assert "STATISTICS_MEAN" not in tags  # it would count cells of several scans twice
     assert grid_of(tmp_path, "--against")[1].keys() == blocks.keys()
 
 

@@ -81,7 +81,7 @@ def test_a_table_with_a_category_that_is_missing(make_tables, tmp_path: Path) ->
         assert row["last_auroc"] == last["metrics/roc_auc"]
         assert row["best_auroc"] == last["metrics/max_roc_auc"]
         assert row["training_seconds"] == last["metrics/training_time"]
-        assert (len(validations), row["swing"]) == (3, "")  # one is no swing
+        assert (len(validations), row["swing"]) == (3, "")  # a single validation has none
         inferred = read_metrics(Path(row["folder"]) / "metrics.json")
         score = "residual" if recipe == "published" else "reconstruction"
         assert inferred.anomaly_score == score

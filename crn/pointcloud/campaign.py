@@ -98,7 +98,7 @@ def find_files(inputs: Sequence[Path], out: Path | None = None) -> dict[Path, st
 
     Args:
         inputs: files and folders.
-        out: a folder whose content is no input.
+        out: a folder that is not searched.
 
     Raises:
         UserError: there are none, or one is given twice.

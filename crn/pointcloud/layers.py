@@ -349,7 +349,9 @@ def join_layers(folder: Path, layers: Path, grid: Grid, stems: Sequence[str]) ->
             low, high, mean, deviation = np.transpose(found)
             values = np.nanmin(low), np.nanmax(high), np.nanmean(mean), np.nanmax(deviation)
             statistics = dict(zip(_STATISTICS, values, strict=True))
-            _write_vrt(path, name, grid, grid.shape, sources, tags={**tags, **statistics})
+            # Mean and deviation here are good for colours only, since scans overlap.
+            exact = {key: statistics[key] for key in _STATISTICS[:2]}
+            _write_vrt(path, name, grid, grid.shape, sources, tags={**tags, **exact})
             _write_style(path, name, statistics)
 
 
