@@ -15,7 +15,9 @@ import torch
 from outputs import assert_same_states, read_table, step_of
 from victims import Victim, run_program
 
+from crn.checkpoints.flags import options_to_score
 from crn.checkpoints.reading import read_checkpoint
+from crn.command_line import parse_options
 from crn.config import GROUPS
 from crn.option import flag
 from crn.training.data import InMemoryData
@@ -207,6 +209,19 @@ def test_options_can_be_typed_as_the_checkpoint_has_them(
         words += data
     finished = run_main(*words)
     assert finished.status == 0, finished.err
+
+
+def test_scoring_has_a_batch_size_of_its_own(train, data, tmp_path: Path) -> None:
+    train("--training-steps", 2, "--checkpoint-path", "kept")
+    path = tmp_path / "kept/last.ckpt"
+    typed = parse_options(["--mode", "inference", *map(str, data), "--model-input", str(path)])
+    options = options_to_score(read_checkpoint(path), typed)
+    assert options.optimization.batch_size == typed.optimization.batch_size
+    assert options.network.imsize != typed.network.imsize  # as it was trained
+
+
+def test_the_demo_caps_epochs(train) -> None:
+    assert "trained 50 steps" in train("--demo", "--epochs", 1000)
 
 
 @pytest.mark.parametrize(("first", "second"), [("bf16", "32"), ("32", "bf16")])
