@@ -40,6 +40,7 @@ _GRAYS = ("#000000", "#ffffff")
 _SHOWN_MM = 40.0  # heights of -40 and 40 mm have the first and last colour
 
 _STATISTICS = tuple(f"STATISTICS_{n}" for n in ("MINIMUM", "MAXIMUM", "MEAN", "STDDEV"))
+_VALID = "STATISTICS_VALID_PERCENT"
 _MOST_KILOMETRES = 200  # across all blocks; more are a mistake
 _STEP = 4  # cells on a side that become one in the next overview
 _OVERVIEWS = (4, 16, 64)  # every block is whole cells of each
@@ -286,7 +287,8 @@ class _Layer:
         values = (sums[:, 0].min(), sums[:, 1].max(), mean, deviation)
         self.statistics = dict(zip(_STATISTICS, values, strict=True))
         if count:
-            self.files[1].update_tags(1, **self.statistics)
+            valid = 100 * count / math.prod(self.grid.shape)
+            self.files[1].update_tags(1, **self.statistics, **{_VALID: valid})
 
     def finish(self) -> None:
         rows, columns = (cells // _STEP for cells in self.grid.shape)
@@ -344,14 +346,18 @@ def join_layers(folder: Path, layers: Path, grid: Grid, stems: Sequence[str]) ->
                     left, top = ~grid.transform @ (file.transform.c, file.transform.f)
                     place = round(left), round(top), file.width, file.height
                     sources.append((f"{stem}{name}.tif", *place))
-                    found.append([float(file.tags(1).get(key, "nan")) for key in _STATISTICS])
-                    tags = file.tags()
-            low, high, mean, deviation = np.transpose(found)
-            values = np.nanmin(low), np.nanmax(high), np.nanmean(mean), np.nanmax(deviation)
+                    tags, band = file.tags(), file.tags(1)
+                    if _VALID in band:
+                        cells = file.width * file.height * float(band[_VALID]) / 100
+                        found.append([cells, *(float(band[key]) for key in _STATISTICS)])
+            cells, low, high, means, deviations = np.transpose(found)
+            mean = np.average(means, weights=cells)
+            variance = np.average(deviations**2 + (means - mean) ** 2, weights=cells)
+            values = low.min(), high.max(), mean, math.sqrt(variance)
             statistics = dict(zip(_STATISTICS, values, strict=True))
-            # Mean and deviation here are good for colours only, since scans overlap.
-            exact = {key: statistics[key] for key in _STATISTICS[:2]}
-            _write_vrt(path, name, grid, grid.shape, sources, tags={**tags, **exact})
+            # Cells of several scans count several times.
+            approximate = {"STATISTICS_APPROXIMATE": "YES"}
+            _write_vrt(path, name, grid, grid.shape, sources, tags=tags | statistics | approximate)
             _write_style(path, name, statistics)
 
 
