@@ -120,8 +120,8 @@ def test_a_hole_with_two_hot_rims_is_one_place(tmp_path):
 
 @pytest.mark.parametrize(
     ("depth", "diameter", "expected"),
-    [(20, 0.3, "low"), (20, 0.5, "medium"), (30, 0.15, "low"), (30, 0.3, "medium"),
-     (30, 0.5, "high"), (60, 0.15, "medium"), (60, 0.5, "high")],
+    [(20, 0.3, "low"), (25, 0.3, "low"), (20, 0.5, "medium"), (30, 0.15, "low"),
+     (30, 0.3, "medium"), (30, 0.5, "high"), (60, 0.15, "medium"), (60, 0.5, "high")],
 )  # fmt: skip
 def test_severities(depth, diameter, expected):
     assert severity(depth, math.pi * diameter**2 / 4) == expected
@@ -353,6 +353,21 @@ def test_the_threshold_of_a_sound_road(tmp_path):
     assert counts == [round(allowed * 1.024 - 0.5) if allowed else 0 for allowed in (0, 3, 8)]
     with pytest.raises(UserError, match="another model"):
         sound_threshold(sound, {"model": "other"}, 1.0, 0.02)
+
+
+def test_parked_cars_make_a_road_no_longer(tmp_path):
+    blocks = [(east, 0) for east in range(4)]
+    x, y = np.meshgrid((np.arange(SIDE) + 0.5) * CELL, (np.arange(SIDE) + 0.5) * CELL)
+    lengths = []
+    for gap in (0.0, 4.4):
+        folder = tmp_path / str(gap)
+        folder.mkdir()
+        is_road = (abs(y - 12) < 4) & ~((abs(y - 15) < 0.9) & (x % 5.5 < gap))
+        cells = Mosaic(*[np.where(is_road, 1.0, np.nan).astype("f4")] * 3)
+        grid = Grid.around(blocks, 4, 1.0, None)
+        draw_layers(folder, grid, ((each, cells) for each in blocks))
+        lengths.append(road_length(folder, grid, blocks))
+    assert lengths == pytest.approx([102.4, 102.4], rel=0.05)
 
 
 def test_ignored_areas(tmp_path):

@@ -6,25 +6,26 @@ it is the group of cells itself.
 
 Kinds: a *crack* is at least four times as long as it is wide on average, and at most 0.25 m wide;
 of the others, a *pothole* is at least 15 mm deep, a *bump* at least 15 mm high, and a *patch* less
-of either; *texture* shows in the scores only. Severities follow the table of ASTM D6433 for
-potholes, by depth (or height) and by the diameter of a circle of the same area.
+of either; *texture* shows in the scores only. Severities go by depth (or height) and by the
+diameter of a circle of the same area; their table is modelled on the one for potholes in ASTM
+D6433.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import geopandas
 import numpy as np
+import pandas
 import rasterio
 import shapely
 from rasterio.features import shapes
 from rasterio.transform import Affine
 from rasterio.windows import Window
 from scipy import ndimage
-from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
+from scipy.spatial import KDTree
 
 from crn.errors import UserError
 from crn.pointcloud.las import Scan
@@ -44,76 +45,64 @@ _LEAST_CELLS, _LEAST_SHARE = 4, 0.02  # and at least this share of the hot cells
 _OF_PEAK = 0.25  # share of the depth at which the outline lies
 _CRACK_RATIO, _CRACK_WIDTH = 4.0, 0.25
 _DEEP_MM = 15.0
-# Depth in mm from which, and the diameters in metres from which places are medium and high.
-_STEPS = ((50.0, 0.0, 0.45), (25.0, 0.2, 0.45), (0.0, 0.45, np.inf))
+# Severities by depth in mm, up to 25, 50 and more, and by diameter in metres, up to 0.2, 0.45 and
+# more.
+_DEPTHS, _DIAMETERS = (25.0, 50.0), (0.2, 0.45)
+_TABLE = (("low", "low", "medium"), ("low", "medium", "high"), ("medium", "medium", "high"))
 _SHARES = np.geomspace(1e-7, 0.05, 60)  # of a sound road, above the thresholds that are tried
+_PARKED = 3.0  # metres; half the width of gaps in the road that cars may have left
+_COLUMNS = (
+    "number",
+    "kind",
+    "severity",
+    "score_max",
+    "score_mean",
+    "area_m2",
+    "depth_mm",
+    "length_m",
+    "width_m",
+    "east",
+    "north",
+    "scan",
+    "date",
+    "geometry",
+)
 
 
-@dataclass(frozen=True)
-class Cells:
-    """Cells with high scores, sorted by their row and column.
-
-    Attributes:
-        place: (N, 2) int32, row from the north and column.
-        score: (N,) float32.
-        cell: side of a cell in centimetres.
-    """
-
-    place: np.ndarray
-    score: np.ndarray
-    cell: int
-
-    def above(self, threshold: float) -> "Cells":
-        """Those with a score above a threshold."""
-        keep = self.score > threshold
-        return Cells(self.place[keep], self.score[keep], self.cell)
-
-    def groups(self, least_area: float) -> list[np.ndarray]:
-        """The indices of the cells of every group that covers the least area."""
-        row, column = (self.place // max(1, _NEAR // self.cell)).T.astype(np.int64)
-        wide = int(column.max(initial=0)) + 3
-        key, of = np.unique(row * wide + column, return_inverse=True)
-        part = _connected(key, wide)[of]
-        order = np.argsort(part, kind="stable")
-        groups = np.split(order, np.flatnonzero(np.diff(part[order])) + 1)
-        least = least_area * 1e4 / self.cell**2
-        return [each for each in groups if len(each) >= max(1, least)]
-
-
-def _connected(key: np.ndarray, wide: int) -> np.ndarray:
-    """The number (N,) of the group of cells, given sorted as row * wide + column (N,)."""
-    pairs = []
-    for step in (1, wide - 1, wide, wide + 1):  # corners are adjacent
-        at = np.searchsorted(key, key + step).clip(0, max(0, len(key) - 1))
-        found = np.flatnonzero(key[at] == key + step)
-        pairs.append((found, at[found]))
-    one, other = np.concatenate(pairs, axis=1)
-    graph = coo_matrix((np.ones(len(one), bool), (one, other)), shape=(len(key), len(key)))
-    return connected_components(graph, directed=False)[1]
-
-
-def cells_above(layers: Path, grid: Grid, blocks: Iterable[Block], threshold: float) -> Cells:
-    """The cells whose score is above a threshold.
+def cells_above(
+    layers: Path, grid: Grid, blocks: Iterable[Block], threshold: float
+) -> pandas.DataFrame:
+    """The ``row`` from the north, ``column`` and ``score`` of the cells above a threshold.
 
     Raises:
         UserError: there are far too many.
     """
-    places, scores, count = [np.empty((0, 2), np.int32)], [np.empty(0, np.float32)], 0
+    found, count = [], 0
     with rasterio.Env(**GDAL), rasterio.open(layer_path(layers, "score")) as file:
         for window in map(grid.window, blocks):
             score = file.read(1, window=window)
-            place = np.argwhere(score > threshold)
-            count += len(place)
+            row, column = np.nonzero(score > threshold)
+            count += len(row)
             if count > _MOST_CELLS:
                 raise UserError(
                     f"more than {count:,} cells have scores above {threshold:.6g}; give a higher "
                     "--threshold"
                 )
-            scores.append(score[tuple(place.T)])
-            places.append((place + np.array((window.row_off, window.col_off))).astype(np.int32))
-    place, score = np.concatenate(places), np.concatenate(scores)
-    order = np.lexsort((place[:, 1], place[:, 0]))
-    return Cells(place[order], score[order], grid.cell)
+            place = {"row": row + window.row_off, "column": column + window.col_off}
+            found.append(pandas.DataFrame({**place, "score": score[row, column].astype(float)}))
+    return pandas.concat(found, ignore_index=True)
+
+
+def _groups(cells: pandas.DataFrame, cell: int, least_area: float) -> list[pandas.DataFrame]:
+    """The groups of cells, a cell being `cell` cm wide, that cover the least area."""
+    coarse = cells[["row", "column"]] // max(1, _NEAR // cell)
+    number = coarse.groupby(["row", "column"], sort=False).ngroup()
+    tree = KDTree(coarse.drop_duplicates())
+    # Corners are adjacent.
+    adjacent = tree.sparse_distance_matrix(tree, 1, p=np.inf, output_type="coo_matrix")
+    _, group = connected_components(adjacent, directed=False)
+    least = least_area * 1e4 / cell**2
+    return [each for _, each in cells.groupby(group[number]) if len(each) >= least]
 
 
 def highest(layers: Path, grid: Grid, blocks: Iterable[Block], share: float) -> float:
@@ -151,109 +140,86 @@ def find_places(
     Raises:
         UserError: far too many cells are above the threshold.
     """
-    cells = cells_above(layers, grid, blocks, threshold)
-    groups = cells.groups(least_area)
+    groups = _groups(cells_above(layers, grid, blocks, threshold), grid.cell, least_area)
     if first is not None:
-        groups = sorted(groups, key=lambda index: -cells.score[index].max())[:first]
+        groups = sorted(groups, key=lambda cells: -cells["score"].max())[:first]
     with rasterio.Env(**GDAL), rasterio.open(layer_path(layers, "height_mm")) as heights:
-        rows = [_place(cells.place[index], cells.score[index], grid, heights) for index in groups]
+        rows = [_place(cells, grid, heights) for cells in groups]
     rows = [row for row in rows if row["area_m2"] >= least_area]
     for row in rows:
         east, north = (int(row[name] * grid.unit * 100 // BLOCK) for name in ("east", "north"))
         scan = scans[blocks.get((east, north), 0)]
-        row["scan"] = getattr(scan, "name", scan.path.name)
-        row["date"] = str(scan.header.creation_date or "")
-        row["excess"] = (row["score_mean"] - threshold) * row["area_m2"]
-    columns = [*COLUMNS, "excess", "geometry"]
-    frame = geopandas.GeoDataFrame(rows, columns=columns, geometry="geometry", crs=grid.crs)
-    frame["severe"] = [SEVERITIES.index(each) for each in frame["severity"]]
-    frame = frame.sort_values(["severe", "excess"], ascending=False, ignore_index=True)
+        row["scan"], row["date"] = scan.name, str(scan.header.creation_date or "")
+
+    def badness(row: Mapping[str, Any]) -> tuple[int, float]:
+        excess = (row["score_mean"] - threshold) * row["area_m2"]
+        return SEVERITIES.index(row["severity"]), excess
+
+    rows.sort(key=badness, reverse=True)
+    frame = geopandas.GeoDataFrame(rows, columns=_COLUMNS, geometry="geometry", crs=grid.crs)
     # Several hot groups can lie in one hole.
-    one, other = frame.sindex.query(frame.geometry, predicate="intersects")
-    shapes = np.asarray(frame.geometry)
-    shared = shapely.area(shapely.intersection(shapes[one], shapes[other]))
-    again = (one < other) & (shared > shapely.area(shapes[other]) / 2)
-    frame = frame.drop(index=np.unique(other[again])).reset_index(drop=True)
-    frame["number"] = np.arange(1, len(frame) + 1)
-    return frame.drop(columns=["severe", "excess"])
+    place, around = frame.sindex.query(frame.representative_point(), predicate="within")
+    frame = frame.drop(index=place[around < place])
+    return frame.assign(number=np.arange(1, len(frame) + 1)).reset_index(drop=True)
 
 
-COLUMNS = (
-    "number",
-    "kind",
-    "severity",
-    "score_max",
-    "score_mean",
-    "area_m2",
-    "depth_mm",
-    "length_m",
-    "width_m",
-    "east",
-    "north",
-    "scan",
-    "date",
-)
-
-
-def _place(cells: np.ndarray, score: np.ndarray, grid: Grid, heights: Any) -> dict[str, Any]:
-    """The properties and the outline of the place of a group of cells (N, 2) with scores (N,)."""
+def _place(cells: pandas.DataFrame, grid: Grid, heights: Any) -> dict[str, Any]:
+    """The properties and the outline of the place of a group of cells."""
     size = grid.cell / 100
+    place = cells[["row", "column"]].to_numpy()
     for around in _AROUND:
         edge = round(around / size)
-        (top, left), (bottom, right) = cells.min(0) - edge, cells.max(0) + edge + 1
+        (top, left), (bottom, right) = place.min(0) - edge, place.max(0) + edge + 1
         hot = np.zeros((bottom - top, right - left), bool)
-        hot[tuple((cells - (top, left)).T)] = True
+        hot[tuple((place - (top, left)).T)] = True
         height = read(heights, Window(left, top, right - left, bottom - top))
         mask, depth = _outlined(height, hot, size)
         if not (mask[[0, -1]].any() or mask[:, [0, -1]].any()):
             break
-    shows = mask.sum() >= max(_LEAST_CELLS, hot.sum() * _LEAST_SHARE)
-    mask = mask if shows else hot
     transform = grid.transform @ Affine.translation(int(left), int(top))
     rings = shapes(mask.astype(np.uint8), mask=mask, transform=transform)
     outline = shapely.union_all([shapely.geometry.shape(ring) for ring, _ in rings])
     area = float(mask.sum() * size**2)
-    box = shapely.oriented_envelope(outline)
-    sides = np.hypot(*np.diff(shapely.get_coordinates(box.exterior)[:3], axis=0).T) * grid.unit
-    length, width = float(max(sides)), float(min(sides))
-    kind = "texture"
-    if shows:
-        mean_width = area / length
-        narrow = length >= _CRACK_RATIO * mean_width and mean_width <= _CRACK_WIDTH
-        if depth > 0 and narrow:
-            kind, width = "crack", mean_width
-        elif abs(depth) >= _DEEP_MM:
-            kind = "pothole" if depth > 0 else "bump"
-        else:
-            kind = "patch"
+    box = shapely.get_coordinates(shapely.oriented_envelope(outline))
+    width, length = sorted(np.hypot(*np.diff(box[:3], axis=0).T) * grid.unit)
+    kind = _kind(depth, length, area / length)
     return {
-        "number": 0,  # set once all are known
         "kind": kind,
-        "severity": severity(abs(depth) if shows else 0.0, area),
-        "score_max": float(score.max()),
-        "score_mean": float(score.mean(dtype=np.float64)),
+        "severity": severity(abs(depth), area),
+        "score_max": float(cells["score"].max()),
+        "score_mean": float(cells["score"].mean()),
         "area_m2": round(area, 4),
-        "depth_mm": round(depth, 1) if shows else 0.0,
+        "depth_mm": round(depth, 1),
         "length_m": round(length, 2),
-        "width_m": round(width, 2),
+        "width_m": round(area / length if kind == "crack" else width, 2),
         "east": round(outline.centroid.x, 3),
         "north": round(outline.centroid.y, 3),
         "geometry": outline,
     }
 
 
+def _kind(depth_mm: float, length: float, mean_width: float) -> str:
+    """The kind of a place; its depth is 0 where the heights show nothing."""
+    if depth_mm == 0:
+        return "texture"
+    if depth_mm > 0 and mean_width <= min(_CRACK_WIDTH, length / _CRACK_RATIO):
+        return "crack"
+    if abs(depth_mm) < _DEEP_MM:
+        return "patch"
+    return "pothole" if depth_mm > 0 else "bump"
+
+
 def severity(depth_mm: float, area_m2: float) -> str:
-    """Low, medium or high."""
+    """Low, medium or high, by the depth or height."""
     diameter = 2 * np.sqrt(area_m2 / np.pi)
-    medium, high = next(sizes for least, *sizes in _STEPS if depth_mm >= least)
-    return SEVERITIES[int(diameter > medium) + int(diameter > high)]
+    return _TABLE[np.searchsorted(_DEPTHS, depth_mm)][np.searchsorted(_DIAMETERS, diameter)]
 
 
 def _outlined(height: np.ndarray, hot: np.ndarray, size: float) -> tuple[np.ndarray, float]:
     """The hole or bump (H, W) bool at hot cells, and its depth in mm, negative for a bump.
 
     Heights are means of three by three cells, so that single noisy cells do not count, above the
-    median around the hot cells.
+    median around the hot cells. Where they show nothing, it is the hot cells with a depth of 0.
 
     Args:
         height: (H, W) mm, NaN where nothing is known.
@@ -266,20 +232,20 @@ def _outlined(height: np.ndarray, hot: np.ndarray, size: float) -> tuple[np.ndar
     known &= share > 0.5
     level = np.where(known, mean / np.maximum(share, 1e-6), 0.0)
     inside = ndimage.binary_fill_holes(hot) & known
-    far = ndimage.distance_transform_edt(~hot) * size
-    ring = level[known & (far > _RING)]
+    ring = level[known & (ndimage.distance_transform_edt(~hot) * size > _RING)]
     if not inside.any():
-        return inside, 0.0
+        return hot, 0.0
     base = float(np.median(ring)) if len(ring) else 0.0
     noise = 1.4826 * float(np.median(abs(ring - base))) if len(ring) else 0.0
-    level -= base
-    low, high = np.quantile(level[inside], (0.02, 0.98))
+    low, high = np.quantile(level[inside] - base, (0.02, 0.98))
     sign = 1.0 if -low >= high else -1.0
-    depth = -sign * level
+    depth = sign * (base - level)
     limit = max(_OF_PEAK * max(-low, high), 3 * noise, _LEAST_MM)
     mask = ndimage.binary_propagation(inside & (depth > limit), mask=known & (depth > limit))
     mask = ndimage.binary_fill_holes(mask)
-    return mask, sign * float(depth[mask].max(initial=0.0))
+    if mask.sum() < max(_LEAST_CELLS, hot.sum() * _LEAST_SHARE):
+        return hot, 0.0
+    return mask, sign * float(depth[mask].max())
 
 
 def sound_threshold(
@@ -304,9 +270,9 @@ def sound_threshold(
     grid, blocks = grid_of(layers, "--threshold-from", tags)
     length = road_length(layers, grid, blocks)
     cells = cells_above(layers, grid, blocks, highest(layers, grid, blocks, _SHARES[-1]))
-    threshold, found = float(cells.score.max(initial=-np.inf)), 0
-    for each in np.quantile(cells.score, 1 - _SHARES / _SHARES[-1]) if len(cells.score) else ():
-        places = len(cells.above(each).groups(least_area))
+    threshold, found = float(cells["score"].max()), 0
+    for each in cells["score"].quantile(1 - _SHARES / _SHARES[-1]):
+        places = len(_groups(cells[cells["score"] > each], grid.cell, least_area))
         if places > false_places * length / 100:
             break
         threshold, found = float(each), places
@@ -314,20 +280,24 @@ def sound_threshold(
 
 
 def road_length(layers: Path, grid: Grid, blocks: Iterable[Block]) -> float:
-    """The length of the road in metres: its area by its width.
+    """The length of the road in metres: its area by its width; parked cars stand on the road.
 
     The width is four times the mean distance to the edge, as it is of any strip.
     """
     step = 16 if grid.cell <= 2 else 4  # cells, as an overview has
     edge = 1024 // grid.cell  # cells around a block: 10 m
-    width = count = 0.0
+    size = step * grid.cell / 100
+    parked = round(_PARKED / size)
+    count = total = 0.0
     with rasterio.Env(**GDAL), rasterio.open(layer_path(layers, "score")) as file:
         for block in blocks:
             left, top, side, _ = grid.window(block).flatten()
             near = Window(left - edge, top - edge, side + 2 * edge, side + 2 * edge)
-            far = ndimage.distance_transform_edt(np.isfinite(read(file, near, step)))
+            gap = ndimage.distance_transform_edt(np.isnan(read(file, near, step)))
+            # The road is widened, and as much is taken off the distance to its edge.
+            far = ndimage.distance_transform_edt(gap <= parked) - parked
             inner = slice(edge // step, (edge + side) // step)
             far = far[inner, inner]
             far = far[far > 0] - 0.5
-            count, width = count + len(far), width + 4 * far.sum()
-    return count**2 / width * step * grid.cell / 100 if width else 0.0
+            count, total = count + len(far), total + far.sum()
+    return count**2 / (4 * total) * size if total else 0.0
