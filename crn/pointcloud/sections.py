@@ -1,5 +1,6 @@
 """Places by road: their station on an axis, and tables by sections of 10 and 100 m."""
 
+import math
 from collections.abc import Iterable
 
 import geopandas
@@ -42,21 +43,19 @@ def stationed(
         axes: from `named_axes`, in metres.
         unit: metres in a unit of the map.
     """
-    middles = shapely.points(places[["east", "north"]].to_numpy(float).reshape(-1, 2) * unit)
-    nearest = shapely.STRtree(axes.to_numpy()).nearest(middles)
-    lines = axes.to_numpy()[nearest]
+    middles = shapely.points(places[["east", "north"]].to_numpy(float) * unit)
+    nearest = shapely.STRtree(axes.array).nearest(middles)
+    lines = axes.array[nearest]
     station = shapely.line_locate_point(lines, middles)
-    here, ahead, behind = (
-        shapely.get_coordinates(shapely.line_interpolate_point(lines, (station + step).clip(0)))
-        for step in (0.0, 0.5, -0.5)
-    )
-    along, aside = ahead - behind, shapely.get_coordinates(middles) - here
-    is_left = along[:, 0] * aside[:, 1] - along[:, 1] * aside[:, 0] > 0
+    # A negative distance would count from the end.
+    ends = (shapely.line_interpolate_point(lines, (station + step).clip(0)) for step in (-0.5, 0.5))
+    corners = [shapely.get_coordinates(points) for points in (*ends, middles)]
+    is_left = shapely.is_ccw(shapely.linearrings(np.stack(corners, axis=1)))
     return places.assign(
-        road=axes.index.to_numpy()[nearest],
+        road=axes.index[nearest],
         station_m=station.round(2),
         side=np.where(is_left, "left", "right"),
-        offset_m=np.hypot(*aside.T).round(2),
+        offset_m=shapely.distance(lines, middles).round(2),
     )
 
 
@@ -73,33 +72,31 @@ def sections(
     with places, by scan.
     """
     if axes is None:
-        keys = ["scan", "east_m", "north_m"]
-        cells = {
-            f"{name}_m": (places[name] * grid.unit // length * length).astype(int)
-            for name in ("east", "north")
-        }
-        rows = _summed(places.assign(**cells), keys)
-        corners = rows[["east_m", "north_m"]].to_numpy(float).reshape(-1, 2)
-        shapes = shapely.box(*corners.T, *(corners + length).T)
+        places = places.assign(
+            east_m=(places["east"] * grid.unit // length * length).astype(int),
+            north_m=(places["north"] * grid.unit // length * length).astype(int),
+        )
+        rows = _summed(places, ["scan", "east_m", "north_m"])
+        west, south = rows["east_m"], rows["north_m"]
+        shapes = geopandas.GeoSeries(shapely.box(west, south, west + length, south + length))
     else:
         keys = ["road", "from_m", "to_m"]
         start = (places["station_m"] // length * length).astype(int)
         found = _summed(places.assign(from_m=start, to_m=start + length), keys)
-        corners = np.array([*blocks])
-        measured = shapely.box(*corners.T * (BLOCK / 100), *(corners + 1).T * (BLOCK / 100))
-        tree = shapely.STRtree(measured)
-        rows, shapes = [], []
-        for road, axis in axes.items():
-            for begin in range(0, int(np.ceil(axis.length)), length):
-                part = substring(axis, begin, begin + length)
-                if len(tree.query(part, predicate="intersects")):
-                    rows.append((road, begin, begin + length))
-                    shapes.append(part)
-        rows = pandas.DataFrame(rows, columns=keys).merge(found, how="left", on=keys)
+        parts = [
+            (road, begin, begin + length, substring(axis, begin, begin + length))
+            for road, axis in axes.items()
+            for begin in range(0, math.ceil(axis.length), length)
+        ]
+        rows = geopandas.GeoDataFrame(parts, columns=[*keys, "geometry"])
+        corners = np.array([*blocks]).T * (BLOCK / 100)
+        measured = shapely.union_all(shapely.box(*corners, *(corners + BLOCK / 100)))
+        rows = rows[rows.intersects(measured)].merge(found, how="left", on=keys)
         rows = rows.fillna({"places": 0, "area_m2": 0.0, "worst": 0, "severity": ""})
-        rows[["places", "worst"]] = rows[["places", "worst"]].astype(int)
-    outlines = shapely.transform(np.array(shapes, object), lambda xy: xy / grid.unit)
-    return geopandas.GeoDataFrame(rows, geometry=outlines, crs=places.crs)
+        rows = rows.astype({"places": int, "worst": int})
+        shapes = rows.pop("geometry")
+    shapes = shapes.scale(1 / grid.unit, 1 / grid.unit, origin=(0, 0))
+    return geopandas.GeoDataFrame(rows, geometry=shapes, crs=places.crs)
 
 
 def _summed(places: pandas.DataFrame, keys: list[str]) -> pandas.DataFrame:

@@ -57,22 +57,6 @@ class Earlier:
             )
         return cls(folder, grid, blocks, geopandas.read_file(folder / PLACES_FILE, layer="places"))
 
-    def require_same(self, grid: Grid) -> None:
-        """Refuse to compare cells of other sizes or another system.
-
-        Raises:
-            UserError: says which.
-        """
-        for name, earlier, now in (
-            ("cells in cm", self.grid.cell, grid.cell),
-            ("the system", self.grid.crs, grid.crs),
-        ):
-            if earlier != now:
-                raise UserError(
-                    f"--against {self.folder}: {name} differ: {getattr(earlier, 'name', earlier)} "
-                    f"there, {getattr(now, 'name', now)} here"
-                )
-
 
 def compare(
     folder: Path,
@@ -97,46 +81,52 @@ def compare(
     Raises:
         UserError: the surveys cannot be compared, or the system refuses to write.
     """
-    earlier.require_same(grid)
+    for what, theirs, ours in (
+        ("cells in cm", earlier.grid.cell, grid.cell),
+        ("the system", earlier.grid.crs, grid.crs),
+    ):
+        if theirs != ours:
+            there, here = (getattr(each, "name", each) for each in (theirs, ours))
+            raise UserError(
+                f"--against {earlier.folder}: {what} differ: {there} there, {here} here"
+            )
     shared = [each for each in blocks if each in earlier.blocks]
     if not shared:
         raise UserError(f"--against {earlier.folder}: is of another road")
     with (
         rasterio.Env(**GDAL),
-        rasterio.open(layer_path(layers, "height_mm")) as now,
-        rasterio.open(layer_path(earlier.folder, "height_mm")) as then,
+        rasterio.open(layer_path(layers, "height_mm")) as later_mm,
+        rasterio.open(layer_path(earlier.folder, "height_mm")) as earlier_mm,
     ):
-        draw_layers(
-            folder, grid, _differences(now, then, grid, earlier.grid, shared), names=(DIFFERENCE,)
-        )
+        differences = _differences(later_mm, earlier_mm, grid, earlier.grid, shared)
+        draw_layers(folder, grid, differences, names=(DIFFERENCE,))
     with rasterio.open(folder / f"{DIFFERENCE}.tif") as file:
         changes, old_changes = (
-            [_median_within(file, outline) for outline in each.geometry]
+            np.array([_median_within(file, outline) for outline in each.geometry])
             for each in (places, earlier.places)
         )
-    near = earlier.places.sindex.query(places.buffer(_NEAR / grid.unit), predicate="intersects")
-    status = []
-    for number, (change, place) in enumerate(zip(changes, places.itertuples(), strict=True)):
-        old = earlier.places.iloc[near[1][near[0] == number]]
-        if not len(old):
-            status.append("" if np.isnan(change) else "new")
-        else:
-            deeper = abs(place.depth_mm) > abs(old["depth_mm"]).max() + _GROWN_MM
-            larger = place.area_m2 > _GROWN_AREA * old["area_m2"].sum()
-            status.append("grown" if deeper or larger else "unchanged")
+    now, then = earlier.places.sindex.query(
+        places.geometry, predicate="dwithin", distance=_NEAR / grid.unit
+    )
+    near = earlier.places[["depth_mm", "area_m2"]].abs().iloc[then].groupby(now)
+    before = near.agg({"depth_mm": "max", "area_m2": "sum"}).reindex(places.index)
+    deeper = places["depth_mm"].abs() > before["depth_mm"] + _GROWN_MM
+    larger = places["area_m2"] > before["area_m2"] * _GROWN_AREA
+    cases = [deeper | larger, before["area_m2"].notna(), np.isfinite(changes)]
+    status = np.select(cases, ["grown", "unchanged", "new"], "")
     gone = np.isfinite(old_changes)
-    gone[near[1]] = False
-    repaired = earlier.places[gone].assign(status="repaired", change_mm=np.array(old_changes)[gone])
+    gone[then] = False
+    repaired = earlier.places.assign(status="repaired", change_mm=old_changes)[gone]
     return places.assign(status=status, change_mm=np.round(changes, 1)), repaired
 
 
 def _differences(
-    now: Any, then: Any, grid: Grid, old_grid: Grid, blocks: Iterable[Block]
+    later_mm: Any, earlier_mm: Any, grid: Grid, earlier_grid: Grid, blocks: Iterable[Block]
 ) -> Iterator[tuple[Block, SimpleNamespace]]:
     """The heights of blocks less the earlier ones, less the median of that."""
     for block in blocks:
-        heights = now.read(1, window=grid.window(block))
-        difference = heights - then.read(1, window=old_grid.window(block))
+        difference = later_mm.read(1, window=grid.window(block))
+        difference -= earlier_mm.read(1, window=earlier_grid.window(block))
         if np.isfinite(difference).any():
             difference -= np.nanmedian(difference)
         yield block, SimpleNamespace(difference_mm=difference[::-1])
