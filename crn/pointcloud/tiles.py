@@ -5,7 +5,6 @@ settings of its training tiles.
 """
 
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -13,18 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from threadpoolctl import threadpool_limits
 
 from crn.errors import UserError
 from crn.pointcloud.partition import BLOCK, Block, Partition
 from crn.pointcloud.raster import CELLS, Raster, rasterise
 from crn.pointcloud.vectors import Areas
-from datasets.layouts import TILE_FOLDERS
 
 TILE, STRIDE = 256, 128  # centimetres
 TILES_FILE = "tiles.json"
-EMPTY_FOLDER = "empty_files"
 MIN_FILL = 0.7  # least known share of a training tile
 LARGEST_GAP = 0.05  # metres; gaps up to it are filled before that share is counted
 # The settings that are the same for all tiles of this version.
@@ -97,18 +93,15 @@ def parse_tile_set(text: str, where: str) -> TileSet:
     """
     try:
         values = json.loads(text)
-        low, high = map(float, values["height_range_mm"])
-        # Earlier versions have the range among the facts.
-        ends = values.get("intensity_range", values["facts"].get("intensity_range"))
-        shown = None
+        ranges = [values["height_range_mm"]]
         if values["intensity"]:
-            black, white = map(float, ends)
-            shown = black, white
-        tiles = TileSet(values["cell"], (low, high), values["intensity"], shown)
-        is_ours = tiles.cell in CELLS and -math.inf < low < high < math.inf
-        is_ours &= shown is None or -math.inf < black < white < math.inf
+            # Earlier versions have it among the facts.
+            ranges.append(values.get("intensity_range", values["facts"].get("intensity_range")))
+        ranges = [(float(low), float(high)) for low, high in ranges]
+        tiles = TileSet(values["cell"], ranges[0], values["intensity"], *ranges[1:])
+        is_ours = tiles.cell in CELLS and all(low < high for low, high in ranges)
         is_ours &= all(values[name] == value for name, value in _FIXED.items())
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         is_ours = False
     if not is_ours:
         raise UserError(
@@ -254,30 +247,3 @@ def _share(values: np.ndarray, ends: tuple[float, float]) -> np.ndarray:
     """Scale values from a range to 0 to 1, clipped."""
     low, high = ends
     return ((values - low) / (high - low)).clip(0, 1)
-
-
-def tile_name(block: Block, corner: np.ndarray) -> str:
-    """The name of a tile: the centimetres of its lower left corner on the map."""
-    east, north = (number * BLOCK + int(place) for number, place in zip(block, corner, strict=True))
-    return f"e{east:09d}_n{north:09d}"
-
-
-def write_tile(
-    folder: Path, name: str, known: np.ndarray, height: np.ndarray, intensity: np.ndarray
-) -> None:
-    """Write a tile below a folder that has a subfolder for each kind of image.
-
-    Args:
-        folder: a temporary folder, moved to its place once all tiles are written.
-        name: name of the tile.
-        known: (S, S) bool, row 0 in the south; if not all are, another image shows the unknown.
-        height, intensity: from `images_of`.
-
-    Raises:
-        OSError: the system refuses to.
-    """
-    kinds = zip((*TILE_FOLDERS, EMPTY_FOLDER), (height, intensity, ~known[::-1]), strict=True)
-    for kind, pixels in kinds:
-        if kind != EMPTY_FOLDER or pixels.any():
-            # Noise does not compress.
-            Image.fromarray(pixels).save(folder / kind / f"{name}.png", compress_level=0)

@@ -2,11 +2,13 @@
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from crn.errors import UserError
 from crn.pointcloud.campaign import (
@@ -23,22 +25,22 @@ from crn.pointcloud.partition import BLOCK, Block, Partition
 from crn.pointcloud.raster import CELLS, choose_cell, typical_density
 from crn.pointcloud.roadway import Roadway, find_road, intensity_range, summary
 from crn.pointcloud.tiles import (
-    EMPTY_FOLDER,
     MIN_FILL,
     STRIDE,
+    TILE,
     TILES_FILE,
     TileSet,
     cut,
     images_of,
     raster_of,
-    tile_name,
-    write_tile,
 )
 from crn.pointcloud.vectors import DAMAGED, IGNORED, Areas, read_areas
 from crn.system.program import print_result
 from datasets.layouts import TILE_FOLDERS
 
 log = logging.getLogger(__name__)
+
+_FOLDERS = (*TILE_FOLDERS, "empty_files")
 
 
 def make_tiles(
@@ -111,9 +113,9 @@ def make_tiles(
         for scan in scans:
             scan.require_fine_scale(tiles.cell)
         results = work / "results"
-        counts = dict.fromkeys((".",) if damaged is None else ("good_ones", "bad_ones"), 0)
+        counts = Counter(dict.fromkeys(("good_ones", "bad_ones") if damaged else (".",), 0))
         for kind in counts:
-            for folder in (*TILE_FOLDERS, EMPTY_FOLDER):
+            for folder in _FOLDERS:
                 (results / kind / folder).mkdir(parents=True)
         cuttings, taken = {}, set[Block]()
         for name in sorted(roads):
@@ -126,13 +128,13 @@ def make_tiles(
             if isinstance(added, UserError):
                 failed[name] = added
             else:
-                counts = {kind: n + added.get(kind, 0) for kind, n in counts.items()}
-        if not sum(counts.values()):
+                counts.update(added)
+        if not counts.total():
             raise UserError(
                 f"{where}: no tile of {STRIDE / 50:.2f} m is {MIN_FILL:.0%} full of road: {found}"
             )
         facts = {
-            "tiles": sum(counts.values()),
+            "tiles": counts.total(),
             "scans": [str(scan.path) for scan in scans if scan.name not in failed],
             "road": found,
             "points_per_m2": round(float(np.median(density)), 1),
@@ -143,7 +145,7 @@ def make_tiles(
         publish(results, out)
     shown = ", ".join(f"{n} in {kind}/" for kind, n in counts.items() if kind != ".")
     print_result(
-        f"{out}: {sum(counts.values())} tiles of {tiles.pixels} x {tiles.pixels} cells of "
+        f"{out}: {counts.total()} tiles of {tiles.pixels} x {tiles.pixels} cells of "
         f"{tiles.cell} cm{' (' + shown + ')' if shown else ''}, and {TILES_FILE}"
     )
     report_failures(failed, count, out)
@@ -171,35 +173,22 @@ def _cut(
     damaged: Areas | None,
     ignored: Areas | None,
     results: Path,
-) -> dict[str, int]:
-    """Write the tiles that begin in some blocks.
-
-    Returns:
-        The number of tiles in each folder.
-    """
-    counts: dict[str, int] = {}
+) -> Counter[str]:
+    """Write the tiles that begin in some blocks; returns their number in each folder."""
+    counts = Counter[str]()
     for block in blocks:
-        raster = raster_of(points, block, tiles, ignored)
-        side = (BLOCK + 2 * STRIDE) // tiles.cell
-        burnt = None if damaged is None else damaged.burn(block, 0, tiles.cell, side)
-        for part in cut(raster, tiles, MIN_FILL, 0):
+        for part in cut(raster_of(points, block, tiles, ignored), tiles, MIN_FILL, 0):
             images = images_of(part, tiles)
             for corner, known, *pair in zip(part.corners, part.known, *images, strict=True):
-                kind = _kind(burnt, corner // tiles.cell, tiles.pixels)
-                counts[kind] = counts.get(kind, 0) + 1
-                write_tile(results / kind, tile_name(block, corner), known, *pair)
+                left, bottom = (int(each) for each in np.array(block) * BLOCK + corner)
+                kind = "."
+                if damaged is not None:
+                    is_bad = damaged.touch(left / 100, bottom / 100, TILE / 100)
+                    kind = "bad_ones" if is_bad else "good_ones"
+                counts[kind] += 1
+                for folder, pixels in zip(_FOLDERS, (*pair, ~known[::-1]), strict=True):
+                    if folder in TILE_FOLDERS or pixels.any():
+                        path = results / kind / folder / f"e{left:09d}_n{bottom:09d}.png"
+                        # Noise does not compress.
+                        Image.fromarray(pixels).save(path, compress_level=0)
     return counts
-
-
-def _kind(burnt: np.ndarray | None, corner: np.ndarray, side: int) -> str:
-    """The folder of a tile.
-
-    Args:
-        burnt: which cells of its block and beyond are damaged; None if unknown.
-        corner: its column and row there.
-        side: its width in cells.
-    """
-    if burnt is None:
-        return "."
-    column, row = corner
-    return "bad_ones" if burnt[row : row + side, column : column + side].any() else "good_ones"

@@ -13,7 +13,7 @@ import pandas
 import pyogrio
 import pyproj
 import shapely
-from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError
+from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio.features import rasterize
 from rasterio.transform import Affine
 
@@ -30,8 +30,7 @@ PLACES_FILE = "damages.gpkg"
 VERDICT = "verdict"  # the column of reviewed places: right, wrong or ignore
 DAMAGED, IGNORED = "right", "ignore"
 LINE = 0.08  # metres; the largest cell
-_ERRORS = (DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError)
-_AREAS, _LINES = ("Polygon",), ("LineString", "LinearRing")
+_ERRORS = (DataLayerError, DataSourceError)
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,9 @@ class Areas:
 
     Attributes:
         shapes: polygons in metres.
-        tree: finds the shapes near a place.
     """
 
-    shapes: np.ndarray
-    tree: shapely.STRtree
+    shapes: geopandas.GeoSeries
 
     def burn(self, block: Block, margin: int, cell: int, side: int) -> np.ndarray:
         """The cells (side, side) bool whose middle is in an area; row 0 is in the south.
@@ -56,11 +53,17 @@ class Areas:
         """
         left, bottom = ((number * BLOCK - margin) / 100 for number in block)
         size = side * cell / 100
-        near = self.shapes[self.tree.query(shapely.box(left, bottom, left + size, bottom + size))]
+        box = shapely.box(left, bottom, left + size, bottom + size)
+        near = self.shapes.iloc[self.shapes.sindex.query(box)]
         if not len(near):
             return np.zeros((side, side), bool)
         transform = Affine(cell / 100, 0, left, 0, cell / 100, bottom)
         return rasterize(near, (side, side), transform=transform, dtype="uint8") > 0
+
+    def touch(self, left: float, bottom: float, size: float) -> bool:
+        """Whether one touches the square with this lower left corner and side, in metres."""
+        box = shapely.box(left, bottom, left + size, bottom + size)
+        return len(self.shapes.sindex.query(box, predicate="intersects")) > 0
 
 
 def read_areas(
@@ -83,27 +86,22 @@ def read_areas(
     if path is None:
         return None
     frame = read_shapes(path, flag, scans, verdict)
-    lines = frame.geom_type.isin(_LINES) & ~frame.is_empty
-    dropped = ~lines & ~frame.geom_type.isin(_AREAS) | frame.is_empty
-    if dropped.any():
-        kinds = ", ".join(sorted(frame.geom_type[dropped].dropna().unique())) or "empty shapes"
-        log.warning("%s %s: %d shapes are left out: %s", flag, path, dropped.sum(), kinds)
-    shapes = np.array(frame.geometry)
-    shapes[lines] = shapely.buffer(shapes[lines], LINE)
-    shapes = shapely.make_valid(shapes[~dropped])
+    kinds = frame.geom_type.mask(frame.is_empty)
+    is_line, is_area = kinds.isin(("LineString", "LinearRing")), kinds == "Polygon"
+    dropped = frame.geom_type[~is_line & ~is_area]
+    if len(dropped):
+        named = ", ".join(sorted(dropped.dropna().unique())) or "empty shapes"
+        log.warning("%s %s: %d shapes are left out: %s", flag, path, len(dropped), named)
+    lines = frame.geometry[is_line].buffer(LINE)
+    shapes = pandas.concat([frame.geometry[is_area], lines], ignore_index=True).make_valid()
     if not len(shapes) and VERDICT not in frame:
         raise UserError(f"{flag} {path}: holds no area and no line")
-    areas = Areas(shapes, shapely.STRtree(shapes))
-    boxes = [
-        shapely.box(*(scan.header.mins[:2] * scan.unit), *(scan.header.maxs[:2] * scan.unit))
-        for scan in scans
-    ]
-    near = len(np.unique(areas.tree.query(boxes)[1]))
-    if near < len(shapes):
-        log.warning(
-            "%s %s: %d of %d areas touch no scan", flag, path, len(shapes) - near, len(shapes)
-        )
-    return areas
+    boxes = [shapely.box(*scan.box) for scan in scans]
+    near = shapes.sindex.query(boxes, predicate=None)[1]
+    away = len(shapes) - len(np.unique(near))
+    if away:
+        log.warning("%s %s: %d of %d areas touch no scan", flag, path, away, len(shapes))
+    return Areas(shapes)
 
 
 def read_shapes(
@@ -124,7 +122,7 @@ def read_shapes(
     parts = [_on_the_map(path, flag, frame, crs) for frame in frames]
     if not parts:
         raise UserError(f"{flag} {path}: has no layer with shapes")
-    frame = geopandas.GeoDataFrame(pandas.concat(parts, ignore_index=True))
+    frame = pandas.concat(parts, ignore_index=True)
     if verdict is not None and VERDICT in frame:
         frame = frame[frame[VERDICT] == verdict]
     frame = frame.explode(ignore_index=True)
