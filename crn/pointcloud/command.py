@@ -104,7 +104,7 @@ def _score(
     from crn.pointcloud.score import score_scans
 
     given = None if tiles_from is None else read_tile_set(tiles_from)
-    scorer = TileScorer.from_checkpoint(model_input, pairs, anomaly_score, cpu)
+    scorer = TileScorer(model_input, pairs, anomaly_score, cpu)
     if threshold_from is not None and threshold_from.is_dir():
         options["threshold"], options["threshold_source"] = sound_threshold(
             threshold_from, scorer.tags, false_places, options["least_area"]

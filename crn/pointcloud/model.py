@@ -3,17 +3,16 @@
 Tiles are processed like RoadImages files, so they score as in ``--mode inference``.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from crn.checkpoints.model import TrainedModel, model_of
+from crn.checkpoints.model import model_of
 from crn.checkpoints.reading import read_checkpoint
 from crn.errors import UserError
 from crn.evaluation.thresholds import thresholds_from_file
@@ -24,28 +23,15 @@ from datasets.reader import normalize, resize
 _BATCH = 64
 
 
-@dataclass(frozen=True)
 class TileScorer:
     """Scores tiles by a trained model.
 
     Attributes:
         name: the checkpoint and the anomaly score.
         model: the model.
-        device: the device that it computes on.
-        asked: the arguments of `from_checkpoint`; other processes read the checkpoint themselves.
-        described: the tiles.json of its training tiles; None if the checkpoint does not carry it.
     """
 
-    name: str
-    model: TrainedModel
-    device: torch.device
-    asked: tuple[Path, str | None, str | None, bool]
-    described: str | None
-
-    @classmethod
-    def from_checkpoint(
-        cls, path: Path, pairs: str | None, anomaly_score: str | None, cpu: bool
-    ) -> "TileScorer":
+    def __init__(self, path: Path, pairs: str | None, anomaly_score: str | None, cpu: bool) -> None:
         """Read a checkpoint.
 
         Args:
@@ -60,14 +46,22 @@ class TileScorer:
         if not path.exists():
             raise UserError(f"--model-input {path}: no such file; give the checkpoint of a model")
         set_up_cpu()
-        device = pick_device(cpu)
-        asked = {"pairs": pairs, "anomaly_score": anomaly_score}
-        typed: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
         checkpoint = read_checkpoint(path)
-        model = model_of(checkpoint, replace(checkpoint.config.scoring, **typed), device)
-        name = f"{model.config.scoring.anomaly_score} score of {path}"
-        asked_for = path.absolute(), pairs, anomaly_score, cpu
-        return cls(name, model, device, asked_for, checkpoint.content.get("tiles"))
+        scoring = checkpoint.config.scoring
+        scoring = replace(
+            scoring,
+            pairs=pairs or scoring.pairs,
+            anomaly_score=anomaly_score or scoring.anomaly_score,
+        )
+        self._asked = path.absolute(), pairs, anomaly_score, cpu
+        self._device = pick_device(cpu)
+        self._tiles = checkpoint.content.get("tiles")
+        self.model = model_of(checkpoint, scoring, self._device)
+        self.name = f"{scoring.anomaly_score} score of {path}"
+
+    def __reduce__(self) -> tuple:
+        # Other processes read the checkpoint themselves.
+        return _scorer, self._asked
 
     def tile_set(self, given: TileSet | None) -> TileSet:
         """The settings of its training tiles.
@@ -78,15 +72,15 @@ class TileScorer:
         Raises:
             UserError: it does not, or they differ.
         """
-        path = self.asked[0]
-        if self.described is None:
-            if given is None:
-                raise UserError(
-                    f"--model-input {path}: does not say which tiles it was trained on; give "
-                    "--tiles-from their tiles.json"
-                )
-            return given
-        own = parse_tile_set(str(self.described), f"--model-input {path}")
+        path = self._asked[0]
+        own = given
+        if self._tiles is not None:
+            own = parse_tile_set(str(self._tiles), f"--model-input {path}")
+        if own is None:
+            raise UserError(
+                f"--model-input {path}: does not say which tiles it was trained on; give "
+                "--tiles-from their tiles.json"
+            )
         if given not in (None, own):
             raise UserError(
                 f"--tiles-from: describes other tiles ({given}) than {path} was trained on "
@@ -94,15 +88,12 @@ class TileScorer:
             )
         return own
 
-    def __reduce__(self) -> tuple:
-        return _scorer, self.asked
-
     @property
     def tags(self) -> dict[str, str]:
         """See `crn.pointcloud.mosaic.Scorer`."""
         scoring = self.model.config.scoring
         return {
-            "model": str(self.asked[0]),
+            "model": str(self._asked[0]),
             "weights": self.model.fingerprint,
             "anomaly_score": scoring.anomaly_score,
             "pairs": scoring.pairs,
@@ -142,16 +133,17 @@ class TileScorer:
 
         def stacked(size: int) -> Tensor:
             h, i = (resize(layer, (size, size)).float() for layer in layers)
-            return normalize(torch.stack((h, i, i), 1).to(self.device))
+            return normalize(torch.stack((h, i, i), 1).to(self._device))
 
-        x, patch_size = stacked(size), self.model.patch_image_size
+        patches, patch_size = self.model.scorer.patches, self.model.patch_image_size or size
         distances = None
-        if self.model.scorer.patches is not None and patch_size is not None:
-            distances = self.model.scorer.patches(x if patch_size == size else stacked(patch_size))
-        maps = self.model.score(x, distances).maps[self.model.config.scoring.anomaly_score]
-        return interpolate(maps[:, None], (side, side), mode="bilinear")[:, 0].cpu()
+        if patches is not None and patch_size != size:
+            distances = patches(stacked(patch_size))
+        maps = self.model.score(stacked(size), distances).maps
+        asked = maps[self.model.config.scoring.anomaly_score]
+        return interpolate(asked[:, None], (side, side), mode="bilinear")[:, 0].cpu()
 
 
 @lru_cache(maxsize=1)
 def _scorer(path: Path, pairs: str | None, anomaly_score: str | None, cpu: bool) -> TileScorer:
-    return TileScorer.from_checkpoint(path, pairs, anomaly_score, cpu)
+    return TileScorer(path, pairs, anomaly_score, cpu)
