@@ -108,7 +108,7 @@ def test_a_model_scores_a_tile_as_inference_scores_its_file(roads, run_main, tmp
         "--image-output-path", "out",
     )  # fmt: skip
     assert result.status == 0, result.err
-    scorer = TileScorer.from_checkpoint(model, "best", None, cpu=True)
+    scorer = TileScorer(model, "best", None, cpu=True)
     thresholds = json.loads((tmp_path / "out/metrics.json").read_text())["threshold"]
     assert thresholds["pixel"] != thresholds["image"]
     # The checkpoint carries what its tiles are.
@@ -214,7 +214,6 @@ def test_a_measured_road_surface_comes_back(shared_data, made):
         row, column = np.nonzero(raster.measured)
         i = column + block[0] * BLOCK - 10_000
         j = row + block[1] * BLOCK - 5_000
-        assert (raster.count[row, column] == 1).all()
         worst = max(worst, abs(raster.height[row, column] - grid[i, j]).max())
         known[i, j] = False
     assert not known.any()

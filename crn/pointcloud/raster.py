@@ -14,7 +14,6 @@ FEWEST_POINTS = 100  # per square metre
 
 _PATCH = 80  # centimetres on a side, over which densities are counted
 PATCH_AREA = (_PATCH / 100) ** 2  # square metres
-_AT_A_TIME = 4_000_000  # points
 
 
 @dataclass(frozen=True)
@@ -22,20 +21,15 @@ class Raster:
     """Cells of a block and its margin; row 0 is in the south.
 
     Attributes:
-        count: (H, W), points in each cell.
+        measured: (H, W) bool, the cells with points.
         height: (H, W) float64, mean height in metres; in a filled gap that of the nearest cell,
             NaN where nothing is known.
         intensity: (H, W) float32, likewise.
     """
 
-    count: np.ndarray
+    measured: np.ndarray
     height: np.ndarray
     intensity: np.ndarray
-
-    @property
-    def measured(self) -> np.ndarray:
-        """The cells (H, W) bool with points."""
-        return self.count > 0
 
     @property
     def known(self) -> np.ndarray:
@@ -57,24 +51,18 @@ def rasterise(partition: Partition, block: Block, margin: int, cell: int, max_ga
         max_gap: metres from a cell with points up to which gaps are filled; at least one cell.
     """
     side = (BLOCK + 2 * margin) // cell
-    count, height, intensity = (np.zeros(side * side) for _ in range(3))
+    sums = np.zeros((3, side * side))
     for i, j, records in partition.around(block, margin):
-        for start in range(0, len(records), _AT_A_TIME):
-            part = slice(start, start + _AT_A_TIME)
-            z = records["z"][part] - partition.offsets[records["source"][part]]
-            cells = (j[part] // cell) * side + i[part] // cell
-            count += np.bincount(cells, minlength=side * side)
-            height += np.bincount(cells, z, side * side)
-            intensity += np.bincount(cells, records["intensity"][part], side * side)
+        cells = (j // cell) * side + i // cell
+        z = records["z"] - partition.offsets[records["source"]]
+        for total, values in zip(sums, (None, z, records["intensity"]), strict=True):
+            total += np.bincount(cells, values, side * side)
+    count, height, intensity = sums.reshape(3, side, side)
     with np.errstate(invalid="ignore"):
         height *= HEIGHT_STEP
         height /= count
         intensity /= count
-    raster = Raster(
-        count.reshape(side, side).astype(np.int32),
-        height.reshape(side, side),
-        intensity.reshape(side, side).astype(np.float32),
-    )
+    raster = Raster(count > 0, height, intensity.astype(np.float32))
     _fill_gaps(raster, max(1.0, max_gap * 100 / cell))
     return raster
 
@@ -89,6 +77,7 @@ def _fill_gaps(raster: Raster, reach: float) -> None:
     # Nothing is known beyond the margin, so only cells inside can close gaps there.
     measured = np.pad(raster.measured, cells)
     closed = ndimage.grey_closing(measured, 2 * cells + 1)
+    # Gaps are few: a distance transform of all cells would double the time of a raster.
     gaps = np.argwhere((closed & ~measured)[inner])
     steps = sorted(
         (north**2 + east**2, north, east)
@@ -108,6 +97,7 @@ def densities(records: np.ndarray) -> np.ndarray:
     """Points per square metre, for every patch of a block that has points; copies count once."""
     place = records["j"].astype(np.uint64) << 12 | records["i"]
     height = (records["z"] - records["z"].min()).astype(np.uint64) & 0xFFFFFF
+    # Sorting is faster than numpy's unique, by far.
     keys = np.sort(place << 40 | height << 16 | records["intensity"])
     place = keys[np.diff(keys, prepend=keys[:1] - 1) > 0] >> 40
     patch = (place >> 12) // _PATCH * (BLOCK // _PATCH) + (place & 0xFFF) // _PATCH

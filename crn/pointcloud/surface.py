@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from crn.pointcloud.partition import BLOCK, HEIGHT_STEP, SOURCES, Block, BlockArrays, around
+from crn.pointcloud.partition import BLOCK, HEIGHT_STEP, SOURCES, Block, BlockArrays
 from crn.pointcloud.vectors import Areas
 
 log = logging.getLogger(__name__)
@@ -134,12 +134,10 @@ def _without_strays(arrays: BlockArrays, block: Block) -> np.ndarray:
 
     These, as by multipath, have nothing as low around them.
     """
-    whole = np.full((3 * _SIDE, 3 * _SIDE), np.inf)
-    for other in around({block}, 1):
-        column, row = ((other[axis] - block[axis] + 1) * _SIDE for axis in (0, 1))
-        array = arrays.of(other)
-        if array is not None:
-            whole[row : row + _SIDE, column : column + _SIDE] = array
+    east, north = block
+    empty = np.full((_SIDE, _SIDE), np.inf)
+    blocks = [[arrays.of((east + i, north + j)) for i in (-1, 0, 1)] for j in (-1, 0, 1)]
+    whole = np.block([[empty if each is None else each for each in row] for row in blocks])
     lowest = whole[_SIDE - _EDGE : 2 * _SIDE + _EDGE, _SIDE - _EDGE : 2 * _SIDE + _EDGE]
     near = ndimage.rank_filter(lowest, _WITHOUT_STRAYS, size=5, mode="nearest")
     with np.errstate(invalid="ignore"):  # of infinite heights
@@ -167,14 +165,11 @@ def _largest_below_kerbs(lowest: np.ndarray, ground: np.ndarray) -> np.ndarray:
     steep = np.hypot(*np.gradient(level, CELL / 100)) > _STEEPEST
     flat &= ~steep
     parts, _ = ndimage.label(flat)
-    sizes = np.bincount(parts.ravel())
-    road = np.zeros_like(flat)
-    for part in np.flatnonzero(sizes >= _SMALLEST_ROAD):
-        if part and not _is_above_kerbs(parts == part, raised, height):
-            road |= parts == part
+    large = np.flatnonzero(np.bincount(parts.ravel()) >= _SMALLEST_ROAD)
+    low = [each for each in large if each and not _is_above_kerbs(parts == each, raised, height)]
+    road = np.isin(parts, low)
     holes, _ = ndimage.label(~road)
-    hole_sizes = np.bincount(holes.ravel())
-    small = hole_sizes <= _LARGEST_HOLE
+    small = np.bincount(holes.ravel()) <= _LARGEST_HOLE
     small[0] = False
     return (road | small[holes]) & ground
 
@@ -192,9 +187,5 @@ def _is_above_kerbs(part: np.ndarray, raised: np.ndarray, height: np.ndarray) ->
 def _smoothed(lowest: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The height in a mask (S, S), smoothed within it; NaN outside."""
     weight = ndimage.gaussian_filter(mask.astype(float), 3)
-    # Relative to one height, so that the sums keep their precision.
-    middle = float(np.median(lowest[mask])) if mask.any() else 0.0
-    total = ndimage.gaussian_filter(np.where(mask, lowest - middle, 0.0), 3)
-    level = np.full(mask.shape, np.nan)
-    level[mask] = middle + total[mask] / weight[mask]
-    return level
+    total = ndimage.gaussian_filter(np.where(mask, lowest, 0.0), 3)
+    return np.divide(total, weight, where=mask, out=np.full(mask.shape, np.nan))

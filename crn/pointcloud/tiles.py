@@ -139,8 +139,9 @@ def raster_of(
     """The cells of a block and `MARGIN` around it; in ignored areas nothing is known."""
     raster = rasterise(partition, block, MARGIN, tiles.cell, LARGEST_GAP)
     if ignored is not None:
-        cells = ignored.burn(block, MARGIN, tiles.cell, len(raster.count))
-        raster.count[cells], raster.height[cells], raster.intensity[cells] = 0, np.nan, np.nan
+        cells = ignored.burn(block, MARGIN, tiles.cell, len(raster.height))
+        raster.measured[cells] = False
+        raster.height[cells] = raster.intensity[cells] = np.nan
     return raster
 
 
