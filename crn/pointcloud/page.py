@@ -2,8 +2,7 @@
 
 import base64
 import io
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,22 +22,26 @@ from crn.system.files import written_whole
 
 PAGE_FILE = "report.html"
 
-_TILE = 512  # pixels on a side
 _FINEST = 4  # centimetres of a pixel
-_MOST_TILES = 400  # in the finest zoom level; with more, it is coarser
+_MOST_PICTURES = 400  # in the finest zoom level; with more, it is coarser
 _CARDS, _ROWS, _PINS = 48, 200, 2000  # places with pictures, in the table, and on the map
 _PLACE = 3.84  # metres on a side of the pictures of places
 _SHOWN_MM = 40.0  # heights of -40 and 40 mm are black and white there
 _SMOOTHED_MM = 60.0
 _STEEPEST_SHADE = 0.06  # slopes that are black or white on the map
-_EDGE = 8  # pixels around a tile that smoothing sees
-# For 256 steps of the score: its opacity (256, 1), and its colour times that (256, 3).
-_STEPS = np.linspace(0, 1, 256, dtype=np.float32)
-_OPACITY = np.minimum(1, _STEPS * 1.6)[:, None] * np.float32(0.85)
-_COLOURS = np.array([ImageColor.getrgb(each) for each in SCORE_COLOURS], np.float32).T
-_PAINT = _OPACITY * np.stack(
-    [np.interp(_STEPS, np.linspace(0, 1, len(SCORE_COLOURS)), each) for each in _COLOURS], 1
-).astype(np.float32)
+_EDGE = 8  # pixels around a picture that smoothing sees
+
+
+def _palette() -> np.ndarray:
+    """Red, green, blue and opacity (256, 4) uint8 of scores from low to high."""
+    steps = np.linspace(0, 1, 256)
+    colours = np.array([ImageColor.getrgb(each) for each in SCORE_COLOURS])
+    stops = np.linspace(0, 1, len(colours))
+    channels = [np.interp(steps, stops, each) for each in colours.T]
+    return np.stack([*channels, np.minimum(1, steps * 1.6) * 0.85 * 255], 1).astype(np.uint8)
+
+
+_PALETTE = _palette()
 
 
 @dataclass(frozen=True)
@@ -48,14 +51,12 @@ class _Scale:
     low: float
     high: float
 
-    def over(self, gray: np.ndarray, score: np.ndarray) -> np.ndarray:
-        """Draw scores (H, W) over a picture (H, W) of 0 to 255; returns (H, W, 3) uint8."""
-        picture = np.repeat(gray.astype(np.uint8)[..., None], 3, -1)
-        known = np.isfinite(score)
-        share = (score[known] - self.low) / (self.high - self.low) * 255
-        step = share.clip(0, 255).astype(np.uint8)
-        picture[known] = picture[known] * (1 - _OPACITY[step]) + _PAINT[step]
-        return picture
+    def over(self, gray: np.ndarray, score: np.ndarray) -> Image.Image:
+        """Draw scores (H, W) over a picture (H, W) of 0 to 255."""
+        share = (np.nan_to_num(score, nan=self.low) - self.low) / (self.high - self.low)
+        colours = Image.fromarray(_PALETTE[(share.clip(0, 1) * 255).astype(np.uint8)])
+        picture = Image.fromarray(gray.astype(np.uint8)).convert("RGBA")
+        return Image.alpha_composite(picture, colours).convert("RGB")
 
 
 def write_page(
@@ -90,7 +91,8 @@ def write_page(
         low = min(mean, threshold)
         high = max(mean + 6 * deviation, 2 * threshold - low)
         scale = _Scale(low, high if high > low else low + 1)
-        levels = _zoom_levels(opened, grid, blocks, scale)
+        windows = [grid.window(block) for block in blocks]
+        levels, bounds = _zoom_levels(opened, grid, windows, scale)
         rows = places.drop(columns="geometry").to_dict("records")
         cards = [{**row, **_pictures(opened, grid, row, scale)} for row in rows[:_CARDS]]
     ramp = np.linspace(scale.low, scale.high, 256)[None]
@@ -100,91 +102,67 @@ def write_page(
         "page.html.jinja",
         date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
         facts=facts,
-        system="unknown" if grid.crs is None else " ".join((grid.crs.name, *_code(grid))),
+        grid=grid,
         places=len(places),
         area=places["area_m2"].sum(),
-        severe={
-            each: int((places["severity"] == each).sum()) for each in ("high", "medium", "low")
-        },
+        severe=places["severity"].value_counts().to_dict(),
         levels=levels,
-        pins=[_pin(grid, row) for row in rows[:_PINS]],
-        ramp=_uri(scale.over(np.full(ramp.shape, 150.0), ramp), "PNG"),
-        low=scale.low,
-        high=scale.high,
-        threshold_share=100 * (threshold - scale.low) / (scale.high - scale.low),
+        bounds=bounds,
+        pins=[(row["number"], *_position(grid, row)) for row in rows[:_PINS]],
+        ramp=_uri(scale.over(np.full_like(ramp, 150), ramp), "PNG"),
+        scale=scale,
         cards=cards,
         rows=rows[:_ROWS],
         columns=[name for name in places.columns if name != "geometry"],
         place_metres=_PLACE,
         shown_mm=_SHOWN_MM,
-        tile=_TILE,
-        outlines=json.loads(marked.to_json())["features"],
+        outlines=marked.to_geo_dict()["features"],
     )
     path = folder / PAGE_FILE
     with written_whole(path, "w", encoding="utf-8", errors="xmlcharrefreplace") as file:
         file.write(text)
 
 
-def _code(grid: Grid) -> list[str]:
-    code = None if grid.crs is None else grid.crs.to_epsg()
-    return [] if code is None else [f"(EPSG:{code})"]
-
-
-def _pin(grid: Grid, row: Mapping[str, Any]) -> tuple[int, float, float]:
-    """The number of a place, and its position in metres from the upper left corner."""
+def _position(grid: Grid, row: Mapping[str, Any]) -> tuple[int, int]:
+    """The column and row of the cell at the middle of a place."""
     column, line = ~grid.transform @ (row["east"], row["north"])
-    size = grid.cell / 100
-    return row["number"], round(column * size, 2), round(line * size, 2)
+    return round(column), round(line)
 
 
 def _zoom_levels(
-    opened: Mapping[str, Any], grid: Grid, blocks: Iterable[Block], scale: _Scale
-) -> list[dict[str, Any]]:
-    """The zoom levels of the map, the finest first: metres in a tile, its pictures and bounds."""
-    windows = [grid.window(block) for block in blocks]
+    opened: Mapping[str, Any], grid: Grid, windows: Sequence[Window], scale: _Scale
+) -> tuple[list[dict[str, Any]], list[int]]:
+    """The zoom levels of the map, the finest first, and the ends of what is known, in cells.
 
-    def tiles(factor: int) -> list[tuple[int, int]]:
-        """Rows and columns of the tiles with blocks."""
-        size = _TILE * factor
-        found = set()
-        for each in windows:
-            bottom, right = each.row_off + each.height - 1, each.col_off + each.width - 1
-            found |= {
-                (row, column)
-                for row in range(each.row_off // size, bottom // size + 1)
-                for column in range(each.col_off // size, right // size + 1)
-            }
-        return sorted(found)
-
-    factor = 1 if grid.cell >= _FINEST else 4
-    while len(tiles(factor)) > _MOST_TILES:
-        factor *= 4
+    A level has the width of a pixel and the side of a picture, in cells, and each picture with its
+    row and column.
+    """
     levels: list[dict[str, Any]] = []
-    while not levels or len(levels[-1]["tiles"]) > 2:
-        size = factor * grid.cell / 100
-        pictures, corners = {}, []
-        for row, column in tiles(factor):
-            picture, known = _from_above(opened, grid, row, column, factor, scale)
-            if known.any():
-                pictures[f"{row},{column}"] = _uri(picture, "JPEG")
-                down, across = (np.flatnonzero(known.any(axis))[[0, -1]] for axis in (1, 0))
-                corners.append((across + column * _TILE, down + row * _TILE))
-        (left, top), (right, bottom) = np.min(corners, 0)[:, 0], np.max(corners, 0)[:, 1] + 1
-        bounds = [float(each * size) for each in (left, top, right, bottom)]
-        levels.append({"metres": _TILE * size, "tiles": pictures, "bounds": bounds})
-        factor *= 4
-    return levels
+    cells, side = 1 if grid.cell >= _FINEST else 4, grid.side
+    while not levels or len(levels[-1]["pictures"]) > 1:
+        corners = sorted({(each.row_off // side, each.col_off // side) for each in windows})
+        if len(corners) <= _MOST_PICTURES:
+            pictures = []
+            for row, column in corners:
+                window = Window(column * side, row * side, side, side)
+                picture, known = _from_above(opened, grid, window, cells, scale)
+                pictures.append((row, column, _uri(picture, "JPEG")))
+            levels.append({"cells": cells, "side": side, "pictures": pictures})
+        cells, side = cells * 4, side * 4
+    # The last picture shows all of the road.
+    rows, columns = (np.flatnonzero(known.any(axis)) * levels[-1]["cells"] for axis in (1, 0))
+    return levels, [int(end) for end in (columns[0], rows[0], columns[-1], rows[-1])]
 
 
 def _from_above(
-    opened: Mapping[str, Any], grid: Grid, row: int, column: int, factor: int, scale: _Scale
-) -> tuple[np.ndarray, np.ndarray]:
-    """The picture (S, S, 3) of a tile, relief under scores, and its known pixels (S, S)."""
-    side = _TILE + 2 * _EDGE
-    corner = column * _TILE - _EDGE, row * _TILE - _EDGE
-    window = Window(*(each * factor for each in (*corner, side, side)))
-    score, height = (read(opened[name], window, factor) for name in ("score", "height_mm"))
-    step = factor * grid.cell * 10  # millimetres
+    opened: Mapping[str, Any], grid: Grid, window: Window, cells: int, scale: _Scale
+) -> tuple[Image.Image, np.ndarray]:
+    """The picture (S, S) of a window, relief under scores, and its known pixels (S, S) bool."""
+    left, top, side, _ = window.flatten()
+    edge = _EDGE * cells
+    window = Window(left - edge, top - edge, side + 2 * edge, side + 2 * edge)
+    score, height = (read(opened[name], window, cells) for name in ("score", "height_mm"))
+    step = cells * grid.cell * 10  # millimetres
     known = np.isfinite(height)
     # Smoothed over a few centimetres; otherwise only the noise of single points shows.
     width = max(0.5, _SMOOTHED_MM / step)
@@ -193,30 +171,35 @@ def _from_above(
     north, east = np.gradient(height, np.float32(step))
     light = 150 + (east - north) * np.float32(60 / _STEEPEST_SHADE)
     light = np.where(known, light.clip(20, 255), np.float32(235))
-    inner = slice(_EDGE, -_EDGE)
-    return scale.over(light, score)[inner, inner], known[inner, inner]
+    inner = slice(_EDGE, -_EDGE), slice(_EDGE, -_EDGE)
+    return scale.over(light[inner], score[inner]), known[inner]
 
 
 def _pictures(
     opened: Mapping[str, Any], grid: Grid, row: Mapping[str, Any], scale: _Scale
 ) -> dict[str, str]:
     """The pictures of a place: its height, its intensity, and the score over the intensity."""
-    column, line = ~grid.transform @ (row["east"], row["north"])
+    column, line = _position(grid, row)
     side = round(_PLACE * 100 / grid.cell)
-    window = Window(round(column) - side // 2, round(line) - side // 2, side, side)
+    window = Window(column - side // 2, line - side // 2, side, side)
     score, height, intensity = (read(opened[name], window) for name in LAYERS)
-    heights = np.nan_to_num((height + _SHOWN_MM) / (2 * _SHOWN_MM), nan=1).clip(0, 1) * 255
     known = intensity[np.isfinite(intensity)]
     low, high = np.quantile(known, (0.02, 0.98)) if len(known) else (0.0, 1.0)
-    gray = np.nan_to_num((intensity - low) / max(1.0, high - low), nan=1).clip(0, 1) * 255
+    gray = _gray(intensity, low, max(low + 1, high))
     return {
-        "height": _uri(np.rint(heights).astype(np.uint8), "PNG"),
-        "intensity": _uri(np.rint(gray).astype(np.uint8), "PNG"),
+        "height": _uri(Image.fromarray(_gray(height, -_SHOWN_MM, _SHOWN_MM)), "PNG"),
+        "intensity": _uri(Image.fromarray(gray), "PNG"),
         "score": _uri(scale.over(gray, score), "PNG"),
     }
 
 
-def _uri(pixels: np.ndarray, kind: str) -> str:
+def _gray(values: np.ndarray, black: float, white: float) -> np.ndarray:
+    """Values (H, W) from black to white, uint8; what is unknown is white."""
+    share = np.nan_to_num((values - black) / (white - black), nan=1).clip(0, 1)
+    return np.rint(share * 255).astype(np.uint8)
+
+
+def _uri(picture: Image.Image, kind: str) -> str:
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, kind)
+    picture.save(file, kind)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
