@@ -4,23 +4,22 @@ import base64
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import geopandas
 import numpy as np
 import rasterio
-from PIL import Image, ImageColor
+from PIL import Image
 from rasterio.windows import Window
 from scipy.ndimage import gaussian_filter
 
-from crn.pointcloud.layers import GDAL, LAYERS, SCORE_COLOURS, Grid, layer_path, read, render
+from crn.pointcloud.layers import GDAL, LAYERS, Grid, layer_path, read
 from crn.pointcloud.partition import Block
-from crn.system.files import written_whole
+from crn.report import pages
+from crn.report.overlays import ColourScale, legend, overlay
 
-PAGE_FILE = "report.html"
+PAGE_FILE = pages.REPORT_FILE
 
 _FINEST = 4  # centimetres of a pixel
 _MOST_PICTURES = 400  # in the finest zoom level; with more, it is coarser
@@ -30,33 +29,6 @@ _SHOWN_MM = 40.0  # heights of -40 and 40 mm are black and white there
 _SMOOTHED_MM = 60.0
 _STEEPEST_SHADE = 0.06  # slopes that are black or white on the map
 _EDGE = 8  # pixels around a picture that smoothing sees
-
-
-def _palette() -> np.ndarray:
-    """Red, green, blue and opacity (256, 4) uint8 of scores from low to high."""
-    steps = np.linspace(0, 1, 256)
-    colours = np.array([ImageColor.getrgb(each) for each in SCORE_COLOURS])
-    stops = np.linspace(0, 1, len(colours))
-    channels = [np.interp(steps, stops, each) for each in colours.T]
-    return np.stack([*channels, np.minimum(1, steps * 1.6) * 0.85 * 255], 1).astype(np.uint8)
-
-
-_PALETTE = _palette()
-
-
-@dataclass(frozen=True)
-class _Scale:
-    """The range of scores, from transparent to the last colour."""
-
-    low: float
-    high: float
-
-    def over(self, gray: np.ndarray, score: np.ndarray) -> Image.Image:
-        """Draw scores (H, W) over a picture (H, W) of 0 to 255."""
-        share = (np.nan_to_num(score, nan=self.low) - self.low) / (self.high - self.low)
-        colours = Image.fromarray(_PALETTE[(share.clip(0, 1) * 255).astype(np.uint8)])
-        picture = Image.fromarray(gray.astype(np.uint8)).convert("RGBA")
-        return Image.alpha_composite(picture, colours).convert("RGB")
 
 
 def write_page(
@@ -84,43 +56,47 @@ def write_page(
         opened = {
             name: files.enter_context(rasterio.open(layer_path(layers, name))) for name in LAYERS
         }
-        tags = opened["score"].tags(1)
-        mean, deviation = (float(tags[f"STATISTICS_{each}"]) for each in ("MEAN", "STDDEV"))
-        threshold = facts["threshold"]
-        # The threshold is in the first half of the scale, which is never empty.
-        low = min(mean, threshold)
-        high = max(mean + 6 * deviation, 2 * threshold - low)
-        scale = _Scale(low, high if high > low else low + 1)
+        scale = _scale(opened["score"].tags(1), facts)
         windows = [grid.window(block) for block in blocks]
         levels, bounds = _zoom_levels(opened, grid, windows, scale)
         rows = places.drop(columns="geometry").to_dict("records")
         cards = [{**row, **_pictures(opened, grid, row, scale)} for row in rows[:_CARDS]]
-    ramp = np.linspace(scale.low, scale.high, 256)[None]
     marked = places[["number", "kind", "geometry"]].head(_CARDS)
     marked = marked if grid.crs is None else marked.to_crs("EPSG:4326")
-    text = render(
-        "page.html.jinja",
-        date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
+    made = {"model": facts["model"], "scans": facts["scans"], "cells": f"{facts['cell_m']:g} m"}
+    pages.write_page(
+        folder / PAGE_FILE,
+        "road.html",
+        {"how it was made": {name: (value, False) for name, value in made.items()}},
+        data={
+            "bounds": bounds,
+            "metres": grid.cell / 100,
+            "outlines": marked.to_geo_dict()["features"],
+        },
+        script="road.js",
         facts=facts,
-        grid=grid,
+        crs=grid.crs,
         places=len(places),
         area=places["area_m2"].sum(),
         severe=places["severity"].value_counts().to_dict(),
         levels=levels,
-        bounds=bounds,
         pins=[(row["number"], *_position(grid, row)) for row in rows[:_PINS]],
-        ramp=_uri(scale.over(np.full_like(ramp, 150), ramp), "PNG"),
-        scale=scale,
+        legend=legend(scale, masks=False),
         cards=cards,
         rows=rows[:_ROWS],
         columns=[name for name in places.columns if name != "geometry"],
         place_metres=_PLACE,
         shown_mm=_SHOWN_MM,
-        outlines=marked.to_geo_dict()["features"],
     )
-    path = folder / PAGE_FILE
-    with written_whole(path, "w", encoding="utf-8", errors="xmlcharrefreplace") as file:
-        file.write(text)
+
+
+def _scale(tags: Mapping[str, str], facts: Mapping[str, Any]) -> ColourScale:
+    """The colours of scores; the threshold is in the first half, which is never empty."""
+    mean, deviation = (float(tags[f"STATISTICS_{each}"]) for each in ("MEAN", "STDDEV"))
+    threshold = facts["threshold"]
+    low = min(mean, threshold)
+    high = max(mean + 6 * deviation, 2 * threshold - low)
+    return ColourScale(low, high, threshold if facts["decided"] else None)
 
 
 def _position(grid: Grid, row: Mapping[str, Any]) -> tuple[int, int]:
@@ -130,7 +106,7 @@ def _position(grid: Grid, row: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _zoom_levels(
-    opened: Mapping[str, Any], grid: Grid, windows: Sequence[Window], scale: _Scale
+    opened: Mapping[str, Any], grid: Grid, windows: Sequence[Window], scale: ColourScale
 ) -> tuple[list[dict[str, Any]], list[int]]:
     """The zoom levels of the map, the finest first, and the ends of what is known, in cells.
 
@@ -155,7 +131,7 @@ def _zoom_levels(
 
 
 def _from_above(
-    opened: Mapping[str, Any], grid: Grid, window: Window, cells: int, scale: _Scale
+    opened: Mapping[str, Any], grid: Grid, window: Window, cells: int, scale: ColourScale
 ) -> tuple[Image.Image, np.ndarray]:
     """The picture (S, S) of a window, relief under scores, and its known pixels (S, S) bool."""
     left, top, side, _ = window.flatten()
@@ -172,11 +148,11 @@ def _from_above(
     light = 150 + (east - north) * np.float32(60 / _STEEPEST_SHADE)
     light = np.where(known, light.clip(20, 255), np.float32(235))
     inner = slice(_EDGE, -_EDGE), slice(_EDGE, -_EDGE)
-    return scale.over(light[inner], score[inner]), known[inner]
+    return _over(light[inner], score[inner], scale), known[inner]
 
 
 def _pictures(
-    opened: Mapping[str, Any], grid: Grid, row: Mapping[str, Any], scale: _Scale
+    opened: Mapping[str, Any], grid: Grid, row: Mapping[str, Any], scale: ColourScale
 ) -> dict[str, str]:
     """The pictures of a place: its height, its intensity, and the score over the intensity."""
     column, line = _position(grid, row)
@@ -189,7 +165,7 @@ def _pictures(
     return {
         "height": _uri(Image.fromarray(_gray(height, -_SHOWN_MM, _SHOWN_MM)), "PNG"),
         "intensity": _uri(Image.fromarray(gray), "PNG"),
-        "score": _uri(scale.over(gray, score), "PNG"),
+        "score": _uri(_over(gray, score, scale), "PNG"),
     }
 
 
@@ -197,6 +173,12 @@ def _gray(values: np.ndarray, black: float, white: float) -> np.ndarray:
     """Values (H, W) from black to white, uint8; what is unknown is white."""
     share = np.nan_to_num((values - black) / (white - black), nan=1).clip(0, 1)
     return np.rint(share * 255).astype(np.uint8)
+
+
+def _over(gray: np.ndarray, score: np.ndarray, scale: ColourScale) -> Image.Image:
+    """Scores (H, W) over a picture (H, W) of 0 to 255."""
+    picture = Image.fromarray(gray.astype(np.uint8))
+    return overlay(picture, np.nan_to_num(score, nan=scale.low), scale)
 
 
 def _uri(picture: Image.Image, kind: str) -> str:

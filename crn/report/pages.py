@@ -26,7 +26,12 @@ _TEMPLATES = Path(__file__).with_name("templates")
 
 
 def write_page(
-    path: Path, template: str, settings: Settings, data: Any = None, **values: Any
+    path: Path,
+    template: str,
+    settings: Settings,
+    data: Any = None,
+    script: str = "gallery.js",
+    **values: Any,
 ) -> None:
     """Write a report, whole or not at all; what an earlier run left there is renamed.
 
@@ -34,14 +39,15 @@ def write_page(
         path: the page.
         template: a template that extends page.html.
         settings: see `typed_settings`.
-        data: data for gallery.js; None leaves the script out.
+        data: data for the script; None leaves it out.
+        script: a file of templates/.
         values: values for the template.
     """
     page = render(
         template,
         date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
         style=_file("style.css"),
-        script="" if data is None else _file("gallery.js"),
+        script="" if data is None else _file(script),
         settings=settings,
         data=data,
         **values,
