@@ -207,6 +207,10 @@ def test_the_page(show, scored):
     assert run("return zoom") == pytest.approx(whole * np.e, rel=1e-4)
     page.click("#all")
     assert run("return zoom") == pytest.approx(whole)
+    shown = "return levels.filter((level) => !level.hidden).map((level) => level.dataset.cells)"
+    assert run(shown) == ["4", "1"]
+    run("scaleBy(0.1, 0, 0)")
+    assert run(shown) == ["4"]
     page.click(".places .show")
     box, mark = (
         run(f"const b = document.querySelector('{name}').getBoundingClientRect();"

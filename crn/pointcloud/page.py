@@ -18,10 +18,12 @@ from crn.pointcloud.layers import GDAL, LAYERS, Grid, layer_path, read
 from crn.pointcloud.partition import Block
 from crn.report import pages
 from crn.report.overlays import ColourScale, legend, overlay
+from crn.report.pictures import share_of_range
 
 PAGE_FILE = pages.REPORT_FILE
 
 _FINEST = 4  # centimetres of a pixel
+_STEPS = (1, 4, 16, 64)  # cells on a side of a pixel of a zoom level, as in overviews
 _MOST_PICTURES = 400  # in the finest zoom level; with more, it is coarser
 _CARDS, _ROWS, _PINS = 48, 200, 2000  # places with pictures, in the table, and on the map
 _PLACE = 3.84  # metres on a side of the pictures of places
@@ -58,7 +60,8 @@ def write_page(
         }
         scale = _scale(opened["score"].tags(1), facts)
         windows = [grid.window(block) for block in blocks]
-        levels, bounds = _zoom_levels(opened, grid, windows, scale)
+        levels = _zoom_levels(opened, grid, windows, scale)
+        ends = _ends(opened["score"], windows)
         rows = places.drop(columns="geometry").to_dict("records")
         cards = [{**row, **_pictures(opened, grid, row, scale)} for row in rows[:_CARDS]]
     marked = places[["number", "kind", "geometry"]].head(_CARDS)
@@ -69,7 +72,7 @@ def write_page(
         "road.html",
         {"how it was made": {name: (value, False) for name, value in made.items()}},
         data={
-            "bounds": bounds,
+            "ends": ends,
             "metres": grid.cell / 100,
             "outlines": marked.to_geo_dict()["features"],
         },
@@ -107,33 +110,44 @@ def _position(grid: Grid, row: Mapping[str, Any]) -> tuple[int, int]:
 
 def _zoom_levels(
     opened: Mapping[str, Any], grid: Grid, windows: Sequence[Window], scale: ColourScale
-) -> tuple[list[dict[str, Any]], list[int]]:
-    """The zoom levels of the map, the finest first, and the ends of what is known, in cells.
+) -> list[dict[str, Any]]:
+    """The zoom levels of the map, the finest first.
 
     A level has the width of a pixel and the side of a picture, in cells, and each picture with its
     row and column.
     """
-    levels: list[dict[str, Any]] = []
-    cells, side = 1 if grid.cell >= _FINEST else 4, grid.side
-    while not levels or len(levels[-1]["pictures"]) > 1:
+    levels = []
+    steps = _STEPS if grid.cell >= _FINEST else _STEPS[1:]
+    for cells in steps:
+        side = grid.side * cells // steps[0]
         corners = sorted({(each.row_off // side, each.col_off // side) for each in windows})
-        if len(corners) <= _MOST_PICTURES:
-            pictures = []
-            for row, column in corners:
-                window = Window(column * side, row * side, side, side)
-                picture, known = _from_above(opened, grid, window, cells, scale)
-                pictures.append((row, column, _uri(picture, "JPEG")))
-            levels.append({"cells": cells, "side": side, "pictures": pictures})
-        cells, side = cells * 4, side * 4
-    # The last picture shows all of the road.
-    rows, columns = (np.flatnonzero(known.any(axis)) * levels[-1]["cells"] for axis in (1, 0))
-    return levels, [int(end) for end in (columns[0], rows[0], columns[-1], rows[-1])]
+        if len(corners) > _MOST_PICTURES and cells < _STEPS[-1]:
+            continue
+        pictures = []
+        for row, column in corners:
+            window = Window(column * side, row * side, side, side)
+            picture = _from_above(opened, grid, window, cells, scale)
+            pictures.append((row, column, _uri(picture, "JPEG")))
+        levels.append({"cells": cells, "side": side, "pictures": pictures})
+        if len(pictures) == 1:
+            break
+    return levels
+
+
+def _ends(scores: Any, windows: Sequence[Window]) -> list[int]:
+    """The first column and row with scores, and the last ones, in cells."""
+    step, places = _STEPS[-1], []
+    for window in windows:
+        known = np.argwhere(np.isfinite(read(scores, window, step))) * step
+        places.append(known + np.array((window.row_off, window.col_off)))
+    (top, left), (bottom, right) = (end(np.concatenate(places), 0) for end in (np.min, np.max))
+    return [int(each) for each in (left, top, right + step, bottom + step)]
 
 
 def _from_above(
     opened: Mapping[str, Any], grid: Grid, window: Window, cells: int, scale: ColourScale
-) -> tuple[Image.Image, np.ndarray]:
-    """The picture (S, S) of a window, relief under scores, and its known pixels (S, S) bool."""
+) -> Image.Image:
+    """The picture of a window, relief under scores, whose pixels are so many cells wide."""
     left, top, side, _ = window.flatten()
     edge = _EDGE * cells
     window = Window(left - edge, top - edge, side + 2 * edge, side + 2 * edge)
@@ -148,7 +162,7 @@ def _from_above(
     light = 150 + (east - north) * np.float32(60 / _STEEPEST_SHADE)
     light = np.where(known, light.clip(20, 255), np.float32(235))
     inner = slice(_EDGE, -_EDGE), slice(_EDGE, -_EDGE)
-    return _over(light[inner], score[inner], scale), known[inner]
+    return _over(light[inner], score[inner], scale)
 
 
 def _pictures(
@@ -171,7 +185,7 @@ def _pictures(
 
 def _gray(values: np.ndarray, black: float, white: float) -> np.ndarray:
     """Values (H, W) from black to white, uint8; what is unknown is white."""
-    share = np.nan_to_num((values - black) / (white - black), nan=1).clip(0, 1)
+    share = share_of_range(np.nan_to_num(values, nan=white), black, white)
     return np.rint(share * 255).astype(np.uint8)
 
 

@@ -178,17 +178,17 @@ def _cut(
     counts = Counter[str]()
     for block in blocks:
         for part in cut(raster_of(points, block, tiles, ignored), tiles, MIN_FILL, 0):
-            images = images_of(part, tiles)
-            for corner, known, *pair in zip(part.corners, part.known, *images, strict=True):
+            images = *images_of(part, tiles), ~part.known[:, ::-1]
+            for corner, *pictures in zip(part.corners, *images, strict=True):
                 left, bottom = (int(each) for each in np.array(block) * BLOCK + corner)
                 kind = "."
                 if damaged is not None:
                     is_bad = damaged.touch(left / 100, bottom / 100, TILE / 100)
                     kind = "bad_ones" if is_bad else "good_ones"
                 counts[kind] += 1
-                for folder, pixels in zip(_FOLDERS, (*pair, ~known[::-1]), strict=True):
-                    if folder in TILE_FOLDERS or pixels.any():
+                for folder, picture in zip(_FOLDERS, pictures, strict=True):
+                    if folder in TILE_FOLDERS or picture.any():
                         path = results / kind / folder / f"e{left:09d}_n{bottom:09d}.png"
                         # Noise does not compress.
-                        Image.fromarray(pixels).save(path, compress_level=0)
+                        Image.fromarray(picture).save(path, compress_level=0)
     return counts

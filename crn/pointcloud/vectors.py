@@ -96,9 +96,7 @@ def read_areas(
     shapes = pandas.concat([frame.geometry[is_area], lines], ignore_index=True).make_valid()
     if not len(shapes) and VERDICT not in frame:
         raise UserError(f"{flag} {path}: holds no area and no line")
-    boxes = [shapely.box(*scan.box) for scan in scans]
-    near = shapes.sindex.query(boxes, predicate=None)[1]
-    away = len(shapes) - len(np.unique(near))
+    away = shapes.disjoint(shapely.union_all([shapely.box(*scan.box) for scan in scans])).sum()
     if away:
         log.warning("%s %s: %d of %d areas touch no scan", flag, path, away, len(shapes))
     return Areas(shapes)
@@ -113,8 +111,8 @@ def read_shapes(
         UserError: it cannot be read, or its system cannot be brought to that of the scans.
     """
     try:
-        layers = [name for name, kind in pyogrio.list_layers(path) if kind is not None]
-        frames = [geopandas.read_file(path, layer=name) for name in layers]
+        layers = pyogrio.list_layers(path)
+        frames = [geopandas.read_file(path, layer=name) for name, kind in layers if kind]
     except (*_ERRORS, ValueError) as error:
         reason = "no such file" if not path.exists() else shortened(str(error).split(";")[0])
         raise UserError(f"{flag} {path}: cannot be read ({reason})") from None

@@ -1,6 +1,6 @@
 "use strict";
 // A pixel of the sheet is a cell of the map.
-const { bounds: [west, north, east, south], metres, outlines } = JSON.parse(document.getElementById("data").textContent);
+const { ends: [west, north, east, south], metres, outlines } = JSON.parse(document.getElementById("data").textContent);
 const map = document.getElementById("map"), sheet = document.getElementById("sheet"), rule = document.getElementById("rule");
 const levels = [...document.querySelectorAll(".level")], pins = [...document.querySelectorAll(".pin")];
 const finest = levels.at(-1).dataset.cells;
