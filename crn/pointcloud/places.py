@@ -24,6 +24,7 @@ from rasterio.features import shapes
 from rasterio.transform import Affine
 from rasterio.windows import Window
 from scipy import ndimage
+from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
@@ -97,12 +98,14 @@ def _groups(cells: pandas.DataFrame, cell: int, least_area: float) -> list[panda
     """The groups of cells, a cell being `cell` cm wide, that cover the least area."""
     coarse = cells[["row", "column"]] // max(1, _NEAR // cell)
     number = coarse.groupby(["row", "column"], sort=False).ngroup()
-    tree = KDTree(coarse.drop_duplicates())
+    coarse = coarse.drop_duplicates()
     # Corners are adjacent.
-    adjacent = tree.sparse_distance_matrix(tree, 1, p=np.inf, output_type="coo_matrix")
-    _, group = connected_components(adjacent, directed=False)
-    least = least_area * 1e4 / cell**2
-    return [each for _, each in cells.groupby(group[number]) if len(each) >= least]
+    pairs = KDTree(coarse).query_pairs(1, p=np.inf, output_type="ndarray")
+    shape = len(coarse), len(coarse)
+    adjacent = coo_matrix((np.ones(len(pairs), bool), pairs.T), shape)
+    group = connected_components(adjacent, directed=False)[1][number]
+    is_large = (np.bincount(group) >= least_area * 1e4 / cell**2)[group]
+    return [each for _, each in cells[is_large].groupby(group[is_large])]
 
 
 def highest(layers: Path, grid: Grid, blocks: Iterable[Block], share: float) -> float:
@@ -230,13 +233,13 @@ def _outlined(height: np.ndarray, hot: np.ndarray, size: float) -> tuple[np.ndar
     share = ndimage.uniform_filter(known.astype(float), 3, mode="constant")
     mean = ndimage.uniform_filter(np.where(known, height, 0.0), 3, mode="constant")
     known &= share > 0.5
-    level = np.where(known, mean / np.maximum(share, 1e-6), 0.0)
+    level = mean / np.maximum(share, 1e-6)
     inside = ndimage.binary_fill_holes(hot) & known
     ring = level[known & (ndimage.distance_transform_edt(~hot) * size > _RING)]
-    if not inside.any():
+    if not inside.any() or not len(ring):
         return hot, 0.0
-    base = float(np.median(ring)) if len(ring) else 0.0
-    noise = 1.4826 * float(np.median(abs(ring - base))) if len(ring) else 0.0
+    base = np.median(ring)
+    noise = 1.4826 * np.median(abs(ring - base))
     low, high = np.quantile(level[inside] - base, (0.02, 0.98))
     sign = 1.0 if -low >= high else -1.0
     depth = sign * (base - level)
