@@ -13,8 +13,10 @@ function drawPins() {
   const shown = [];
   for (const pin of [...pins].sort((one, other) => (other === chosen) - (one === chosen))) {
     const place = { pin, left: x + pin.dataset.column * zoom, top: y + pin.dataset.row * zoom, more: 0 };
+    const isInside = place.left > -20 && place.left < map.clientWidth + 20 && place.top > 0 && place.top < map.clientHeight + 45;
     const other = shown.find(each => Math.abs(each.left - place.left) < 58 && Math.abs(each.top - place.top) < 32);
-    pin.hidden = Boolean(other);
+    pin.hidden = !isInside || Boolean(other);
+    if (!isInside) continue;
     if (other) other.more++;
     else shown.push(place);
   }
