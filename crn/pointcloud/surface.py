@@ -170,7 +170,6 @@ def _largest_below_kerbs(lowest: np.ndarray, ground: np.ndarray) -> np.ndarray:
     road = np.isin(parts, low)
     holes, _ = ndimage.label(~road)
     small = np.bincount(holes.ravel()) <= _LARGEST_HOLE
-    small[0] = False
     return (road | small[holes]) & ground
 
 
