@@ -20,8 +20,6 @@ from crn.report import pages
 from crn.report.overlays import ColourScale, legend, overlay
 from crn.report.pictures import share_of_range
 
-PAGE_FILE = pages.REPORT_FILE
-
 _FINEST = 4  # centimetres of a pixel
 _STEPS = (1, 4, 16, 64)  # cells on a side of a pixel of a zoom level, as in overviews
 _MOST_PICTURES = 400  # in the finest zoom level; with more, it is coarser
@@ -68,7 +66,7 @@ def write_page(
     marked = marked if grid.crs is None else marked.to_crs("EPSG:4326")
     made = {"model": facts["model"], "scans": facts["scans"], "cells": f"{facts['cell_m']:g} m"}
     pages.write_page(
-        folder / PAGE_FILE,
+        folder / pages.REPORT_FILE,
         "road.html",
         {"how it was made": {name: (value, False) for name, value in made.items()}},
         data={

@@ -85,7 +85,9 @@ def read_areas(
     """
     if path is None:
         return None
-    frame = read_shapes(path, flag, scans, verdict)
+    frame = read_shapes(path, flag, scans)
+    if verdict is not None and VERDICT in frame:
+        frame = frame[frame[VERDICT] == verdict]
     kinds = frame.geom_type.mask(frame.is_empty)
     is_line, is_area = kinds.isin(("LineString", "LinearRing")), kinds == "Polygon"
     dropped = frame.geom_type[~is_line & ~is_area]
@@ -102,9 +104,7 @@ def read_areas(
     return Areas(shapes)
 
 
-def read_shapes(
-    path: Path, flag: str, scans: Sequence[Scan], verdict: str | None = None
-) -> geopandas.GeoDataFrame:
+def read_shapes(path: Path, flag: str, scans: Sequence[Scan]) -> geopandas.GeoDataFrame:
     """The single shapes of all layers of a file, in metres on the map of the scans.
 
     Raises:
@@ -120,10 +120,7 @@ def read_shapes(
     parts = [_on_the_map(path, flag, frame, crs) for frame in frames]
     if not parts:
         raise UserError(f"{flag} {path}: has no layer with shapes")
-    frame = pandas.concat(parts, ignore_index=True)
-    if verdict is not None and VERDICT in frame:
-        frame = frame[frame[VERDICT] == verdict]
-    frame = frame.explode(ignore_index=True)
+    frame = pandas.concat(parts, ignore_index=True).explode(ignore_index=True)
     flat = shapely.force_2d(np.asarray(frame.geometry))
     return frame.set_geometry(shapely.transform(flat, lambda xy: xy * unit), crs=None)
 
