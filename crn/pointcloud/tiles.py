@@ -37,9 +37,7 @@ _FIX = "give the tiles.json of the tiles that the model was trained on"
 _ROUNDS = 4
 _HUBER = 1.345  # deviations; the usual choice, for 95 % efficiency on normal noise
 _AT_A_TIME = 1 << 20  # cells
-# Centimetres around a block: the reach of its tiles, and the further reach of gaps there.
-_REACH, _GAPS = STRIDE, 16
-MARGIN = _REACH + _GAPS
+MARGIN = STRIDE + 16  # centimetres around a block: the reach of its tiles, and of gaps beyond
 
 
 @dataclass(frozen=True)
