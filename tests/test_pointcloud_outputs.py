@@ -22,8 +22,9 @@ from reports import DESKTOP, PHONE  # noqa: E402
 from scans import run_score, small_street  # noqa: E402
 from victims import Victim  # noqa: E402
 
+from crn.pointcloud.drawing import draw_layers  # noqa: E402
 from crn.pointcloud.las import check_scans  # noqa: E402
-from crn.pointcloud.layers import FILES, Grid, draw_layers  # noqa: E402
+from crn.pointcloud.layers import FILES, Grid  # noqa: E402
 from crn.pointcloud.mosaic import Mosaic  # noqa: E402
 from crn.pointcloud.street import write_scan  # noqa: E402
 from crn.pointcloud.vectors import DAMAGED, IGNORED, read_areas  # noqa: E402

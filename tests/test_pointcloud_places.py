@@ -21,7 +21,9 @@ from scipy.ndimage import gaussian_filter  # noqa: E402
 
 from crn.errors import UserError  # noqa: E402
 from crn.pointcloud.command import run_pointcloud  # noqa: E402
-from crn.pointcloud.layers import LAYERS, Grid, draw_layers, grid_of, join_layers  # noqa: E402
+from crn.pointcloud.drawing import draw_layers  # noqa: E402
+from crn.pointcloud.joined import join_layers  # noqa: E402
+from crn.pointcloud.layers import LAYERS, Grid, grid_of  # noqa: E402
 from crn.pointcloud.mosaic import Mosaic  # noqa: E402
 from crn.pointcloud.partition import BLOCK  # noqa: E402
 from crn.pointcloud.places import road_length, severity, sound_threshold  # noqa: E402

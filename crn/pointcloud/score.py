@@ -25,8 +25,10 @@ from crn.pointcloud.campaign import (
     run_tasks,
     show_index,
 )
+from crn.pointcloud.drawing import draw_layers
 from crn.pointcloud.folders import publish, working_in
-from crn.pointcloud.layers import FILES, Grid, draw_layers, join_layers
+from crn.pointcloud.joined import join_layers
+from crn.pointcloud.layers import FILES, Grid
 from crn.pointcloud.mosaic import Mosaic, Scorer, score_block
 from crn.pointcloud.paint import name_of_copy, paint, refuse_unfit
 from crn.pointcloud.partition import Block, BlockArrays

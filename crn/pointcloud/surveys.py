@@ -17,7 +17,8 @@ import shapely
 from rasterio.mask import mask
 
 from crn.errors import UserError
-from crn.pointcloud.layers import GDAL, Grid, draw_layers, grid_of, layer_path
+from crn.pointcloud.drawing import draw_layers
+from crn.pointcloud.layers import GDAL, Grid, grid_of, layer_path
 from crn.pointcloud.partition import Block
 from crn.pointcloud.vectors import PLACES_FILE
 

@@ -1,0 +1,167 @@
+"""Layers are drawn: sparse GeoTIFFs with overviews, whose cost does not depend on their extent."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import rasterio
+from rasterio import shutil
+from rasterio.errors import RasterioError
+from rasterio.windows import Window
+
+from crn.pointcloud.layers import CELL, GDAL, LAYERS, OVERVIEWS, UNIT, Grid
+from crn.pointcloud.partition import Block
+from crn.pointcloud.styles import DESCRIPTIONS, STATISTICS, unit, write_style
+from crn.system.files import writing
+
+VALID = "STATISTICS_VALID_PERCENT"
+
+_STEP = 4  # cells on a side that become one in the next overview
+_HELD = 32  # blocks; more than are in its cache
+_TILED = {
+    "driver": "GTiff",
+    "tiled": True,
+    "blockxsize": 256,
+    "blockysize": 256,
+    "sparse_ok": True,
+    "bigtiff": "if_safer",
+}
+_CELLS = {"count": 1, "dtype": "float32", "nodata": math.nan}
+_COMPRESSED = {"compress": "deflate", "zlevel": 1}  # predictors make noise no smaller
+
+
+def draw_layers(
+    folder: Path,
+    grid: Grid,
+    cells: Iterable[tuple[Block, Any]],
+    stem: str = "",
+    tags: Mapping[str, object] | None = None,
+    names: Sequence[str] = LAYERS,
+) -> None:
+    """Write the layers of a scan; time and space grow with its blocks, not with their extent.
+
+    Args:
+        folder: where they are written.
+        grid: covers the blocks.
+        cells: for every block, the cells of each layer, such as a `mosaic.Mosaic`: (S, S) float32,
+            row 0 in the south.
+        stem: what the names of files begin with; it may contain folders, which exist.
+        tags: facts to keep in the files.
+        names: the layers.
+
+    Raises:
+        UserError: the system refuses to write them.
+    """
+    with drawing(folder), TemporaryDirectory(prefix=".", dir=folder) as work, ExitStack() as stack:
+        layers = [
+            _Layer(folder / f"{stem}{name}.tif", name, grid, Path(work), tags or {}, stack)
+            for name in names
+        ]
+        for block, each in cells:
+            for layer in layers:
+                layer.add(block, getattr(each, layer.name))
+        for layer in layers:
+            layer.finish()
+
+
+class _Layer:
+    """A layer that is being written, with its overviews.
+
+    GDAL makes overviews of the whole extent, and none by maximum. So they are written to other
+    files, each the overview of the one before, and copied to the .ovr file that GDAL looks for.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        grid: Grid,
+        work: Path,
+        tags: Mapping[str, object],
+        stack: ExitStack,
+    ) -> None:
+        self.path, self.name, self.grid = path, name, grid
+        self.windows: list[Window] = []
+        self.sums: list[tuple[float, ...]] = []
+        self.overviews = work / f"{name}.tif"
+        rows, columns = grid.shape
+        self.files: dict[int, Any] = {}
+        for number, factor in enumerate((1, *OVERVIEWS)):
+            file = rasterio.open(
+                path if factor == 1 else f"{self.overviews}{'.ovr' * (number - 1)}",
+                "w",
+                height=rows // factor,
+                width=columns // factor,
+                transform=grid.transform,
+                crs=grid.wkt,
+                **(_TILED | _CELLS | (_COMPRESSED if factor == 1 else {})),
+            )
+            self.files[factor] = stack.enter_context(file)
+        self.files[1].update_tags(**{CELL: grid.cell, UNIT: grid.unit}, **tags)
+        self.files[1].set_band_description(1, DESCRIPTIONS[name])
+        self.files[1].set_band_unit(1, unit(name))
+
+    def add(self, block: Block, cells: np.ndarray) -> None:
+        level = cells[::-1]
+        known = level[np.isfinite(level)]
+        ends = known.min(initial=math.inf), known.max(initial=-math.inf)
+        exact = known.astype(np.float64)
+        self.sums.append((*ends, len(known), exact.sum(), exact @ exact))
+        self.windows.append(self.grid.window(block))
+        for factor, file in self.files.items():
+            level = level if factor == 1 else _reduced(level, self.name == "score")
+            file.write(level, 1, window=self.grid.window(block, factor))
+
+    def finish(self) -> None:
+        lows, highs, *sums = np.transpose(self.sums)
+        count, total, squares = map(sum, sums)
+        mean = total / max(1, count)
+        deviation = math.sqrt(max(0, squares / max(1, count) - mean**2))
+        values = (lows.min(), highs.max(), mean, deviation)
+        statistics = dict(zip(STATISTICS, values, strict=True))
+        if count:
+            valid = 100 * count / math.prod(self.grid.shape)
+            self.files[1].update_tags(1, **statistics, **{VALID: valid})
+        for file in self.files.values():
+            file.close()
+        options = {**_TILED, **_COMPRESSED, "copy_src_overviews": True}
+        shutil.copy(self.overviews, f"{self.path}.ovr", **options)
+        with rasterio.open(self.path) as file:
+            # GDAL reports no error if it cannot write what it holds when it closes a file.
+            for window in self.windows[-_HELD:]:
+                file.read(1, window=window)
+                file.read(1, window=window, out_shape=(1, 1))
+        write_style(self.path, self.name, statistics)
+
+
+def _reduced(cells: np.ndarray, highest: bool) -> np.ndarray:
+    """The highest or mean known values (S / 4, S / 4) of squares of cells (S, S)."""
+
+    def united(unite: np.ufunc, values: np.ndarray) -> np.ndarray:
+        for _ in ("rows", "columns"):
+            values = unite.reduce(values.reshape(-1, _STEP, values.shape[1]), 1).T
+        return values
+
+    if highest:
+        return united(np.fmax, cells)
+    known = np.isfinite(cells)
+    with np.errstate(invalid="ignore"):
+        return united(np.add, np.where(known, cells, 0)) / united(np.add, known.astype(np.float32))
+
+
+@contextmanager
+def drawing(folder: Path) -> Iterator[None]:
+    """Turn any error of GDAL in writing to a folder into a `UserError`.
+
+    Raises:
+        UserError: the system refuses to write, or to read what is needed for it.
+    """
+    with writing(folder), rasterio.Env(**GDAL):
+        try:
+            yield
+        except RasterioError as error:
+            raise OSError(None, " ".join(str(error.__cause__ or error).split())) from None
