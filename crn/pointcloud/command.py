@@ -211,6 +211,8 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
     add("--axis", help="axes of the roads, as lines: places get stations, tables rows", **_FILE)
     earlier = "results of an earlier survey: places are new, grown, unchanged or repaired"
     add("--against", type=typed_path, metavar="DIR", help=earlier)
+    one = "write the layers of all scans as cloud-optimised GeoTIFFs, too, for a web server"
+    add("--cog", action="store_true", help=one)
     add("--cpu", action="store_true", help="do not use a GPU")
 
 

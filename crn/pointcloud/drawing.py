@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import rasterio
 from rasterio import shutil
+from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
@@ -101,7 +102,7 @@ class _Layer:
                 **(_TILED | _CELLS | (_COMPRESSED if factor == 1 else {})),
             )
             self.files[factor] = stack.enter_context(file)
-        self.files[1].update_tags(**{CELL: grid.cell, UNIT: grid.unit}, **tags)
+        self.files[1].update_tags(**{CELL: grid.cell, UNIT: grid.unit, **tags})
         self.files[1].set_band_description(1, DESCRIPTIONS[name])
         self.files[1].set_band_unit(1, unit(name))
 
@@ -130,11 +131,7 @@ class _Layer:
             file.close()
         options = {**_TILED, **_COMPRESSED, "copy_src_overviews": True}
         shutil.copy(self.overviews, f"{self.path}.ovr", **options)
-        with rasterio.open(self.path) as file:
-            # GDAL reports no error if it cannot write what it holds when it closes a file.
-            for window in self.windows[-_HELD:]:
-                file.read(1, window=window)
-                file.read(1, window=window, out_shape=(1, 1))
+        require_written(self.path, self.windows[-_HELD:])
         write_style(self.path, self.name, statistics)
 
 
@@ -153,6 +150,18 @@ def _reduced(cells: np.ndarray, highest: bool) -> np.ndarray:
         return united(np.add, np.where(known, cells, 0)) / united(np.add, known.astype(np.float32))
 
 
+def require_written(path: Path, windows: Iterable[Window]) -> None:
+    """Read the windows that GDAL writes last: it reports no error if it cannot while it closes.
+
+    Raises:
+        RasterioError: they cannot be read.
+    """
+    with rasterio.open(path) as file:
+        for window in windows:
+            file.read(1, window=window)
+            file.read(1, window=window, out_shape=(1, 1))
+
+
 @contextmanager
 def drawing(folder: Path) -> Iterator[None]:
     """Turn any error of GDAL in writing to a folder into a `UserError`.
@@ -163,5 +172,5 @@ def drawing(folder: Path) -> Iterator[None]:
     with writing(folder), rasterio.Env(**GDAL):
         try:
             yield
-        except RasterioError as error:
+        except (RasterioError, CPLE_BaseError) as error:
             raise OSError(None, " ".join(str(error.__cause__ or error).split())) from None

@@ -1,15 +1,30 @@
-"""The layers of several scans as one, by virtual layers that join them."""
+"""The layers of several scans as one: virtual layers, or cloud-optimised GeoTIFFs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
 import numpy as np
 import rasterio
+from rasterio import shutil
 
-from crn.pointcloud.drawing import VALID, drawing
+from crn.pointcloud.drawing import VALID, draw_layers, drawing, require_written
 from crn.pointcloud.layers import LAYERS, Grid
+from crn.pointcloud.partition import Block
 from crn.pointcloud.styles import STATISTICS, render, write_style
+
+_COG = {
+    "driver": "COG",
+    "overviews": "force_use_existing",
+    "blocksize": 256,
+    "compress": "deflate",
+    "level": 1,
+    "sparse_ok": True,
+    "bigtiff": "if_safer",
+}
 
 
 def join_layers(folder: Path, layers: Path, grid: Grid, stems: Sequence[str]) -> None:
@@ -55,3 +70,36 @@ def join_layers(folder: Path, layers: Path, grid: Grid, stems: Sequence[str]) ->
             )
             path.write_text(text, encoding="utf-8")
             write_style(path, name, statistics)
+
+
+def write_cogs(folder: Path, layers: Path, grid: Grid, blocks: Collection[Block]) -> None:
+    """Write joined layers as cloud-optimised GeoTIFFs.
+
+    Args:
+        folder: where they are written.
+        layers: folder of the joined layers.
+        grid, blocks: of these.
+
+    Raises:
+        UserError: the system refuses to write them, or to read a layer.
+    """
+    with (
+        drawing(folder),
+        TemporaryDirectory(prefix=".", dir=folder) as work,
+        ExitStack() as stack,
+    ):
+        opened = {
+            name: stack.enter_context(rasterio.open(layers / f"{name}.vrt")) for name in LAYERS
+        }
+
+        def cells(block: Block) -> SimpleNamespace:
+            window = grid.window(block)
+            read = {name: file.read(1, window=window) for name, file in opened.items()}
+            return SimpleNamespace(**{name: each[::-1] for name, each in read.items()})
+
+        drawn = ((block, cells(block)) for block in blocks)
+        draw_layers(Path(work), grid, drawn, tags=opened["score"].tags())
+        last = [grid.window(block) for block in blocks if block[1] == grid.bottom]
+        for name in LAYERS:
+            shutil.copy(Path(work, f"{name}.tif"), folder / f"{name}.tif", **_COG)
+            require_written(folder / f"{name}.tif", last)

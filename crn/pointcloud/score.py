@@ -27,8 +27,8 @@ from crn.pointcloud.campaign import (
 )
 from crn.pointcloud.drawing import draw_layers
 from crn.pointcloud.folders import publish, working_in
-from crn.pointcloud.joined import join_layers
-from crn.pointcloud.layers import FILES, Grid
+from crn.pointcloud.joined import join_layers, write_cogs
+from crn.pointcloud.layers import FILES, LAYERS, Grid
 from crn.pointcloud.mosaic import Mosaic, Scorer, score_block
 from crn.pointcloud.paint import name_of_copy, paint, refuse_unfit
 from crn.pointcloud.partition import Block, BlockArrays
@@ -40,7 +40,7 @@ from crn.pointcloud.sections import named_axes
 from crn.pointcloud.surveys import Earlier
 from crn.pointcloud.tiles import TileSet
 from crn.pointcloud.vectors import IGNORED, Areas, read_areas, read_shapes
-from crn.system.files import append_whole, require_writable_folder, writing
+from crn.system.files import append_whole, require_writable_folder, set_aside, writing
 from crn.system.program import print_result
 
 log = logging.getLogger(__name__)
@@ -110,6 +110,7 @@ def score_scans(
     least_area: float = LEAST_AREA,
     axis: Path | None = None,
     against: Path | None = None,
+    cog: bool = False,
     workers: Workers = HERE,
     dry_run: bool = False,
 ) -> None:
@@ -130,6 +131,7 @@ def score_scans(
         least_area: of a place of damage, square metres.
         axis: file with the axes of the roads.
         against: results of an earlier survey.
+        cog: whether the layers of all scans are written as one GeoTIFF each, too.
         workers: where the tasks run.
         dry_run: only print an index of the scans.
 
@@ -153,7 +155,7 @@ def score_scans(
         scorings = {}
         for number, task in enumerate(tasks):
             name = task.scan.name
-            stem = f"{PurePath(name).with_suffix('')}_" if count > 1 else ""
+            stem = f"{PurePath(name).with_suffix('')}_" if count > 1 or cog else ""
             place = stem, copies[name], work / f"{number}"
             scorings[name] = _Scoring(task, tiles, scorer, areas, ignored, threshold, *place)
         done = _done_before(out, scorings)
@@ -176,7 +178,7 @@ def score_scans(
             "cell_m": tiles.cell / 100,
             "road": "; ".join(dict.fromkeys(each["summary"] for each in done.values())),
         }
-        said = _finish(work / "all", out, scorings, done, facts, wanted)
+        said = _finish(work / "all", out, scorings, done, facts, wanted, cog)
         publish(work / "all", out)
     print_result(f"{out}: {said}")
     report_failures(failed, count, out)
@@ -284,6 +286,7 @@ def _finish(
     done: dict[str, dict[str, Any]],
     facts: dict[str, Any],
     wanted: Wanted,
+    cog: bool,
 ) -> str:
     """Write what concerns all scans together; returns it in a sentence.
 
@@ -294,6 +297,7 @@ def _finish(
         done: what is known about those that are done.
         facts: facts for the page.
         wanted: what is wanted.
+        cog: whether joined layers are written as one file, too.
     """
     folder.mkdir()
     names = [name for name in scorings if name in done]
@@ -307,5 +311,11 @@ def _finish(
     stems = [scorings[name].stem for name in names]
     if stems != [""]:
         join_layers(folder, out, grid, stems)
-        publish(folder, out)  # places are read from them
+        publish(folder, out)  # cells and places are read from them
+        if cog:
+            write_cogs(folder, out, grid, blocks)
+            publish(folder, out)
+        else:  # `layer_path` would take what an earlier run has written
+            for name in LAYERS:
+                set_aside(out / f"{name}.tif")
     return write_results(folder, out, grid, blocks, scans, facts, wanted)
