@@ -187,7 +187,7 @@ def test_coordinate_systems(tmp_path, street, sound, refused):
     degrees = write_las(tmp_path / "degrees.laz", street, crs="EPSG:4258")
     assert "not in metres" in refused("tiles", degrees)
     other = write_las(tmp_path / "other.laz", street, crs="EPSG:25833")
-    assert "different coordinate reference systems" in refused("tiles", scan, other)
+    assert "other scans are in ETRS89 / UTM zone 32N; reproject it" in refused("tiles", scan, other)
 
 
 def test_points_that_say_nothing(tmp_path, street, sound, refused):

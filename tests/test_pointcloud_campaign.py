@@ -24,7 +24,7 @@ from crn.errors import UserError  # noqa: E402
 from crn.pointcloud.campaign import Workers, find_files, tasks_of  # noqa: E402
 from crn.pointcloud.command import run_pointcloud  # noqa: E402
 from crn.pointcloud.las import check_scans  # noqa: E402
-from crn.pointcloud.street import NOT_ROAD, Street, make_street  # noqa: E402
+from crn.pointcloud.street import CRS, NOT_ROAD, Street, make_street  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +198,19 @@ def test_a_damaged_scan_does_not_stop_the_others(street, campaign, tmp_path, cap
     with pytest.raises(UserError, match="is not a LAS"):
         run_score([scans], tmp_path / "strict", workers=Workers(strict=True))
     assert not (tmp_path / "strict").exists()
+
+
+def test_a_scan_in_another_system_does_not_stop_the_others(street, tmp_path, caplog):
+    parts, systems = (*halves(street), [0]), (CRS, CRS, "EPSG:25833")
+    for name, part, crs in zip("abc", parts, systems, strict=True):
+        write_las(tmp_path / f"{name}.laz", street, part, crs=crs)
+    scans = [tmp_path / f"{name}.laz" for name in "abc"]
+    with pytest.raises(UserError, match=r"1 of 3 scans failed.*: c\.laz; .* others"):
+        run_score(scans, tmp_path / "out")
+    assert "c.laz: is in ETRS89 / UTM zone 33N, other scans are in ETRS89 / UTM" in caplog.text
+    assert (tmp_path / "out/report.html").exists()
+    with pytest.raises(UserError, match=r"c\.laz: is in"):
+        run_score(scans, tmp_path / "strict", workers=Workers(strict=True))
 
 
 def test_the_same_command_goes_on_where_it_has_ended(street, campaign, tmp_path):

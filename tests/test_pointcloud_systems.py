@@ -106,14 +106,14 @@ def test_a_projection_of_a_city_of_its_own(few, tmp_path):
 @pytest.mark.parametrize("code", [32767, 29999])
 def test_a_system_that_cannot_be_read_is_named(few, tmp_path, code):
     path = with_keys(tmp_path / "a.las", few, (1024, 1), (2048, 4258), (3072, code))
-    with pytest.raises(UserError, match=f"from its GeoTIFF keys .*3072 = {code}.*--crs"):
+    with pytest.raises(UserError, match=f"system cannot be read .*3072 = {code}.*--crs"):
         checked(path)
     assert checked(path, UTM).crs.to_epsg() == 25832
 
 
 def test_keys_that_name_nothing_are_none(few, tmp_path, caplog):
     assert checked(with_keys(tmp_path / "a.las", few, (1024, 1))).crs is None
-    assert "has no coordinate reference system; metres are assumed" in caplog.text
+    assert "no coordinate reference system is named; metres are assumed" in caplog.text
 
 
 SPELLINGS = {
@@ -138,10 +138,77 @@ def test_one_system_in_two_spellings(few, tmp_path, kind, caplog):
 def test_two_systems_do_not_go_together(few, tmp_path):
     one = write_las(tmp_path / "one.laz", few)
     other = with_wkt(tmp_path / "other.las", few, pyproj.CRS("EPSG:25833").to_wkt())
-    with pytest.raises(UserError, match="different coordinate reference systems"):
-        check_scans([one, other], None)
+    with pytest.raises(UserError, match=r"r\.las: is in ETRS89 / UTM zone 33N, other scans are"):
+        check_scans([one, other], None, {})
     scans = check_scans([one, other], UTM)
     assert [scan.has_crs for scan in scans] == [True, False]
+
+
+def in_system(folder: Path, street: Street, code: str) -> Path:
+    return write_las(folder / f"{len(list(folder.iterdir()))}.laz", street, crs=code)
+
+
+@pytest.mark.parametrize(
+    ("codes", "wrong"),
+    [
+        ((UTM, "EPSG:25833", "EPSG:25833"), [0]),
+        (("EPSG:25833", UTM, UTM, "EPSG:25833"), [1, 2]),  # as many of both: the first
+        (("EPSG:25833", UTM, "EPSG:5683"), [1, 2]),
+        (("EPSG:4258", "EPSG:4258", "EPSG:4258", UTM, "EPSG:25833"), None),  # degrees do not count
+        (("EPSG:4258", "EPSG:4258", UTM, "EPSG:25833", UTM), [0, 1, 3]),
+    ],
+)
+def test_most_scans_decide_which_system_is_wrong(few, tmp_path, codes, wrong):
+    scans = [in_system(tmp_path, few, code) for code in codes]
+    refused: dict[Path, UserError] = {}
+    if wrong is None:
+        with pytest.raises(UserError, match="other scans are in ETRS89 / UTM zone 32N"):
+            check_scans(scans, None, refused)
+        return
+    used = [scan.path for scan in check_scans(scans, None, refused)]
+    assert [scans.index(path) for path in refused] == wrong
+    assert used == [path for path in scans if path not in refused]
+    with pytest.raises(UserError, match=r"other scans are in|not in metres"):
+        check_scans(scans, None)
+
+
+def test_a_scan_in_feet_among_others(few, tmp_path):
+    """In feet on the map it is in another system; heights in feet alone are converted."""
+    metres, feet = "EPSG:32110", "EPSG:2252"
+    scans = [in_system(tmp_path, few, code) for code in (metres, metres, feet)]
+    refused: dict[Path, UserError] = {}
+    assert len(check_scans(scans, None, refused)) == 2
+    assert list(refused) == scans[2:]
+    heights = with_keys(tmp_path / "a.las", few, *VERTICAL["unit alone"])
+    others = [in_system(tmp_path, few, UTM) for _ in range(2)]
+    checked_scans = check_scans([*others, heights], None)
+    assert [scan.unit_of_z for scan in checked_scans] == [1, 1, pytest.approx(US_FOOT, rel=1e-9)]
+
+
+def test_what_many_scans_do_not_name_is_said_once(few, tmp_path, caplog):
+    scans = [write_las(tmp_path / f"{number}.laz", few, crs=None) for number in range(5)]
+    assert not any(scan.has_crs for scan in check_scans(scans, None))
+    one = write_las(tmp_path / "one.laz", few)
+    assert {scan.crs for scan in check_scans([*scans, one], None)} == {pyproj.CRS(UTM)}
+    check_scans([scans[0], one], "EPSG:25833")
+    first = f"{scans[0]} and 4 more: no coordinate reference system is named"
+    assert caplog.messages == [
+        f"{first}; metres are assumed; --crs names it",
+        f"{first}; ETRS89 / UTM zone 32N is taken",
+        f"{scans[0]}: no coordinate reference system is named; ETRS89 / UTM zone 33N is taken",
+        f"{one}: ETRS89 / UTM zone 32N is named; ETRS89 / UTM zone 33N is taken",
+    ]
+
+
+def test_a_text_that_cannot_be_read(few, tmp_path):
+    path = with_wkt(tmp_path / "a.las", few, "PROJCS[nonsense")
+    with pytest.raises(UserError, match=r"a\.las: its coordinate reference system cannot be read"):
+        checked(path)
+    assert checked(path, UTM).unit == 1
+    both = laspy.read(with_keys(tmp_path / "b.las", few, (1024, 1), (3072, 25832)))
+    both.vlrs.append(projection(2112, b"PROJCS[nonsense"))
+    both.write(tmp_path / "b.las")
+    assert checked(tmp_path / "b.las").crs.to_epsg() == 25832
 
 
 def test_lengths_on_the_ground(few, tmp_path):

@@ -1,8 +1,9 @@
 """Coordinate reference systems of scans and their units."""
 
 import io
-import logging
 import warnings
+from collections import Counter
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,8 +18,6 @@ from rasterio.errors import RasterioError
 from crn.errors import UserError
 from crn.system.text import shortened
 
-log = logging.getLogger(__name__)
-
 # TIFF tags of GeoTIFF: the first two make a picture one, keys are in the last three.
 _PIXELS, _PLACE, _KEYS, _DOUBLES, _TEXT = 33550, 33922, 34735, 34736, 34737
 _SHORT, _DOUBLE, _ASCII = 3, 12, 2  # types of tags
@@ -31,7 +30,7 @@ def own_crs(path: Path, header: laspy.LasHeader, strict: bool) -> pyproj.CRS | N
     """The coordinate reference system of a file; None if it has none that can be read.
 
     Raises:
-        UserError: it names one by keys that cannot be read, and ``strict`` is true.
+        UserError: it names one that cannot be read, and ``strict`` is true.
     """
     records: dict[int, bytes] = {}
     for record in (*header.vlrs, *(header.evlrs or ())):
@@ -39,27 +38,26 @@ def own_crs(path: Path, header: laspy.LasHeader, strict: bool) -> pyproj.CRS | N
             content = record.record_data_bytes()
             records[record.record_id] = records.get(record.record_id) or content
     wkt = records.get(2112, b"").rstrip(b"\0").decode(errors="replace").strip()
-    try:
-        if wkt:
-            return _from_wkt(wkt)
-    except CRSError as error:
-        reason = shortened(str(error))
-        log.warning("%s: its coordinate reference system cannot be read (%s)", path, reason)
-    keys = records.get(_KEYS, b"")
-    try:
-        return _from_keys(keys, records.get(_DOUBLES, b""), records.get(_TEXT, b""))
-    except (RasterioError, CRSError, ValueError) as error:
-        if not strict:
-            return None
+    keys = (records.get(record, b"") for record in (_KEYS, _DOUBLES, _TEXT))
+    reason = ""
+    for read, content in ((_from_wkt, (wkt,)), (_from_keys, keys)):
+        try:
+            crs = read(*content)
+        except (RasterioError, CRSError, ValueError) as error:
+            reason = reason or shortened(str(error))
+        else:
+            if crs is not None:
+                return crs
+    if reason and strict:
         raise UserError(
-            f"{path}: its coordinate reference system cannot be read from its GeoTIFF keys "
-            f"({shortened(str(error))}); name it with --crs"
-        ) from None
+            f"{path}: its coordinate reference system cannot be read ({reason}); name it with --crs"
+        )
+    return None
 
 
 @lru_cache
-def _from_wkt(text: str) -> pyproj.CRS:
-    return pyproj.CRS.from_wkt(text)
+def _from_wkt(text: str) -> pyproj.CRS | None:
+    return pyproj.CRS.from_wkt(text) if text else None
 
 
 @lru_cache
@@ -127,6 +125,16 @@ def horizontal(crs: pyproj.CRS) -> pyproj.CRS:
 def same_on_the_map(one: pyproj.CRS, other: pyproj.CRS) -> bool:
     """Whether the horizontal parts of two systems are equal, however they are written."""
     return horizontal(one).equals(horizontal(other), ignore_axis_order=True)
+
+
+def most_common(systems: Sequence[pyproj.CRS]) -> pyproj.CRS | None:
+    """The system that most share, however they write it; of several the first, None without any."""
+    counts = Counter(systems)
+
+    def shared(crs: pyproj.CRS) -> int:
+        return sum(n for other, n in counts.items() if same_on_the_map(crs, other))
+
+    return max(counts, key=shared, default=None)
 
 
 def units(where: str, crs: pyproj.CRS | None) -> tuple[float, float]:

@@ -13,7 +13,14 @@ import pyproj
 from laspy.point.record import ScaleAwarePointRecord
 
 from crn.errors import UserError
-from crn.pointcloud.crs import crs_of_flag, own_crs, require_true_lengths, same_on_the_map, units
+from crn.pointcloud.crs import (
+    crs_of_flag,
+    most_common,
+    own_crs,
+    require_true_lengths,
+    same_on_the_map,
+    units,
+)
 from crn.system.interrupts import ctrl_c_waits
 from crn.system.text import shortened
 
@@ -108,48 +115,60 @@ def check_scans(
             error is raised.
 
     Raises:
-        UserError: a file cannot be used, or the files do not go together.
+        UserError: a file cannot be used, or two differ in their systems and no third one decides.
     """
     asked = crs_of_flag(crs_name) if crs_name else None
+    units("--crs", asked)
     found: dict[Path, tuple[laspy.LasHeader, pyproj.CRS | None]] = {}
     for path in files:
-        try:
+        with _each(path, refused):
             header = _read_header(path)
-            found[path] = header, own_crs(path, header, strict=asked is None)
-        except UserError as error:
-            if refused is None:
-                raise
-            refused[path] = error
-    first = next(((path, own) for path, (_, own) in found.items() if own), None)
-    scans = []
+            own = own_crs(path, header, strict=asked is None)
+            if asked is None:
+                units(str(path), own)  # a scan in degrees has no say
+            found[path] = header, own
+    named = [own for _, own in found.values() if own]
+    common = asked or most_common(named)
+    scans, overruled = [], dict[str, list[Path]]()
     for path, (header, own) in found.items():
-        crs = asked or own or (first and first[1])
-        if asked is None and own and first and not same_on_the_map(own, first[1]):
-            raise UserError(
-                f"{first[0]} and {path} have different coordinate reference systems; reproject one "
-                "(pdal translate -f filters.reprojection), or name the true one of both with --crs"
-            )
-        has_crs = own is not None and (asked is None or same_on_the_map(own, asked))
+        has_crs = bool(own and common and same_on_the_map(own, common))
+        if own and common and not has_crs and asked is None:
+            with _each(path, refused if len(named) > 2 else None):
+                raise UserError(
+                    f"{path}: is in {own.name}, other scans are in {common.name}; reproject it "
+                    "(pdal translate -f filters.reprojection), or name the true system of all "
+                    "with --crs"
+                )
+            continue
         if not has_crs:
-            says = f"says {own.name}" if own else "has no coordinate reference system"
-            taken = f"{crs.name} is taken" if crs else "metres are assumed; --crs names it"
-            log.warning("%s: %s; %s", path, says, taken)
-        try:
-            unit, unit_of_z = units(str(path) if asked is None else "--crs", crs)
-            scan = Scan(path, header, header.point_count, crs, has_crs, unit, unit_of_z)
+            name = own.name if own else "no coordinate reference system"
+            overruled.setdefault(name, []).append(path)
+        with _each(path, refused):
+            crs = asked or own or common
+            scan = Scan(path, header, header.point_count, crs, has_crs, *units(str(path), crs))
             _check_numbers(scan)
             if crs is not None:
                 middle = (header.mins + header.maxs) / 2
                 require_true_lengths(str(path), crs, *map(float, middle[:2]))
-        except UserError as error:
-            if refused is None:
-                raise
-            refused[path] = error
-        else:
             scans.append(scan)
+    taken = f"{common.name} is taken" if common else "metres are assumed; --crs names it"
+    for name, paths in overruled.items():
+        more = f" and {len(paths) - 1:,} more" if len(paths) > 1 else ""
+        log.warning("%s%s: %s is named; %s", paths[0], more, name, taken)
     for pair in {(scan.unit, scan.unit_of_z) for scan in scans} - {(1.0, 1.0)}:
         log.info("coordinates are converted to metres: x and y times %.9g, z times %.9g", *pair)
     return scans
+
+
+@contextmanager
+def _each(path: Path, refused: dict[Path, UserError] | None) -> Iterator[None]:
+    """Note the error of a file, or raise it if it is not to be noted."""
+    try:
+        yield
+    except UserError as error:
+        if refused is None:
+            raise
+        refused[path] = error
 
 
 def read_points(
