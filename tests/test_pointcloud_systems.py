@@ -153,7 +153,7 @@ def in_system(folder: Path, street: Street, code: str) -> Path:
     [
         ((UTM, "EPSG:25833", "EPSG:25833"), [0]),
         (("EPSG:25833", UTM, UTM, "EPSG:25833"), [1, 2]),  # as many of both: the first
-        (("EPSG:25833", UTM, "EPSG:5683"), [1, 2]),
+        (("EPSG:25833", UTM, "EPSG:25831"), [1, 2]),
         (("EPSG:4258", "EPSG:4258", "EPSG:4258", UTM, "EPSG:25833"), None),  # degrees do not count
         (("EPSG:4258", "EPSG:4258", UTM, "EPSG:25833", UTM), [0, 1, 3]),
     ],

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -103,27 +103,24 @@ def find_files(inputs: Sequence[Path], out: Path | None = None) -> dict[Path, st
     Raises:
         UserError: there are none, or one is given twice.
     """
-    names: dict[Path, str] = {}
+    found: list[tuple[Path, str]] = []
     for path in inputs:
         if path.is_dir():
-            found = list(_below(path, out))
-            if not found:
+            below = [(each, str(each.relative_to(path))) for each in _below(path, out)]
+            if not below:
                 raise UserError(f"{path}: contains no .las or .laz file")
-            new = {each: str(each.relative_to(path)) for each in found}
+            found += below
         elif path.exists():
-            new = {path: path.name}
+            found.append((path, path.name))
         else:
             raise UserError(f"{path}: no such file; give a LAS or LAZ file, or a folder of them")
-        twice = new.keys() & names.keys()
-        if twice:
-            raise UserError(f"{min(twice)}: is named twice; name it once")
-        names |= new
-    seen: dict[tuple[int, int], Path] = {}
-    for path in names:
+    files: dict[tuple[int, int], Path] = {}
+    for path, _ in found:
         status = path.stat()
-        other = seen.setdefault((status.st_dev, status.st_ino), path)
+        other = files.setdefault((status.st_dev, status.st_ino), path)
         if other is not path:
-            raise UserError(f"{path}: is named twice, as {other} as well; name it once")
+            raise UserError(f"{path}: is named twice, first as {other}; name it once")
+    names = dict(found)
     if len(set(names.values())) < len(names):
         base = os.path.commonpath([path.absolute().parent for path in names])
         names = {path: os.path.relpath(path.absolute(), base) for path in names}
@@ -161,13 +158,9 @@ def tasks_of(scans: Sequence[Scan]) -> list[Task]:
     reach = (AROUND + 1) * BLOCK / 100
     tree = shapely.STRtree(shapely.box(west, south, east, north))
     near = shapely.box(west - reach, south - reach, east + reach, north + reach)
-    around: list[list[int]] = [[] for _ in scans]
-    for one, other in tree.query(near, "intersects").T:
-        if one != other:
-            around[one].append(int(other))
     return [
-        Task(scan, tuple(scans[number] for number in sorted(others)))
-        for scan, others in zip(scans, around, strict=True)
+        Task(scan, tuple(scans[other] for other in sorted(tree.query(box)) if other != number))
+        for number, (scan, box) in enumerate(zip(scans, near, strict=True))
     ]
 
 
@@ -230,15 +223,14 @@ def run_tasks(
     Raises:
         UserError: a task fails and the workers are strict, or no scheduler answers.
     """
-    bar = tqdm(total=len(arguments), unit="scans", disable=True if len(arguments) == 1 else None)
-    with bar:
-        for name, result in _results(function, arguments, workers):
-            bar.update()
-            if isinstance(result, UserError):
-                if workers.strict or len(arguments) == 1:
-                    raise result
-                log.warning("%s", result)
-            yield name, result
+    single = len(arguments) == 1
+    results = _results(function, arguments, workers)
+    for name, result in tqdm(results, total=len(arguments), unit="scans", disable=single or None):
+        if isinstance(result, UserError):
+            if workers.strict or single:
+                raise result
+            log.warning("%s", result)
+        yield name, result
 
 
 def _results(
@@ -288,24 +280,23 @@ def _client(workers: Workers) -> Iterator["Client"]:
     dask.config.set({"distributed.admin.log-length": 0})
     # By default, dask's workers spend a third of their time on giving memory back.
     dask.config.set({"distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT})
-    if workers.scheduler is not None:
+    with ExitStack() as stack:
+        where = workers.scheduler
+        if where is None:
+            where = stack.enter_context(
+                LocalCluster(
+                    n_workers=workers.jobs,
+                    threads_per_worker=1,
+                    memory_limit=0,  # tasks know their bounds
+                    dashboard_address=":0",
+                    silence_logs=logging.CRITICAL,
+                )
+            )
+            log.info("progress: %s", where.dashboard_link)
         try:
-            with Client(workers.scheduler, timeout=_PATIENCE) as client:
-                yield client
+            client = stack.enter_context(Client(where, timeout=_PATIENCE))
         except (OSError, ValueError) as error:
-            raise UserError(f"--scheduler {workers.scheduler}: does not answer ({error})") from None
-        return
-    with (
-        LocalCluster(
-            n_workers=workers.jobs,
-            threads_per_worker=1,
-            memory_limit=0,  # tasks know their bounds
-            dashboard_address=":0",
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        log.info("progress: %s", cluster.dashboard_link)
+            raise UserError(f"--scheduler {where}: does not answer ({error})") from None
         yield client
 
 

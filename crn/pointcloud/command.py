@@ -156,20 +156,11 @@ def _add_scans(parser: argparse.ArgumentParser) -> None:
 
 def _add_tiles(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add(
-        "--cell",
-        type=float,
-        choices=[cell / 100 for cell in CELLS],
-        help="side of a cell in metres (default: depends on the density of the points)",
-    )
-    add(
-        "--height-range-mm",
-        type=float,
-        nargs=2,
-        default=(-60.0, 60.0),
-        metavar=("LOW", "HIGH"),
-        help="heights shown as black and white (default: -60 60)",
-    )
+    cell = "side of a cell in metres (default: depends on the density of the points)"
+    add("--cell", type=float, choices=[each / 100 for each in CELLS], help=cell)
+    heights: dict[str, Any] = {"nargs": 2, "default": (-60.0, 60.0), "metavar": ("LOW", "HIGH")}
+    shown = "heights shown as black and white (default: -60 60)"
+    add("--height-range-mm", type=float, **heights, help=shown)
     add("--no-intensity", action="store_false", dest="with_intensity", help="use heights only")
     damage = "areas or lines of known damage; tiles that touch one go to bad_ones/, others to "
     add("--damages", help=f"{damage}good_ones/", **_FILE)
@@ -182,11 +173,8 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
     add("--pairs", choices=PAIRS, help="as in train.py (default: as trained)")
     add("--anomaly-score", choices=SCORES, help="as in train.py (default: as trained)")
     above = parser.add_mutually_exclusive_group()
-    above.add_argument(
-        "--threshold",
-        type=_number,
-        help="scores above it are damage (default: the highest are listed)",
-    )
+    damage = "scores above it are damage (default: the highest are listed)"
+    above.add_argument("--threshold", type=_number(-math.inf), help=damage)
     above.add_argument(
         "--threshold-from",
         type=typed_path,
@@ -194,20 +182,10 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
         help="take it from what score has written about a sound road (a folder), see "
         "--false-places; or the pixel threshold of a metrics.json of train.py --mode inference",
     )
-    add(
-        "--false-places",
-        type=_positive,
-        default=1.0,
-        metavar="NUMBER",
-        help="places per 100 m of the sound road that may be above the threshold (default: 1)",
-    )
-    add(
-        "--least-area",
-        type=_positive,
-        default=0.02,
-        metavar="M2",
-        help="smallest place in square metres (default: 0.02)",
-    )
+    false = "places per 100 m of the sound road that may be above the threshold (default: 1)"
+    add("--false-places", type=_number(0), default=1.0, metavar="NUMBER", help=false)
+    least = "smallest place in square metres (default: 0.02)"
+    add("--least-area", type=_number(0), default=0.02, metavar="M2", help=least)
     add("--axis", help="axes of the roads, as lines: places get stations, tables rows", **_FILE)
     earlier = "results of an earlier survey: places are new, grown, unchanged or repaired"
     add("--against", type=typed_path, metavar="DIR", help=earlier)
@@ -216,18 +194,17 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
     add("--cpu", action="store_true", help="do not use a GPU")
 
 
-def _positive(text: str) -> float:
-    value = _number(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"takes no number below 0, such as {text}")
-    return value
+def _number(lowest: float) -> Callable[[str], float]:
+    """An argparse type: finite numbers from ``lowest`` on."""
 
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and value >= lowest):
+            least = f" from {lowest:g} on" if lowest > -math.inf else ""
+            raise argparse.ArgumentTypeError(f"takes a number{least}, not {text!r}")
+        return value
 
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"takes a number, not {text!r}")
-    return value
+    return read

@@ -4,6 +4,7 @@ import io
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -102,18 +103,20 @@ def _from_keys(content: bytes, doubles: bytes, text: bytes) -> pyproj.CRS | None
     return crs
 
 
-def crs_of_flag(name: str) -> pyproj.CRS:
-    """The system that ``--crs`` names.
+def crs_of_flag(name: str | None) -> pyproj.CRS | None:
+    """The system that ``--crs`` names, if it is given.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is none of that name, or it is not in metres or feet.
     """
     try:
-        return pyproj.CRS.from_user_input(name)
+        crs = pyproj.CRS.from_user_input(name) if name else None
     except CRSError:
         raise UserError(
             f"--crs {name}: is not a coordinate reference system; give one like EPSG:25832"
         ) from None
+    units("--crs", crs)
+    return crs
 
 
 def horizontal(crs: pyproj.CRS) -> pyproj.CRS:
@@ -137,40 +140,38 @@ def most_common(systems: Sequence[pyproj.CRS]) -> pyproj.CRS | None:
     return max(counts, key=shared, default=None)
 
 
-def units(where: str, crs: pyproj.CRS | None) -> tuple[float, float]:
+def units(
+    where: str, crs: pyproj.CRS | None, place: np.ndarray | None = None
+) -> tuple[float, float]:
     """Metres in a unit of x and y, and of z.
 
     Args:
         where: the file or flag that names the system, for messages.
         crs: the system; None: metres are assumed.
+        place: x and y in it where lengths have to be those on the ground; None: anywhere.
 
     Raises:
-        UserError: coordinates are degrees, or geocentric.
+        UserError: coordinates are degrees, or geocentric, or lengths differ much from those on the
+            ground, as in EPSG:3857 far from the equator.
     """
     if crs is None:
         return 1.0, 1.0
     flat = horizontal(crs)
     if flat.is_geographic or flat.is_geocentric or crs.is_geocentric:
         raise UserError(f"{where}: {crs.name} is not in metres; {_REPROJECT}")
+    if place is not None:
+        projection = pyproj.Proj(flat)
+        # Coordinates outside the system tell nothing.
+        with suppress(ProjError):
+            x, y = map(float, place[:2])
+            degrees = projection(x, y, inverse=True, errcheck=True)
+            scale = projection.get_factors(*degrees, errcheck=True).areal_scale ** 0.5
+            if abs(scale - 1) > _LARGEST_DISTORTION:
+                raise UserError(
+                    f"{where}: a metre on the ground is {scale:.3f} m in {crs.name} there; "
+                    f"{_REPROJECT}"
+                )
     metres = [axis.unit_conversion_factor for axis in flat.axis_info] or [1.0]
     if crs.is_compound:
         return metres[0], crs.sub_crs_list[1].axis_info[0].unit_conversion_factor
     return metres[0], metres[2] if len(metres) > 2 else metres[0]
-
-
-def require_true_lengths(where: str, crs: pyproj.CRS, x: float, y: float) -> None:
-    """Refuse a system in which lengths at a place differ much from those on the ground.
-
-    Raises:
-        UserError: they differ, as in EPSG:3857 far from the equator.
-    """
-    projection = pyproj.Proj(horizontal(crs))
-    try:
-        place = projection(x, y, inverse=True, errcheck=True)
-        scale = projection.get_factors(*place, errcheck=True).areal_scale ** 0.5
-    except ProjError:
-        return  # the coordinates lie outside the system, so nothing is known
-    if abs(scale - 1) > _LARGEST_DISTORTION:
-        raise UserError(
-            f"{where}: a metre on the ground is {scale:.3f} m in {crs.name} there; {_REPROJECT}"
-        )

@@ -59,9 +59,10 @@ def draw_layers(
     """
     with drawing(folder), TemporaryDirectory(prefix=".", dir=folder) as work, ExitStack() as stack:
         layers = [
-            _Layer(folder / f"{stem}{name}.tif", name, grid, Path(work), tags or {}, stack)
-            for name in names
+            _Layer(folder / f"{stem}{name}.tif", name, grid, Path(work), stack) for name in names
         ]
+        for layer in layers:
+            layer.files[1].update_tags(**(tags or {}))
         for block, each in cells:
             for layer in layers:
                 layer.add(block, getattr(each, layer.name))
@@ -76,15 +77,7 @@ class _Layer:
     files, each the overview of the one before, and copied to the .ovr file that GDAL looks for.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        name: str,
-        grid: Grid,
-        work: Path,
-        tags: Mapping[str, object],
-        stack: ExitStack,
-    ) -> None:
+    def __init__(self, path: Path, name: str, grid: Grid, work: Path, stack: ExitStack) -> None:
         self.path, self.name, self.grid = path, name, grid
         self.windows: list[Window] = []
         self.sums: list[tuple[float, ...]] = []
@@ -98,11 +91,11 @@ class _Layer:
                 height=rows // factor,
                 width=columns // factor,
                 transform=grid.transform,
-                crs=grid.wkt,
+                crs=grid.crs,
                 **(_TILED | _CELLS | (_COMPRESSED if factor == 1 else {})),
             )
             self.files[factor] = stack.enter_context(file)
-        self.files[1].update_tags(**{CELL: grid.cell, UNIT: grid.unit, **tags})
+        self.files[1].update_tags(**{CELL: grid.cell, UNIT: grid.unit})
         self.files[1].set_band_description(1, DESCRIPTIONS[name])
         self.files[1].set_band_unit(1, unit(name))
 

@@ -5,7 +5,6 @@ from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
 
 import numpy as np
 import rasterio
@@ -13,6 +12,7 @@ from rasterio import shutil
 
 from crn.pointcloud.drawing import VALID, draw_layers, drawing, require_written
 from crn.pointcloud.layers import LAYERS, Grid
+from crn.pointcloud.mosaic import Mosaic
 from crn.pointcloud.partition import Block
 from crn.pointcloud.styles import STATISTICS, render, write_style
 
@@ -52,16 +52,16 @@ def join_layers(folder: Path, layers: Path, grid: Grid, stems: Sequence[str]) ->
                     if VALID in band:
                         cells = file.width * file.height * float(band[VALID]) / 100
                         found.append([cells, *(float(band[key]) for key in STATISTICS)])
-            cells, low, high, means, deviations = np.transpose(found)
+            cells, lows, highs, means, deviations = np.transpose(found)
             mean = np.average(means, weights=cells)
             variance = np.average(deviations**2 + (means - mean) ** 2, weights=cells)
-            values = low.min(), high.max(), mean, math.sqrt(variance)
+            values = lows.min(), highs.max(), mean, math.sqrt(variance)
             statistics = dict(zip(STATISTICS, values, strict=True))
             text = render(
                 "layer.vrt.jinja",
                 shape=grid.shape,
                 transform=grid.transform.to_gdal(),
-                crs=grid.wkt,
+                crs=grid.crs and grid.crs.to_wkt(),
                 sources=sources,
                 tags=tags,
                 # Cells of several scans count several times.
@@ -88,17 +88,12 @@ def write_cogs(folder: Path, layers: Path, grid: Grid, blocks: Collection[Block]
         TemporaryDirectory(prefix=".", dir=folder) as work,
         ExitStack() as stack,
     ):
-        opened = {
-            name: stack.enter_context(rasterio.open(layers / f"{name}.vrt")) for name in LAYERS
-        }
-
-        def cells(block: Block) -> SimpleNamespace:
-            window = grid.window(block)
-            read = {name: file.read(1, window=window) for name, file in opened.items()}
-            return SimpleNamespace(**{name: each[::-1] for name, each in read.items()})
-
-        drawn = ((block, cells(block)) for block in blocks)
-        draw_layers(Path(work), grid, drawn, tags=opened["score"].tags())
+        files = [stack.enter_context(rasterio.open(layers / f"{name}.vrt")) for name in LAYERS]
+        drawn = (
+            (block, Mosaic(*(file.read(1, window=grid.window(block))[::-1] for file in files)))
+            for block in blocks
+        )
+        draw_layers(Path(work), grid, drawn, tags=files[0].tags())
         last = [grid.window(block) for block in blocks if block[1] == grid.bottom]
         for name in LAYERS:
             shutil.copy(Path(work, f"{name}.tif"), folder / f"{name}.tif", **_COG)

@@ -13,14 +13,7 @@ import pyproj
 from laspy.point.record import ScaleAwarePointRecord
 
 from crn.errors import UserError
-from crn.pointcloud.crs import (
-    crs_of_flag,
-    most_common,
-    own_crs,
-    require_true_lengths,
-    same_on_the_map,
-    units,
-)
+from crn.pointcloud.crs import crs_of_flag, most_common, own_crs, same_on_the_map, units
 from crn.system.interrupts import ctrl_c_waits
 from crn.system.text import shortened
 
@@ -117,15 +110,14 @@ def check_scans(
     Raises:
         UserError: a file cannot be used, or two differ in their systems and no third one decides.
     """
-    asked = crs_of_flag(crs_name) if crs_name else None
-    units("--crs", asked)
+    asked = crs_of_flag(crs_name)
     found: dict[Path, tuple[laspy.LasHeader, pyproj.CRS | None]] = {}
     for path in files:
         with _each(path, refused):
             header = _read_header(path)
             own = own_crs(path, header, strict=asked is None)
-            if asked is None:
-                units(str(path), own)  # a scan in degrees has no say
+            if asked is None:  # scans in degrees have no say
+                units(str(path), own, (header.mins + header.maxs) / 2)
             found[path] = header, own
     named = [own for _, own in found.values() if own]
     common = asked or most_common(named)
@@ -145,11 +137,9 @@ def check_scans(
             overruled.setdefault(name, []).append(path)
         with _each(path, refused):
             crs = asked or own or common
-            scan = Scan(path, header, header.point_count, crs, has_crs, *units(str(path), crs))
+            metres = units(str(path), crs, (header.mins + header.maxs) / 2)
+            scan = Scan(path, header, header.point_count, crs, has_crs, *metres)
             _check_numbers(scan)
-            if crs is not None:
-                middle = (header.mins + header.maxs) / 2
-                require_true_lengths(str(path), crs, *map(float, middle[:2]))
             scans.append(scan)
     taken = f"{common.name} is taken" if common else "metres are assumed; --crs names it"
     for name, paths in overruled.items():

@@ -11,7 +11,7 @@ import pyproj
 import rasterio
 from rasterio.errors import RasterioError
 from rasterio.transform import Affine
-from rasterio.windows import Window
+from rasterio.windows import Window, intersect
 
 from crn.errors import UserError
 from crn.pointcloud.crs import horizontal
@@ -85,11 +85,6 @@ class Grid:
         """Cells on the sides of the whole grid: its height and width."""
         return self.rows * self.side, self.columns * self.side
 
-    @property
-    def wkt(self) -> str | None:
-        """The text of the system of the map; None if it is unknown."""
-        return None if self.crs is None else self.crs.to_wkt()
-
     def window(self, block: Block, factor: int = 1) -> Window:
         """The window of a block in a picture whose cells are ``factor`` times as wide."""
         row, side = self.rows - 1 - (block[1] - self.bottom), self.side // factor
@@ -146,18 +141,13 @@ def grid_of(
 
 def read(file: Any, window: Window, step: int = 1) -> np.ndarray:
     """The cells (H, W) of a window, or of its overview of a step; NaN outside the layer."""
-    size = (file.height, file.width)
-    starts = window.row_off, window.col_off
-    shape = int(window.height) // step, int(window.width) // step
-    first = [max(0, -start // step) for start in starts]
-    last = [
-        min(n, (end - start) // step) for n, start, end in zip(shape, starts, size, strict=True)
-    ]
-    cells = np.full(shape, np.nan, np.float32)
-    high, wide = (end - begin for begin, end in zip(first, last, strict=True))
-    if high > 0 and wide > 0:
-        top, left = (start + begin * step for start, begin in zip(starts, first, strict=True))
-        inside = Window(left, top, wide * step, high * step)
-        part = file.read(1, window=inside, out_shape=(high, wide))
-        cells[first[0] : last[0], first[1] : last[1]] = part
+    cells = np.full((int(window.height) // step, int(window.width) // step), np.nan, np.float32)
+    whole = Window(0, 0, file.width // step * step, file.height // step * step)
+    if intersect(window, whole):
+        inside = window.intersection(whole)
+        shape = int(inside.height) // step, int(inside.width) // step
+        top = (inside.row_off - window.row_off) // step
+        left = (inside.col_off - window.col_off) // step
+        part = file.read(1, window=inside, out_shape=shape)
+        cells[top : top + shape[0], left : left + shape[1]] = part
     return cells

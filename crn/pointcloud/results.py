@@ -32,6 +32,7 @@ class Wanted:
         least_area: of a place, square metres.
         axes: the axes of the roads, from `sections.named_axes`; None without.
         earlier: an earlier survey to compare with; None without.
+        cog: whether the layers of all scans are written as one GeoTIFF each, too.
     """
 
     threshold: float | None = None
@@ -39,6 +40,7 @@ class Wanted:
     least_area: float = LEAST_AREA
     axes: geopandas.GeoSeries | None = None
     earlier: Earlier | None = None
+    cog: bool = False
 
 
 def write_results(

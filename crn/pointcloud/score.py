@@ -148,7 +148,7 @@ def score_scans(
     ignored = read_areas(ignore, "--ignore", scans, IGNORED)
     axes = None if axis is None else named_axes(read_shapes(axis, "--axis", scans))
     earlier = None if against is None else Earlier.read(against)
-    wanted = Wanted(threshold, threshold_source, least_area, axes, earlier)
+    wanted = Wanted(threshold, threshold_source, least_area, axes, earlier, cog)
     copies = _names_of_copies(tasks, out)
     require_writable_folder(out, "--out")
     with working_in(out, disk_needed(tasks, "score", workers)) as work:
@@ -173,12 +173,7 @@ def score_scans(
             shutil.rmtree(scorings[name].work, ignore_errors=True)
         if not done:
             raise next(iter(failed.values()))
-        facts = {
-            "model": scorer.name,
-            "cell_m": tiles.cell / 100,
-            "road": "; ".join(dict.fromkeys(each["summary"] for each in done.values())),
-        }
-        said = _finish(work / "all", out, scorings, done, facts, wanted, cog)
+        said = _finish(work / "all", out, scorings, done, wanted)
         publish(work / "all", out)
     print_result(f"{out}: {said}")
     report_failures(failed, count, out)
@@ -211,11 +206,9 @@ def _names_of_copies(tasks: Sequence[Task], out: Path) -> dict[str, str]:
 
 def _done_before(out: Path, scorings: dict[str, _Scoring]) -> dict[str, dict[str, Any]]:
     """What earlier runs have written about scans that need not be scored again, by their names."""
-    done: dict[str, dict[str, Any]] = {}
-    if (out / DONE_FILE).exists():
-        for line in (out / DONE_FILE).read_text(encoding="utf-8").splitlines():
-            entry = json.loads(line)
-            done[entry["name"]] = entry
+    path = out / DONE_FILE
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    done: dict[str, dict[str, Any]] = {each["name"]: each for each in map(json.loads, lines)}
     return {
         name: done[name]
         for name, scoring in scorings.items()
@@ -284,9 +277,7 @@ def _finish(
     out: Path,
     scorings: dict[str, _Scoring],
     done: dict[str, dict[str, Any]],
-    facts: dict[str, Any],
     wanted: Wanted,
-    cog: bool,
 ) -> str:
     """Write what concerns all scans together; returns it in a sentence.
 
@@ -295,9 +286,7 @@ def _finish(
         out: the folder of the layers.
         scorings: all scans, by their names.
         done: what is known about those that are done.
-        facts: facts for the page.
         wanted: what is wanted.
-        cog: whether joined layers are written as one file, too.
     """
     folder.mkdir()
     names = [name for name in scorings if name in done]
@@ -306,13 +295,19 @@ def _finish(
         for east, north in done[name]["blocks"]:
             blocks.setdefault((east, north), number)
     scans = [scorings[name].task.scan for name in names]
-    facts["scans"] = [str(scan.path) for scan in scans]
-    grid = Grid.around(blocks, scorings[names[0]].tiles.cell, scans[0].unit, scans[0].crs)
+    first = scorings[names[0]]
+    facts = {
+        "model": first.scorer.name,
+        "cell_m": first.tiles.cell / 100,
+        "road": "; ".join(dict.fromkeys(each["summary"] for each in done.values())),
+        "scans": [str(scan.path) for scan in scans],
+    }
+    grid = Grid.around(blocks, first.tiles.cell, scans[0].unit, scans[0].crs)
     stems = [scorings[name].stem for name in names]
     if stems != [""]:
         join_layers(folder, out, grid, stems)
         publish(folder, out)  # cells and places are read from them
-        if cog:
+        if wanted.cog:
             write_cogs(folder, out, grid, blocks)
             publish(folder, out)
         else:  # `layer_path` would take what an earlier run has written
