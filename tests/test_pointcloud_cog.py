@@ -23,7 +23,7 @@ from crn.pointcloud.layers import LAYERS, Grid, grid_of, layer_path  # noqa: E40
 from crn.pointcloud.mosaic import Mosaic  # noqa: E402
 from crn.pointcloud.partition import BLOCK  # noqa: E402
 from crn.pointcloud.street import CRS  # noqa: E402
-from crn.pointcloud.styles import STATISTICS, unit  # noqa: E402
+from crn.pointcloud.styles import DESCRIPTIONS, STATISTICS  # noqa: E402
 from crn.system.program import program  # noqa: E402
 
 
@@ -53,8 +53,7 @@ def assert_cloud_optimised(folder: Path) -> None:
             structure = file.tags(ns="IMAGE_STRUCTURE")
             assert (structure["LAYOUT"], structure["COMPRESSION"]) == ("COG", "DEFLATE")
             assert math.isnan(file.nodata)
-            assert (file.units[0] or "") == unit(name)
-            assert file.descriptions[0]
+            assert (file.descriptions[0], file.units[0] or "") == DESCRIPTIONS[name]
             assert file.tags()["model"] == "depth"
             assert file.overviews(1) == [4, 16, 64]
             cells, tags = file.read(1), file.tags(1)

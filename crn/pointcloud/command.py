@@ -5,7 +5,7 @@ import logging
 import math
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import current_thread, main_thread
 from typing import Any
@@ -62,17 +62,13 @@ def _like_ctrl_c(came: list[int]) -> Iterator[None]:
         came.append(number)
         signal.raise_signal(signal.SIGINT)
 
-    before = {}
-    for name in ("SIGTERM", "SIGHUP") if current_thread() is main_thread() else ():
-        number = getattr(signal, name, None)
-        # Under nohup, SIGHUP stays ignored.
-        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
-            before[number] = signal.signal(number, stop)
-    try:
+    with ExitStack() as stack:
+        for name in ("SIGTERM", "SIGHUP") if current_thread() is main_thread() else ():
+            number = getattr(signal, name, None)
+            # Under nohup, SIGHUP stays ignored.
+            if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+                stack.callback(signal.signal, number, signal.signal(number, stop))
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _demo(folder: Path) -> None:

@@ -16,7 +16,7 @@ from rasterio.windows import Window
 
 from crn.pointcloud.layers import CELL, GDAL, LAYERS, OVERVIEWS, UNIT, Grid
 from crn.pointcloud.partition import Block
-from crn.pointcloud.styles import DESCRIPTIONS, STATISTICS, unit, write_style
+from crn.pointcloud.styles import DESCRIPTIONS, STATISTICS, write_style
 from crn.system.files import writing
 
 VALID = "STATISTICS_VALID_PERCENT"
@@ -96,8 +96,9 @@ class _Layer:
             )
             self.files[factor] = stack.enter_context(file)
         self.files[1].update_tags(**{CELL: grid.cell, UNIT: grid.unit})
-        self.files[1].set_band_description(1, DESCRIPTIONS[name])
-        self.files[1].set_band_unit(1, unit(name))
+        description, unit = DESCRIPTIONS[name]
+        self.files[1].set_band_description(1, description)
+        self.files[1].set_band_unit(1, unit)
 
     def add(self, block: Block, cells: np.ndarray) -> None:
         level = cells[::-1]

@@ -14,7 +14,7 @@ from crn.pointcloud.drawing import VALID, draw_layers, drawing, require_written
 from crn.pointcloud.layers import LAYERS, Grid
 from crn.pointcloud.mosaic import Mosaic
 from crn.pointcloud.partition import Block
-from crn.pointcloud.styles import STATISTICS, render, write_style
+from crn.pointcloud.styles import DESCRIPTIONS, STATISTICS, render, write_style
 
 _COG = {
     "driver": "COG",
@@ -48,7 +48,6 @@ def join_layers(folder: Path, layers: Path, grid: Grid, stems: Sequence[str]) ->
                     place = round(left), round(top), file.width, file.height
                     sources.append((f"{stem}{name}.tif", *place))
                     tags, band = file.tags(), file.tags(1)
-                    described = {"description": file.descriptions[0], "unit": file.units[0] or ""}
                     if VALID in band:
                         cells = file.width * file.height * float(band[VALID]) / 100
                         found.append([cells, *(float(band[key]) for key in STATISTICS)])
@@ -66,7 +65,7 @@ def join_layers(folder: Path, layers: Path, grid: Grid, stems: Sequence[str]) ->
                 tags=tags,
                 # Cells of several scans count several times.
                 statistics={**statistics, "STATISTICS_APPROXIMATE": "YES"},
-                **described,
+                described=DESCRIPTIONS[name],
             )
             path.write_text(text, encoding="utf-8")
             write_style(path, name, statistics)

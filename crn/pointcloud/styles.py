@@ -6,11 +6,12 @@ from typing import Any
 
 import jinja2
 
+# Description and unit of each layer.
 DESCRIPTIONS = {
-    "score": "anomaly score",
-    "height_mm": "height above the levelled road",
-    "intensity": "intensity",
-    "difference_mm": "height above that of the earlier survey",
+    "score": ("anomaly score", ""),
+    "height_mm": ("height above the levelled road", "mm"),
+    "intensity": ("intensity", ""),
+    "difference_mm": ("height above that of the earlier survey", "mm"),
 }
 STATISTICS = tuple(f"STATISTICS_{n}" for n in ("MINIMUM", "MAXIMUM", "MEAN", "STDDEV"))
 # Colours from low to high; those of scores can be seen on gray.
@@ -20,28 +21,15 @@ _GRAYS = ("#000000", "#ffffff")
 _SHOWN_MM = 40.0  # heights of -40 and 40 mm have the first and last colour
 
 
-def unit(name: str) -> str:
-    """The unit of a layer."""
-    return "mm" if name.endswith("mm") else ""
-
-
 def write_style(path: Path, name: str, statistics: Mapping[str, float]) -> None:
     """Write the style that QGIS takes for a layer: a QML file of its name."""
     mean, deviation = statistics["STATISTICS_MEAN"], statistics["STATISTICS_STDDEV"]
-    if name == "score":
-        low, high, colours = mean, mean + 6 * deviation, SCORE_COLOURS
-    elif name == "intensity":
-        low, high, colours = mean - 2 * deviation, mean + 2 * deviation, _GRAYS
-    else:
-        low, high, colours = -_SHOWN_MM, _SHOWN_MM, _HEIGHT_COLOURS
-    text = render(
-        "layer.qml.jinja",
-        low=low,
-        high=high,
-        colours=colours,
-        fades=name == "score",
-        unit=unit(name),
-    )
+    low, high, colours = {
+        "score": (mean, mean + 6 * deviation, SCORE_COLOURS),
+        "intensity": (mean - 2 * deviation, mean + 2 * deviation, _GRAYS),
+    }.get(name, (-_SHOWN_MM, _SHOWN_MM, _HEIGHT_COLOURS))
+    fades, unit = name == "score", DESCRIPTIONS[name][1]
+    text = render("layer.qml.jinja", low=low, high=high, colours=colours, fades=fades, unit=unit)
     path.with_suffix(".qml").write_text(text, encoding="utf-8")
 
 
