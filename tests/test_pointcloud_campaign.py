@@ -195,6 +195,10 @@ def test_a_damaged_scan_does_not_stop_the_others(street, campaign, tmp_path, cap
     assert not (tmp_path / "out/b.laz").exists()
     assert "c.laz: is not a LAS or LAZ file" in caplog.text
     assert "b.laz: cannot be read" in caplog.text
+    # The only scan that is left fails again; what all scans share is written nevertheless.
+    with pytest.raises(UserError, match="2 of 3 scans failed"):
+        run_score([scans], tmp_path / "out", cog=True)
+    assert (tmp_path / "out/score.tif").exists()
     with pytest.raises(UserError, match="is not a LAS"):
         run_score([scans], tmp_path / "strict", workers=Workers(strict=True))
     assert not (tmp_path / "strict").exists()

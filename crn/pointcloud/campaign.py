@@ -223,11 +223,10 @@ def run_tasks(
     Raises:
         UserError: a task fails and the workers are strict, or no scheduler answers.
     """
-    single = len(arguments) == 1
-    results = _results(function, arguments, workers)
-    for name, result in tqdm(results, total=len(arguments), unit="scans", disable=single or None):
+    results, count = _results(function, arguments, workers), len(arguments)
+    for name, result in tqdm(results, total=count, unit="scans", disable=count == 1 or None):
         if isinstance(result, UserError):
-            if workers.strict or single:
+            if workers.strict:
                 raise result
             log.warning("%s", result)
         yield name, result

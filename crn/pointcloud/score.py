@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -140,6 +140,7 @@ def score_scans(
     """
     tasks, failed = read_campaign(inputs, out, crs, workers)
     count = len(tasks) + len(failed)
+    workers = replace(workers, strict=workers.strict or count == 1)
     show_index(tasks, "score", workers, dry_run)
     if dry_run:
         return

@@ -81,6 +81,7 @@ def make_tiles(
         raise UserError(f"--height-range-mm {low:g} {high:g}: takes a depth below 0 and a height")
     tasks, failed = read_campaign(inputs, out, crs, workers)
     count = len(tasks) + len(failed)
+    workers = replace(workers, strict=workers.strict or count == 1)
     show_index(tasks, "tiles", workers, dry_run)
     if dry_run:
         return
