@@ -81,8 +81,7 @@ def read_campaign(
         inputs = [path.absolute() for path in inputs]
     names = find_files(inputs, out)
     refused: dict[Path, UserError] = {}
-    alone = workers.strict or len(names) == 1
-    scans = check_scans(names, crs, None if alone else refused)
+    scans = check_scans(names, crs, None if workers.strict or len(names) == 1 else refused)
     for error in refused.values():
         log.warning("%s", error)
     if not scans:

@@ -77,15 +77,13 @@ def _demo(folder: Path) -> None:
     make_demo(folder)
 
 
-def _tiles(scans: list[Path], out: Path, **options: Any) -> None:
+def _tiles(**options: Any) -> None:
     from crn.pointcloud.training_tiles import make_tiles
 
-    make_tiles(scans, out, **options)
+    make_tiles(**options)
 
 
 def _score(
-    scans: list[Path],
-    out: Path,
     model_input: Path,
     tiles_from: Path | None,
     pairs: str | None,
@@ -108,7 +106,7 @@ def _score(
     elif threshold_from is not None:
         options["threshold"] = scorer.threshold_from(threshold_from)
         options["threshold_source"] = f"--threshold-from {threshold_from}"
-    score_scans(scans, out, scorer.tile_set(given), scorer, **options)
+    score_scans(tiles=scorer.tile_set(given), scorer=scorer, **options)
 
 
 def _parser() -> Parser:
@@ -138,7 +136,8 @@ def _parser() -> Parser:
 def _add_scans(parser: argparse.ArgumentParser) -> None:
     """The options of both commands that read scans."""
     add = parser.add_argument
-    add("scans", type=typed_path, nargs="+", help="LAS or LAZ files, or folders above them")
+    scans = "LAS or LAZ files, or folders above them"
+    add("inputs", type=typed_path, nargs="+", metavar="SCANS", help=scans)
     add("--out", type=typed_path, required=True, metavar="DIR", help="output folder")
     add("--crs", metavar="NAME", help="system of the coordinates, e.g. EPSG:25832")
     road = "areas of the road: GeoPackage, GeoJSON or Shapefile in any system (default: points of "

@@ -95,11 +95,8 @@ def _from_keys(content: bytes, doubles: bytes, text: bytes) -> pyproj.CRS | None
         warnings.simplefilter("ignore")
         crs = pyproj.CRS.from_wkt(picture.crs.to_wkt())
     if crs.type_name == "Engineering CRS":
-        codes = {int(key): int(code) for key, _, _, code in keys}
-        named = ", ".join(
-            f"{key} = {codes[key]}" for key in (_GEOGRAPHIC, _PROJECTED) if key in codes
-        )
-        raise ValueError(f"key {named}")
+        named = [f"{key} = {code}" for key, *_, code in keys if key in (_GEOGRAPHIC, _PROJECTED)]
+        raise ValueError(f"key {', '.join(named)}")
     return crs
 
 

@@ -80,7 +80,7 @@ class _Layer:
     def __init__(self, path: Path, name: str, grid: Grid, work: Path, stack: ExitStack) -> None:
         self.path, self.name, self.grid = path, name, grid
         self.windows: list[Window] = []
-        self.sums: list[tuple[float, ...]] = []
+        self.parts: list[tuple[float, ...]] = []
         self.overviews = work / f"{name}.tif"
         rows, columns = grid.shape
         self.files: dict[int, Any] = {}
@@ -103,23 +103,18 @@ class _Layer:
     def add(self, block: Block, cells: np.ndarray) -> None:
         level = cells[::-1]
         known = level[np.isfinite(level)]
-        ends = known.min(initial=math.inf), known.max(initial=-math.inf)
-        exact = known.astype(np.float64)
-        self.sums.append((*ends, len(known), exact.sum(), exact @ exact))
+        if len(known):
+            mean, deviation = known.mean(dtype=np.float64), known.std(dtype=np.float64)
+            self.parts.append((len(known), known.min(), known.max(), mean, deviation))
         self.windows.append(self.grid.window(block))
         for factor, file in self.files.items():
             level = level if factor == 1 else _reduced(level, self.name == "score")
             file.write(level, 1, window=self.grid.window(block, factor))
 
     def finish(self) -> None:
-        lows, highs, *sums = np.transpose(self.sums)
-        count, total, squares = map(sum, sums)
-        mean = total / max(1, count)
-        deviation = math.sqrt(max(0, squares / max(1, count) - mean**2))
-        values = (lows.min(), highs.max(), mean, deviation)
-        statistics = dict(zip(STATISTICS, values, strict=True))
-        if count:
-            valid = 100 * count / math.prod(self.grid.shape)
+        statistics = pooled(self.parts)
+        if self.parts:
+            valid = 100 * sum(count for count, *_ in self.parts) / math.prod(self.grid.shape)
             self.files[1].update_tags(1, **statistics, **{VALID: valid})
         for file in self.files.values():
             file.close()
@@ -142,6 +137,15 @@ def _reduced(cells: np.ndarray, highest: bool) -> np.ndarray:
     known = np.isfinite(cells)
     with np.errstate(invalid="ignore"):
         return united(np.add, np.where(known, cells, 0)) / united(np.add, known.astype(np.float32))
+
+
+def pooled(parts: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Statistics of a layer: of its parts, count, lowest, highest, mean and deviation; or zeros."""
+    count, lows, highs, means, deviations = np.transpose(parts or [(1, 0, 0, 0, 0)])
+    mean = np.average(means, weights=count)
+    variance = np.average(deviations**2 + (means - mean) ** 2, weights=count)
+    values = lows.min(), highs.max(), mean, math.sqrt(variance)
+    return dict(zip(STATISTICS, map(float, values), strict=True))
 
 
 def require_written(path: Path, windows: Iterable[Window]) -> None:

@@ -1,16 +1,14 @@
 """The layers of several scans as one: virtual layers, or cloud-optimised GeoTIFFs."""
 
-import math
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
 import rasterio
 from rasterio import shutil
 
-from crn.pointcloud.drawing import VALID, draw_layers, drawing, require_written
+from crn.pointcloud.drawing import VALID, draw_layers, drawing, pooled, require_written
 from crn.pointcloud.layers import LAYERS, Grid
 from crn.pointcloud.mosaic import Mosaic
 from crn.pointcloud.partition import Block
@@ -51,11 +49,7 @@ def join_layers(folder: Path, layers: Path, grid: Grid, stems: Sequence[str]) ->
                     if VALID in band:
                         cells = file.width * file.height * float(band[VALID]) / 100
                         found.append([cells, *(float(band[key]) for key in STATISTICS)])
-            cells, lows, highs, means, deviations = np.transpose(found)
-            mean = np.average(means, weights=cells)
-            variance = np.average(deviations**2 + (means - mean) ** 2, weights=cells)
-            values = lows.min(), highs.max(), mean, math.sqrt(variance)
-            statistics = dict(zip(STATISTICS, values, strict=True))
+            statistics = pooled(found)
             text = render(
                 "layer.vrt.jinja",
                 shape=grid.shape,
@@ -82,11 +76,7 @@ def write_cogs(folder: Path, layers: Path, grid: Grid, blocks: Collection[Block]
     Raises:
         UserError: the system refuses to write them, or to read a layer.
     """
-    with (
-        drawing(folder),
-        TemporaryDirectory(prefix=".", dir=folder) as work,
-        ExitStack() as stack,
-    ):
+    with drawing(folder), TemporaryDirectory(prefix=".", dir=folder) as work, ExitStack() as stack:
         files = [stack.enter_context(rasterio.open(layers / f"{name}.vrt")) for name in LAYERS]
         drawn = (
             (block, Mosaic(*(file.read(1, window=grid.window(block))[::-1] for file in files)))

@@ -95,9 +95,7 @@ class Scan:
 
 
 def check_scans(
-    files: Iterable[Path],
-    crs_name: str | None,
-    refused: dict[Path, UserError] | None = None,
+    files: Iterable[Path], crs_name: str | None, refused: dict[Path, UserError] | None = None
 ) -> list[Scan]:
     """Check the headers of all files without reading points.
 
