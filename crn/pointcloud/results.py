@@ -16,6 +16,7 @@ from crn.pointcloud.sections import LENGTHS, sections, stationed
 from crn.pointcloud.surveys import Earlier, compare
 from crn.pointcloud.vectors import PLACES_FILE, write_layer
 from crn.system.files import writing
+from crn.system.text import SPREADSHEET_ENCODING
 
 FIRST_FILE = "look_here_first.gpkg"
 WEB_FILE = "damages.geojson"
@@ -90,13 +91,11 @@ def write_results(
     if repaired is not None and len(repaired):
         write_layer(path, "repaired", repaired)
     for length in LENGTHS:
-        table = sections(places, wanted.axes, grid, blocks, length)
-        write_layer(path, f"sections_{length}m", table)
-        # With a byte order mark, which Excel needs.
+        name, table = f"sections_{length}m", sections(places, wanted.axes, grid, blocks, length)
+        write_layer(path, name, table)
+        rows = table.drop(columns="geometry")
         with writing(folder):
-            table.drop(columns="geometry").to_csv(
-                folder / f"sections_{length}m.csv", index=False, encoding="utf-8-sig"
-            )
+            rows.to_csv(folder / f"{name}.csv", index=False, encoding=SPREADSHEET_ENCODING)
     if grid.crs is not None:
         write_layer(folder / WEB_FILE, "places", places)
     write_page(folder, layers, grid, blocks, places, facts)

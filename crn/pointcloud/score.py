@@ -300,7 +300,7 @@ def _finish(
     facts = {
         "model": first.scorer.name,
         "cell_m": first.tiles.cell / 100,
-        "road": "; ".join(dict.fromkeys(each["summary"] for each in done.values())),
+        "road": "; ".join(dict.fromkeys(done[name]["summary"] for name in names)),
         "scans": [str(scan.path) for scan in scans],
     }
     grid = Grid.around(blocks, first.tiles.cell, scans[0].unit, scans[0].crs)
