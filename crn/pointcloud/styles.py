@@ -15,7 +15,7 @@ DESCRIPTIONS = {
 }
 STATISTICS = tuple(f"STATISTICS_{n}" for n in ("MINIMUM", "MAXIMUM", "MEAN", "STDDEV"))
 # Colours from low to high; those of scores can be seen on gray.
-SCORE_COLOURS: tuple[str, ...] = ("#3c146e", "#961e6e", "#dc4632", "#fa9614", "#fff078")
+_SCORE_COLOURS: tuple[str, ...] = ("#3c146e", "#961e6e", "#dc4632", "#fa9614", "#fff078")
 _HEIGHT_COLOURS = ("#2166ac", "#92c5de", "#f7f7f7", "#f4a582", "#b2182b")
 _GRAYS = ("#000000", "#ffffff")
 _SHOWN_MM = 40.0  # heights of -40 and 40 mm have the first and last colour
@@ -25,7 +25,7 @@ def write_style(path: Path, name: str, statistics: Mapping[str, float]) -> None:
     """Write the style that QGIS takes for a layer: a QML file of its name."""
     mean, deviation = statistics["STATISTICS_MEAN"], statistics["STATISTICS_STDDEV"]
     low, high, colours = {
-        "score": (mean, mean + 6 * deviation, SCORE_COLOURS),
+        "score": (mean, mean + 6 * deviation, _SCORE_COLOURS),
         "intensity": (mean - 2 * deviation, mean + 2 * deviation, _GRAYS),
     }.get(name, (-_SHOWN_MM, _SHOWN_MM, _HEIGHT_COLOURS))
     fades, unit = name == "score", DESCRIPTIONS[name][1]
