@@ -9,25 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from crn.config import (
-    GROUPS,
-    RECIPES,
-    UNTRAINED_MODELS,
-    Network,
-    Optimization,
-    Options,
-    Run,
-)
+from crn.config import GROUPS, RECIPES, UNTRAINED_MODELS, Network, Optimization, Options, Run
 from crn.errors import UserError
-from crn.option import (
-    allowed,
-    counts,
-    flag,
-    is_list,
-    missing_for,
-    option_names,
-    value_type,
-)
+from crn.option import allowed, counts, flag, is_list, missing_for, option_names, value_type
 from crn.system.program import Parser, typed_path
 from crn.system.text import quoted
 from datasets.layouts import LABELLED, LAYOUTS
@@ -43,12 +27,7 @@ DEMO_SAMPLE = Path("datasets/demo_roads")
 # samples of five other seeds: the AUROC is 0.93 on average, 0.80 by the recipe's own score. More
 # pixels are as fast with narrower networks. Other recipes have the profile above.
 DEMO_RECIPE = "balanced"
-DEMO_ON_SAMPLE = {
-    "model": "crn",
-    "imsize": 64,
-    "width": 16,
-    "anomaly_score": "discrimination",
-}
+DEMO_ON_SAMPLE = {"model": "crn", "imsize": 64, "width": 16, "anomaly_score": "discrimination"}
 
 
 def parse_options(argv: Sequence[str] | None = None) -> Options:

@@ -37,13 +37,7 @@ from crn.system.files import claimed
 from crn.system.hardware import pick_device, set_up_cpu, to_device_if_it_fits
 from crn.system.program import print_result
 from datasets.masks import read_masks
-from datasets.reader import (
-    Images,
-    image_batches,
-    normalize,
-    read_images,
-    say_how_many_are_small,
-)
+from datasets.reader import Images, image_batches, normalize, read_images, say_how_many_are_small
 from datasets.samples import TRAIN, Sample
 
 log = logging.getLogger(__name__)

@@ -13,12 +13,7 @@ from crn.option import flag, has_effect
 from crn.system.files import require_writable_file, require_writable_folder
 from crn.system.program import PrintableLines
 from crn.system.startup import without_garbage_collection
-from crn.training.processes import (
-    choose_seed,
-    end_with_parent,
-    find_place,
-    forget_launcher,
-)
+from crn.training.processes import choose_seed, end_with_parent, find_place, forget_launcher
 from datasets.layouts import LAYOUTS
 from datasets.samples import Sample, list_samples
 

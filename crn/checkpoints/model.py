@@ -190,9 +190,7 @@ def _check_statistics(checkpoint: Checkpoint, scorer: Scorer) -> None:
             )
     if step != checkpoint.progress["step"]:
         log.warning(
-            "%s: its statistics of normal images are of step %d, of the last validation",
-            path,
-            step,
+            "%s: its statistics of normal images are of step %d, of the last validation", path, step
         )
 
 

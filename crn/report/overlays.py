@@ -35,10 +35,7 @@ class ColourScale:
 
 
 def overlay(
-    image: Image.Image,
-    anomaly_map: np.ndarray,
-    scale: ColourScale,
-    mask: np.ndarray | None = None,
+    image: Image.Image, anomaly_map: np.ndarray, scale: ColourScale, mask: np.ndarray | None = None
 ) -> Image.Image:
     """Draw the anomaly map over the gray image, with contours around values above the threshold.
 
