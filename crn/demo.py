@@ -34,7 +34,7 @@ def make_demo_sample(root: Path) -> None:
 
 def score_demo_sample(
     options: Options, samples: Sequence[Sample], checkpoint: Path, logs: Path
-) -> int:
+) -> None:
     """Score the sample with the model just trained, so that a report shows what it finds.
 
     Args:
@@ -42,9 +42,6 @@ def score_demo_sample(
         samples: the sample.
         checkpoint: the model.
         logs: folder of its logs; the results go there, unless there is ``--image-output-path``.
-
-    Returns:
-        The exit status, 0.
     """
     # Only the demo scores after training.
     from crn.infer import infer
@@ -52,4 +49,4 @@ def score_demo_sample(
     pictures = options.output.image_output_path or logs / "results"
     require_writable_folder(pictures, "--log-dir")
     changes = {"model_input": checkpoint, "image_output_path": pictures}
-    return infer(options.replace(mode="inference", **changes), samples)
+    infer(options.replace(mode="inference", **changes), samples)

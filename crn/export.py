@@ -56,11 +56,8 @@ class ScoringGraph(nn.Module):
         return scored.maps[model.config.scoring.anomaly_score], *reconstruction, *scores
 
 
-def export(options: Options) -> int:
+def export(options: Options) -> None:
     """Write ``--model-input`` to ``--export-path``; what is there is renamed.
-
-    Returns:
-        The exit status, 0.
 
     Raises:
         UserError: the checkpoint cannot be used, or the file cannot be written.
@@ -98,7 +95,6 @@ def export(options: Options) -> int:
         with written_whole(path) as file:
             file.write(content)
     log.info("wrote %s: %s", path, "  ".join(f"{k}={v}" for k, v in facts.items()))
-    return 0
 
 
 def _serialized(graph: ScoringGraph, facts: dict[str, Any]) -> bytes:

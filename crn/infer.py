@@ -14,14 +14,12 @@ from crn.checkpoints.model import TrainedModel, model_of
 from crn.checkpoints.reading import read_checkpoint
 from crn.config import SCORES, Options
 from crn.errors import UserError
-from crn.evaluation.maps import AnomalyMaps
 from crn.evaluation.metrics import evaluate
 from crn.evaluation.results import (
     METRICS_FILE,
     InferenceResults,
     ModelFacts,
     ScoredImage,
-    Thresholds,
     write_metrics,
 )
 from crn.evaluation.thresholds import thresholds_from_file, thresholds_from_training
@@ -48,11 +46,8 @@ _SHOWN = (*PICTURES, REPORT_FILE, FILES_FOLDER)
 _BATCH = 64
 
 
-def infer(options: Options, samples: Sequence[Sample]) -> int:
+def infer(options: Options, samples: Sequence[Sample]) -> None:
     """Score all samples and write the results.
-
-    Returns:
-        The exit status, 0.
 
     Raises:
         UserError: an image, a mask, the checkpoint or ``--threshold-from`` cannot be used,
@@ -76,7 +71,6 @@ def infer(options: Options, samples: Sequence[Sample]) -> int:
             with files_folder(folder) as files:
                 panels = pictures.write(folder, files, options.output.save_maps)
                 write_inference_report(folder, files, results, panels, pictures.scale)
-    return 0
 
 
 def find_results(
@@ -120,9 +114,9 @@ def find_results(
         trained = np.array([sample.split == TRAIN for sample in samples])
         quantile = options.decision.threshold_quantile
         thresholds = thresholds_from_training(scores[asked], maps, trained, quantile)
-    scored = _scored_images(samples, images.sizes, scores, asked, thresholds)
+    scored = _scored_images(samples, images.sizes, scores, asked, thresholds.image)
     metrics = evaluate(options, facts, thresholds, scored, maps, masks, ignored)
-    scale = ColourScale(*maps.range, thresholds.pixel)
+    scale = ColourScale(metrics.maps.low, metrics.maps.high, thresholds.pixel)
     pictures = ResultPictures(samples, images, reconstructions, maps, masks, scale)
     return InferenceResults(options, scored, metrics), pictures
 
@@ -185,12 +179,12 @@ def _score(
     images: Images,
     distances: Tensor | None,
     device: torch.device,
-) -> tuple[dict[str, np.ndarray], AnomalyMaps, Tensor | None]:
+) -> tuple[dict[str, np.ndarray], Tensor, Tensor | None]:
     """Score all images.
 
     Returns:
-        The anomaly scores (N,) for each of `SCORES`, the maps of ``--anomaly-score``, and the
-        reconstructions (N, 3, S, S) uint8, or None if the model has no networks.
+        The anomaly scores (N,) for each of `SCORES`, the maps (N, S, S) of ``--anomaly-score``,
+        and the reconstructions (N, 3, S, S) uint8, or None if the model has no networks.
 
     Raises:
         UserError: a score is not finite.
@@ -217,7 +211,7 @@ def _score(
         raise UserError(
             f"{options.run.model_input}: gives scores that are not finite; the training diverged"
         )
-    return by_name, AnomalyMaps(anomaly_maps), reconstructions
+    return by_name, anomaly_maps, reconstructions
 
 
 def _scored_images(
@@ -225,20 +219,13 @@ def _scored_images(
     sizes: Sequence[tuple[int, int]],
     scores: dict[str, np.ndarray],
     asked: str,
-    thresholds: Thresholds,
+    threshold: float | None,
 ) -> list[ScoredImage]:
     """The rows of the table of scores, in the order of the samples."""
-    limit = thresholds.image
-    decisions = [None if limit is None else int(score > limit) for score in scores[asked]]
-    return [
-        ScoredImage(
-            sample.key,
-            sample.split,
-            sample.kind,
-            sample.label,
-            sizes[index],
-            {name: float(scores[name][index]) for name in SCORES},
-            decisions[index],
-        )
-        for index, sample in enumerate(samples)
-    ]
+    images = []
+    for index, sample in enumerate(samples):
+        mine = {name: float(values[index]) for name, values in scores.items()}
+        decision = None if threshold is None else int(scores[asked][index] > threshold)
+        about = (sample.key, sample.split, sample.kind, sample.label, sizes[index])
+        images.append(ScoredImage(*about, mine, decision))
+    return images

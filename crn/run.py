@@ -48,10 +48,12 @@ def run(options: Options) -> int:
     if options.run.mode == "inference":
         with without_garbage_collection():
             from crn.infer import infer
-        return infer(options, samples)
-    with without_garbage_collection():
-        from crn.export import export
-    return export(options)
+        infer(options, samples)
+    else:
+        with without_garbage_collection():
+            from crn.export import export
+        export(options)
+    return 0
 
 
 def _set_up_logging(level: str | int, file: Path | None) -> None:

@@ -71,5 +71,5 @@ def train(options: Options, samples: Sequence[Sample], place: Place) -> int:
             logs = loggers[0].folder
             checkpoints = plan.checkpoint_folder(logs)
             assert checkpoints is not None
-            return score_demo_sample(options, samples, checkpoints / LAST, logs)
+            score_demo_sample(options, samples, checkpoints / LAST, logs)
     return 0

@@ -7,7 +7,6 @@ import torch
 from PIL import Image
 
 from crn.config import GROUPS, Options
-from crn.evaluation.maps import AnomalyMaps
 from crn.evaluation.metrics import evaluate
 from crn.evaluation.results import InferenceResults, ModelFacts, ScoredImage, Thresholds
 from crn.report.gallery import files_folder, write_panels
@@ -73,8 +72,8 @@ def results_of(
     chosen, source = options(**changes), "6 normal training images"
     thresholds = Thresholds(threshold, threshold, 0.99, source, image_at)
     model = ModelFacts("crn", str(chosen.run.model_input), "0123456789abcdef", 20000, 128, "best")
-    values = torch.linspace(0, 1, len(images)).view(-1, 1, 1)  # the range of the colours
-    maps, none = AnomalyMaps(values), [None] * len(images)
+    maps = torch.linspace(0, 1, len(images)).view(-1, 1, 1)  # the range of the colours
+    none = [None] * len(images)
     metrics = evaluate(chosen, model, thresholds, images, maps, none, none)
     return InferenceResults(chosen, images, metrics)
 

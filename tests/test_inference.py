@@ -28,7 +28,6 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from crn.checkpoints.model import load_model
 from crn.command_line import parse_options
 from crn.config import SCORES
-from crn.evaluation.maps import AnomalyMaps
 from crn.evaluation.results import Thresholds, read_metrics
 from crn.evaluation.thresholds import most_above, thresholds_from_training
 from crn.infer import find_results
@@ -189,12 +188,12 @@ def test_thresholds_are_quantiles_of_the_training_images_and_their_pixels() -> N
     smooth = torch.rand(6, 8, 8, generator=torch.Generator().manual_seed(3))
     scores = np.array([0.1, 0.2, 0.3, 0.4, 5, 6])
     trained = np.array([True, True, True, True, False, False])
-    thresholds = thresholds_from_training(scores, AnomalyMaps(smooth), trained, 0.9)
+    thresholds = thresholds_from_training(scores, smooth, trained, 0.9)
     assert thresholds.image == pytest.approx(0.37)
     assert thresholds.pixel == pytest.approx(np.quantile(smooth[:4], 0.9), abs=0.02)
     assert (smooth[:4] > thresholds.pixel).float().mean() == pytest.approx(0.1, abs=0.005)
     assert (thresholds.quantile, thresholds.source) == (0.9, "4 normal training images")
-    none = thresholds_from_training(scores, AnomalyMaps(smooth), trained & False, 0.9)
+    none = thresholds_from_training(scores, smooth, trained & False, 0.9)
     assert none == Thresholds()
 
 
@@ -206,7 +205,7 @@ def test_thresholds_are_quantiles_of_the_training_images_and_their_pixels() -> N
 def test_how_rough_a_threshold_from_few_images_is(
     caplog: pytest.LogCaptureFixture, count: int, quantile: float, percent: str | None
 ) -> None:
-    maps = AnomalyMaps(torch.zeros(count, 2, 2))
+    maps = torch.zeros(count, 2, 2)
     thresholds_from_training(np.arange(count), maps, np.ones(count, bool), quantile)
     expected = (
         f"a threshold from {count} normal training images is rough: up to {percent} of new normal "

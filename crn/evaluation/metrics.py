@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
+from torch import Tensor
 
 from crn.config import SCORES, Options
-from crn.evaluation.maps import AnomalyMaps, at_size
-from crn.evaluation.pixel_metrics import count_pixels, pixel_metrics
+from crn.evaluation.pixel_metrics import at_size, count_pixels, pixel_metrics
 from crn.evaluation.results import (
     Bootstrap,
     DatasetFacts,
@@ -129,7 +129,7 @@ def evaluate(
     model: ModelFacts,
     thresholds: Thresholds,
     images: Sequence[ScoredImage],
-    maps: AnomalyMaps,
+    maps: Tensor,
     masks: Sequence[np.ndarray | None],
     ignored: Sequence[np.ndarray | None],
 ) -> Metrics:
@@ -139,7 +139,9 @@ def evaluate(
         options: options of the run.
         model: the model that scored.
         thresholds: thresholds of the score that was asked for.
-        images, maps, masks: the images, their maps and their masks (H, W) bool, in one order.
+        images: the N images that were scored.
+        maps: their anomaly maps (N, S, S).
+        masks: their masks (H, W) bool; None for an image without one.
         ignored: pixels of masks (H, W) bool that do not count; None if all count.
     """
     scoring = options.scoring
@@ -147,7 +149,8 @@ def evaluate(
     labels = [image.label for image in test]
     has_both = {*labels} == {NORMAL, ANOMALOUS}
     count = sum(mask is not None for mask in masks)
-    pixels = _pixel_metrics(images, maps, masks, ignored) if count else {}
+    low, high = map(float, maps.aminmax())
+    pixels = _pixel_metrics(images, maps, (low, high), masks, ignored) if count else {}
     return Metrics(
         model,
         DatasetFacts(
@@ -167,7 +170,8 @@ def evaluate(
             scoring.pooling,
             scoring.map_smoothing,
             sigma_in_pixels(scoring.map_smoothing, model.imsize),
-            *maps.range,
+            low,
+            high,
         ),
         scores={name: _score_metrics(test, name) for name in SCORES} if has_both else None,
         decisions=None if thresholds.image is None else confusion(_decisions(test), labels),
@@ -227,7 +231,8 @@ def _kinds(
 
 def _pixel_metrics(
     images: Sequence[ScoredImage],
-    maps: AnomalyMaps,
+    maps: Tensor,
+    ends: tuple[float, float],
     masks: Sequence[np.ndarray | None],
     ignored: Sequence[np.ndarray | None],
 ) -> dict[str | None, PixelMetrics | None]:
@@ -236,9 +241,9 @@ def _pixel_metrics(
     Anomalous images without a mask do not count; all pixels of normal ones are normal.
     """
     counts: dict[str | None, np.ndarray] = {}
-    for image, scored, mask, left_out in zip(images, maps.scored, masks, ignored, strict=True):
+    for image, scored, mask, left_out in zip(images, maps, masks, ignored, strict=True):
         if image.split == TEST and (mask is not None or image.label == NORMAL):
-            mine = count_pixels(at_size(scored, image.size), *maps.range, mask, left_out)
+            mine = count_pixels(at_size(scored, image.size), *ends, mask, left_out)
             counts[image.kind] = counts.get(image.kind, 0) + mine
     normal = counts.pop("good")
     by_kind = {kind: pixel_metrics(normal + mine) for kind, mine in counts.items()}

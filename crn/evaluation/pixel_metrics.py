@@ -7,6 +7,8 @@ tenth of the bins.
 """
 
 import numpy as np
+from torch import Tensor
+from torch.nn.functional import interpolate
 
 from crn.evaluation.results import PixelMetrics
 
@@ -16,6 +18,11 @@ FALSE_POSITIVE_LIMIT = 0.3
 
 # Pixels that touch at a side or a corner belong to one region, as in the evaluation of MVTec AD.
 _EIGHT_NEIGHBOURS = np.ones((3, 3), int)
+
+
+def at_size(anomaly_map: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """Resize a map (S, S) to (height, width), bilinear; float32."""
+    return interpolate(anomaly_map[None, None], size, mode="bilinear")[0, 0].numpy()
 
 
 def count_pixels(

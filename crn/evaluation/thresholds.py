@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from crn.config import Scoring
 from crn.errors import UserError
-from crn.evaluation.maps import AnomalyMaps
 from crn.evaluation.results import QUANTILES, Thresholds, read_metrics
 from crn.system.text import shortened
 
@@ -19,13 +19,13 @@ FEW_IMAGES = 100
 
 
 def thresholds_from_training(
-    scores: np.ndarray, maps: AnomalyMaps, trained: np.ndarray, quantile: float
+    scores: np.ndarray, maps: Tensor, trained: np.ndarray, quantile: float
 ) -> Thresholds:
     """Thresholds from the normal training images.
 
     Args:
         scores: (N,), scores of all images.
-        maps: maps of all images.
+        maps: (N, S, S), their anomaly maps.
         trained: (N,) bool, true for normal training images; without any there are no thresholds.
         quantile: from 0 to 1, of the scores of these images, and of all pixels of their maps.
     """
@@ -40,7 +40,7 @@ def thresholds_from_training(
         )
     return Thresholds(
         float(np.quantile(normal, quantile)),
-        float(np.quantile(maps.scored.numpy()[trained], quantile)),
+        float(np.quantile(maps.numpy()[trained], quantile)),
         quantile,
         f"{count} normal training images",
         {f"{each:g}": float(np.quantile(normal, each)) for each in QUANTILES},

@@ -139,11 +139,11 @@ class Chart:
         return [(self.at(self.x.low, value)[1], text) for value, text in self.y.ticks()]
 
 
-def axis_around(label: str, values: np.ndarray, *, whole: bool = False) -> Axis:
+def axis_around(label: str, values: np.ndarray) -> Axis:
     """An axis that covers all values."""
     low, high = float(values.min()), float(values.max())
     margin = (high - low) * 0.04 or abs(high) * 0.1 or 1.0
-    return Axis(label, low - margin, high + margin, whole)
+    return Axis(label, low - margin, high + margin)
 
 
 def histogram_chart(

@@ -10,7 +10,7 @@ from joblib import cpu_count
 from PIL import Image
 from torch import Tensor
 
-from crn.evaluation.maps import AnomalyMaps, at_size
+from crn.evaluation.pixel_metrics import at_size
 from crn.report.gallery import Panels, write_panels
 from crn.report.overlays import ColourScale, legend, overlay
 from crn.report.pictures import heat_map, side_by_side, to_image, write_picture
@@ -39,7 +39,7 @@ class ResultPictures:
         samples: the scored samples.
         images: their images.
         reconstructions: (N, 3, S, S) uint8; None for a model without networks.
-        maps: maps of the score that was asked for.
+        maps: (N, S, S), of the score that was asked for.
         masks: their masks; None for a sample without one.
         scale: the colours of all overlays.
     """
@@ -47,7 +47,7 @@ class ResultPictures:
     samples: Sequence[Sample]
     images: Images
     reconstructions: Tensor | None
-    maps: AnomalyMaps
+    maps: Tensor
     masks: Sequence[np.ndarray | None]
     scale: ColourScale
 
@@ -78,14 +78,14 @@ class ResultPictures:
         folders = [folder / name for name in (*FOLDERS, *([MAPS_FOLDER] if save_maps else []))]
         for path in (*folders, folder / COLOUR_SCALE_FILE):
             set_aside(path)
-        low, high = self.maps.range
+        low, high = self.scale.low, self.scale.high
         keys = [sample.key for sample in self.samples]
         names = unique_names(keys, lambda key: key.name.removesuffix(".png"), ".png")
         # MVTec's evaluation expects the ending .tiff in place of that of the image.
         tiff_names = unique_names(keys, lambda key: key.stem, ".tiff")
 
         def write(index: int) -> Panels:
-            image, small = to_image(self.images.own(index)), self.maps.scored[index]
+            image, small = to_image(self.images.own(index)), self.maps[index]
             anomaly_map = at_size(small, self.images.sizes[index])
             row = [to_image(normalize(self.images.pixels[index])), heat_map(small, low, high)]
             if self.reconstructions is not None:
@@ -132,7 +132,7 @@ class ResultPictures:
 
     def _overlay(self, index: int, image: Image.Image) -> Image.Image:
         """The anomaly map drawn over an image of any size."""
-        anomaly_map = at_size(self.maps.scored[index], (image.height, image.width))
+        anomaly_map = at_size(self.maps[index], (image.height, image.width))
         mask = self._mask(index, image.size)
         return overlay(image, anomaly_map, self.scale, None if mask is None else np.asarray(mask))
 
