@@ -49,7 +49,7 @@ def train(options: Options, samples: Sequence[Sample], place: Place) -> int:
         data = InMemoryData(samples, size, workers, place, plan.interval)
         is_first = place.rank == 0
         if plan.resumed and not keep_best_state(plan.resumed, options, data.fingerprint, is_first):
-            model.forget_best()
+            model.max_roc_auc, model.best_step = -1.0, 0
         stop = StopOnSignal(model.stop)
         loggers = open_loggers(options) if is_first else []
         trainer = make_trainer(plan, place, device, data, model, loggers, stop)

@@ -15,7 +15,7 @@ from images import COLOUR, chunk, encoded, png, with_chunks
 from PIL import Image
 
 from crn.errors import UserError
-from crn.training.batches import EvaluationBatches, TrainingBatches, steps_of_epochs
+from crn.training.batches import TrainingBatches, steps_of_epochs
 from datasets import reader
 from datasets.layouts import LAYOUTS
 from datasets.reader import normalize, read_file, read_images, resize
@@ -654,18 +654,6 @@ def test_every_iteration_asks_for_the_step() -> None:
 def test_steps_of_epochs(epochs: int, images: int, batch_size: int, expected: int) -> None:
     """The steps in which every image comes in each epoch; batches span the ends of epochs."""
     assert steps_of_epochs(epochs, images, batch_size) == expected
-
-
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_evaluation_batches_come_in_order_every_time(dtype: torch.dtype) -> None:
-    labels = torch.tensor([0, 1, 1, 0, 1])
-    batches = EvaluationBatches(numbered_images(5, dtype), labels, 2, CPU)
-    assert len(batches) == 3
-    for _ in range(2):
-        images, theirs = zip(*batches, strict=True)
-        assert [numbers(batch) for batch in images] == [[0, 1], [2, 3], [4]]
-        assert torch.cat(theirs).tolist() == labels.tolist()
-        assert {batch.dtype for batch in images} == {torch.float32}
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])

@@ -1,4 +1,4 @@
-"""Batches for training and validation, as index operations on images in memory."""
+"""Batches for training, as index operations on images in memory."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -64,31 +64,3 @@ def _order(seed: int, epoch: int, count: int) -> np.ndarray:
 def steps_of_epochs(epochs: int, images: int, batch_size: int) -> int:
     """Training steps in a number of epochs; batches run over the end of an epoch."""
     return math.ceil(epochs * images / min(batch_size, images))
-
-
-@dataclass(frozen=True)
-class EvaluationBatches:
-    """All images in order, with their labels.
-
-    Attributes:
-        pixels: (N, 3, S, S), 0..255.
-        labels: (N,).
-        batch_size: images in a batch.
-        device: where the batches go.
-    """
-
-    pixels: Tensor
-    labels: Tensor
-    batch_size: int
-    device: torch.device
-
-    def __len__(self) -> int:
-        """Number of batches."""
-        return math.ceil(len(self.pixels) / self.batch_size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images (B, 3, S, S) in [-1, 1] and labels (B,)."""
-        for pixels, labels in zip(
-            self.pixels.split(self.batch_size), self.labels.split(self.batch_size), strict=True
-        ):
-            yield normalize(pixels.to(self.device, non_blocking=True)), labels.to(self.device)

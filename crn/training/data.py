@@ -7,9 +7,10 @@ from functools import cached_property
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
 from crn.system.hardware import to_device_if_it_fits
-from crn.training.batches import EvaluationBatches, TrainingBatches
+from crn.training.batches import TrainingBatches
 from crn.training.module import module_of
 from crn.training.processes import Place
 from datasets.reader import image_batches, normalize, read_images
@@ -117,9 +118,10 @@ class InMemoryData(pl.LightningDataModule):
             (pixels,) = image_batches(samples, size, batch=len(samples))
         return normalize(pixels)
 
-    def val_dataloader(self) -> EvaluationBatches:
-        """The part of the test split that this process scores."""
-        device = self._device
-        share = self._place.share(len(self.test_labels))
-        pixels = to_device_if_it_fits(self.test_pixels[share], device)
-        return EvaluationBatches(pixels, self.test_labels[share], VALIDATION_BATCH, device)
+    def val_dataloader(self) -> DataLoader:
+        """The part of the test split that this process scores: pixels and labels."""
+        share = self.share(TEST)
+        pixels = to_device_if_it_fits(self.test_pixels[share], self._device)
+        data = TensorDataset(pixels, self.test_labels[share])
+        # A generator of its own: a loader draws a number whenever it starts.
+        return DataLoader(data, VALIDATION_BATCH, generator=torch.Generator())

@@ -23,6 +23,7 @@ from crn.training.distributed import StopRequest, average_, gather, is_several, 
 from crn.training.optimizers import learning_rate, load_optimizer_state, make_optimizer
 from crn.training.patches import FittedPatches, fit_patches
 from crn.training.processes import Place
+from datasets.reader import normalize
 from datasets.samples import TRAIN
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ LOG_INTERVAL = 10
 class TrainingModule(pl.LightningModule):
     """Trains and validates a method's networks, and holds all that a checkpoint stores.
 
-    Training batches are images (B, 3, S, S) in [-1, 1]; validation batches are (images, labels).
+    Training batches are images (B, 3, S, S) in [-1, 1]; validation batches are pixels (B, 3, S, S),
+    0 to 255, and labels (B,).
 
     Attributes:
         method: what is trained.
@@ -209,8 +211,8 @@ class TrainingModule(pl.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:  # noqa: ARG002
         """Score a batch."""
-        images, labels = batch
-        distances = None
+        pixels, labels = batch
+        images, distances = normalize(pixels), None
         if self.fitted is not None:
             start = sum(len(labels) for _, labels in self._scored)
             distances = self.fitted.test[start : start + len(labels)].to(images.device)
@@ -326,10 +328,6 @@ class TrainingModule(pl.LightningModule):
         torch.set_rng_state(state["cpu"])
         if len(state["cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["cuda"])
-
-    def forget_best(self) -> None:
-        """Forget the best validation so far."""
-        self.max_roc_auc, self.best_step = -1.0, 0
 
     def _report(self, values: dict[str, Any], **more: Any) -> None:
         """Give metrics to the loggers, under the number of steps done, and to the callbacks."""

@@ -10,7 +10,7 @@ import torch
 
 from crn.checkpoints.reading import Checkpoint
 from crn.command_line import DEMO_LIMITS, uses_demo_sample, warn_of_flags_without_effect
-from crn.config import BEST, LAST, UNTRAINED_MODELS, Optimization, Options, Output, Run
+from crn.config import BEST, LAST, UNTRAINED_MODELS, Options, Output, Run
 from crn.errors import UserError
 from crn.system.files import claimed
 from crn.training.batches import steps_of_epochs
@@ -72,13 +72,14 @@ def planned(options: Options, samples: Sequence[Sample], place: Place) -> Iterat
         if place.count > 1:
             _check_processes(options.run, options.optimization.batch_size, images, place.count)
         warn_of_flags_without_effect(options)
-        steps = _training_steps(options.optimization, images[TRAIN])
+        config = options.optimization
+        steps, batch_size = config.training_steps, config.batch_size
+        if config.epochs is not None:
+            steps = steps_of_epochs(config.epochs, images[TRAIN], batch_size)
         if options.run.demo:
             steps = min(steps, DEMO_LIMITS["training_steps"])
-        interval = options.output.validation_interval or max(
-            steps_of_epochs(1, images[TRAIN], options.optimization.batch_size),
-            steps // MOST_VALIDATIONS,
-        )
+        epoch = steps_of_epochs(1, images[TRAIN], batch_size)
+        interval = options.output.validation_interval or max(epoch, steps // MOST_VALIDATIONS)
         yield Plan(options.replace(training_steps=steps), resumed, interval)
 
 
@@ -87,19 +88,10 @@ def _outputs(output: Output) -> list[Path]:
     return [folder / name for folder, names in folders.items() if folder for name in names]
 
 
-def _training_steps(config: Optimization, images: int) -> int:
-    if config.epochs is None:
-        return config.training_steps
-    return steps_of_epochs(config.epochs, images, config.batch_size)
-
-
 def _check_processes(run: Run, batch_size: int, images: dict[str, int], count: int) -> None:
-    """Refuse processes that lack a GPU, or cannot have equal shares of a batch.
+    """Refuse processes that lack a GPU or an image, or cannot have equal shares of a batch.
 
     With unequal shares the mean of their gradients would not be the gradient of the batch.
-
-    Raises:
-        UserError: see above; or the test split has fewer images than there are processes.
     """
     gpus = torch.cuda.device_count()
     if not run.cpu and run.devices > gpus:

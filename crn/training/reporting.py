@@ -15,7 +15,6 @@ from crn.option import has_effect
 from crn.report.training_page import write_training_report
 from crn.training.batches import steps_of_epochs
 from crn.training.callbacks import Stopped
-from crn.training.data import InMemoryData
 from crn.training.loggers import run_name
 from crn.training.module import module_of
 from crn.training.plan import Plan
@@ -45,7 +44,13 @@ class RunReport(pl.Callback):
         if uses_demo_sample(options):
             path, recipe = options.data.dataset_path, options.run.recipe
             log.info("demo: training on the road tiles in %s, with --recipe %s", path, recipe)
-        _log_images(data, options.optimization.batch_size)
+        log.info(
+            "images: %d to train on (%d steps an epoch), %d to test on (%d of them anomalous)",
+            len(data.train),
+            steps_of_epochs(1, len(data.train), options.optimization.batch_size),
+            len(data.test),
+            data.test_labels.sum(),
+        )
         device, precision = trainer.strategy.root_device, trainer.precision
         log.info("device: %s, precision: %s; logs: %s", device, precision, self._logs)
         if self._plan.start:
@@ -84,13 +89,3 @@ def _log_options(options: Options) -> None:
         shown = [f"{k}={v}" for k, v in values.items() if v not in (None, "")]
         if shown:
             log.info("%s: %s", name, "  ".join(shown))
-
-
-def _log_images(data: InMemoryData, batch_size: int) -> None:
-    log.info(
-        "images: %d to train on (%d steps an epoch), %d to test on (%d of them anomalous)",
-        len(data.train_pixels),
-        steps_of_epochs(1, len(data.train_pixels), batch_size),
-        len(data.test_pixels),
-        data.test_labels.sum(),
-    )
