@@ -16,14 +16,7 @@ _NEEDED = ("geopandas", "laspy", "lazrs", "pyproj", "rasterio")
 
 @program("pointcloud.py")
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program.
-
-    Args:
-        argv: command line, without the program's name; that of the process by default.
-
-    Returns:
-        Exit status: 0, 2 for bad input, 130 after Ctrl-C.
-    """
+    """Run the program: `run_pointcloud` with these words, or those of the process."""
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(

@@ -14,11 +14,7 @@ from crn.system.startup import leave
 
 @program("tables.py")
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program, or one of the jobs that it starts.
-
-    Args:
-        argv: the words after the program's name; by default those of the process.
-    """
+    """Run the program, or one of the jobs that it starts."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == [TRAIN_AND_SCORE]:
         return train_and_score(words[1:])

@@ -31,13 +31,7 @@ DEMO_ON_SAMPLE = {"model": "crn", "imsize": 64, "width": 16, "anomaly_score": "d
 
 
 def parse_options(argv: Sequence[str] | None = None) -> Options:
-    """Read and check the command line.
-
-    Args:
-        argv: the words after the program's name; by default those of the process.
-
-    Returns:
-        The options, with the demo profile applied.
+    """The options of a command line, by default that of the process, with the demo profile applied.
 
     Raises:
         UserError: a flag is unknown, out of range, or contradicts another one.
@@ -155,32 +149,26 @@ def uses_demo_sample(options: Options) -> bool:
 
 
 def refuse_flags_of_others(options: Options, kind: str) -> None:
-    """Refuse typed flags that belong to another mode or model.
-
-    Args:
-        options: of the run.
-        kind: "mode" or "model".
+    """Refuse typed flags that belong to another "mode" or "model", whichever ``kind`` says.
 
     Raises:
         UserError: names the first such flag.
     """
-    for group in GROUPS.values():
-        for option_field in dataclasses.fields(group):
-            if option_field.name in options.given and not counts(option_field, kind, options.run):
-                only = " or ".join(option_field.metadata[kind])
-                raise UserError(
-                    f"{flag(option_field.name)} works with --{kind} {only} only, not with "
-                    f"{getattr(options.run, kind)}: leave it out, or change --{kind}"
-                )
+    for option_field in _typed(options):
+        if not counts(option_field, kind, options.run):
+            only = " or ".join(option_field.metadata[kind])
+            raise UserError(
+                f"{flag(option_field.name)} works with --{kind} {only} only, not with "
+                f"{getattr(options.run, kind)}: leave it out, or change --{kind}"
+            )
 
 
 def warn_of_flags_without_effect(options: Options) -> None:
     """Log which typed flags do nothing. Sweep agents type all flags, so this is not an error."""
     values = options.values()
-    for group in GROUPS.values():
-        for option_field in dataclasses.fields(group):
-            if option_field.name in options.given and (need := missing_for(option_field, values)):
-                log.warning("%s has no effect without %s", flag(option_field.name), need)
+    for option_field in _typed(options):
+        if need := missing_for(option_field, values):
+            log.warning("%s has no effect without %s", flag(option_field.name), need)
     if options.run.model in UNTRAINED_MODELS:
         of_training = {*option_names(Network, Optimization)} - {"imsize", "batch_size"}
         for name in sorted(of_training & options.given):
@@ -188,6 +176,11 @@ def warn_of_flags_without_effect(options: Options) -> None:
                 "%s has no effect with --model %s, which trains nothing",
                 *(flag(name), options.run.model),
             )
+
+
+def _typed(options: Options) -> list[dataclasses.Field]:
+    fields = (each for group in GROUPS.values() for each in dataclasses.fields(group))
+    return [each for each in fields if each.name in options.given]
 
 
 def _check_combinations(options: Options) -> None:

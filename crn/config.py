@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from crn.option import ALWAYS, WHEN_SCORING, OptionGroup, option, option_names
+from crn.option import ALWAYS, WHEN_SCORING, OptionGroup, has_effect, option, option_names
 from datasets.layouts import LAYOUTS
 
 IMAGE_SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
@@ -505,6 +505,15 @@ class Options:
     def values(self) -> dict[str, Any]:
         """The values of all options by name."""
         return {k: v for group in GROUPS for k, v in vars(getattr(self, group)).items()}
+
+    def in_effect(self, group: str) -> dict[str, Any]:
+        """The values of the options in a group that have an effect in this run, by name."""
+        mine = getattr(self, group)
+        return {
+            each.name: getattr(mine, each.name)
+            for each in dataclasses.fields(mine)
+            if has_effect(each, self.run)
+        }
 
     def flat(self) -> dict[str, Any]:
         """The values of all options by name, as plain values for files of any format."""

@@ -37,11 +37,7 @@ def score_demo_sample(
 ) -> None:
     """Score the sample with the model just trained, so that a report shows what it finds.
 
-    Args:
-        options: of the training run.
-        samples: the sample.
-        checkpoint: the model.
-        logs: folder of its logs; the results go there, unless there is ``--image-output-path``.
+    The results go to the folder of its logs, unless there is ``--image-output-path``.
     """
     # Only the demo scores after training.
     from crn.infer import infer

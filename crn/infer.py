@@ -129,7 +129,7 @@ def patch_distances(
     device: torch.device,
     workers: int = 0,
 ) -> Tensor | None:
-    """The distances of the patches of images from normal ones.
+    """The distances (N, G, G) of patches from normal ones; None if the model does not use patches.
 
     Args:
         model: its patches are used.
@@ -137,9 +137,6 @@ def patch_distances(
         images: the same samples, as the networks see them.
         device: where to compute.
         workers: threads that read images again, if the patches need another size.
-
-    Returns:
-        (N, G, G), or None if the model does not use patches.
 
     Raises:
         UserError: a file cannot be read.
@@ -158,18 +155,13 @@ def patch_distances(
         say_how_many_are_small(images.sizes, size)
         some = [samples[index] for index in new]
         batches = image_batches(some, size, workers)
-    result = torch.empty(len(samples), patches.features.side, patches.features.side)
-    for index, distances in enumerate(known):
-        if distances is not None:
-            result[index] = distances
+    measured = []
     with tqdm(total=len(new), unit="image", desc="features", disable=None, leave=False) as bar:
-        start = 0
         for batch in batches:
-            x = normalize(batch.to(device))
-            result[new[start : start + len(x)]] = patches(x).cpu()
-            start += len(x)
-            bar.update(len(x))
-    return result
+            measured += patches(normalize(batch.to(device))).cpu()
+            bar.update(len(batch))
+    fresh = iter(measured)
+    return torch.stack([next(fresh) if distances is None else distances for distances in known])
 
 
 @torch.inference_mode()

@@ -106,12 +106,7 @@ def allowed(option_field: dataclasses.Field) -> str:
 
 
 def has_effect(option_field: dataclasses.Field, run: Any) -> bool:
-    """Whether the option has an effect with the mode and the model of a run.
-
-    Args:
-        option_field: the option.
-        run: an object with a ``mode`` and a ``model``.
-    """
+    """Whether the option has an effect with the ``mode`` and the ``model`` of a run."""
     return all(counts(option_field, kind, run) for kind in ("mode", "model"))
 
 
@@ -124,14 +119,10 @@ def counts(option_field: dataclasses.Field, kind: str, run: Any) -> bool:
 def missing_for(option_field: dataclasses.Field, values: dict[str, Any]) -> str | None:
     """What has to be typed for the option to have an effect, such as "--optimizer sgd".
 
-    Args:
-        option_field: the option.
-        values: the values of all options, by name.
+    It depends on the values of all options.
     """
-    if option_field.metadata["needs"] is None:
-        return None
-    name, wanted = option_field.metadata["needs"]
-    if values[name] in wanted:
+    name, wanted = option_field.metadata["needs"] or (None, ())
+    if name is None or values[name] in wanted:
         return None
     return flag(name) if wanted == (True,) else f"{flag(name)} {' or '.join(map(str, wanted))}"
 
@@ -170,8 +161,8 @@ def _check_value(option_field: dataclasses.Field, value: Any) -> None:
     # Also refuses whole numbers that no float can hold.
     is_finite = is_number and abs(value) <= sys.float_info.max
     fits = is_finite if kind is float else isinstance(value, kind)
-    if kind is int and isinstance(value, bool):
-        fits = False
+    # Python's True is a whole number.
+    fits = fits and (kind is not int or is_number)
     if fits and limits["choices"]:
         fits = value in limits["choices"]
     if fits and is_number:

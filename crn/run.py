@@ -9,7 +9,7 @@ from crn.command_line import uses_demo_sample
 from crn.config import Options, Output
 from crn.demo import make_demo_sample
 from crn.errors import UserError
-from crn.option import flag, has_effect
+from crn.option import flag
 from crn.system.files import require_writable_file, require_writable_folder
 from crn.system.program import PrintableLines
 from crn.system.startup import without_garbage_collection
@@ -89,7 +89,7 @@ def _list_samples(options: Options) -> list[Sample]:
 def _check_outputs(options: Options) -> None:
     """Make the folders of all outputs, and check that the outputs can be written."""
     require = {"file": require_writable_file, "folder": require_writable_folder}
-    for option_field in dataclasses.fields(Output):
-        path, kind = getattr(options.output, option_field.name), option_field.metadata["writes"]
-        if kind and path is not None and has_effect(option_field, options.run):
-            require[kind](path, flag(option_field.name))
+    kinds = {each.name: each.metadata["writes"] for each in dataclasses.fields(Output)}
+    for name, path in options.in_effect("output").items():
+        if kinds[name] and path is not None:
+            require[kinds[name]](path, flag(name))

@@ -153,7 +153,7 @@ def test_the_best_so_far_is_about_the_labels_too(read_only_mvtec_category: Path)
     *rest, last = samples
 
     def fingerprint(*samples: Sample) -> str:
-        return InMemoryData(samples, 8, 0, Place()).fingerprint
+        return InMemoryData(samples, 8, 0, Place(), 1).fingerprint
 
     assert last.label == ANOMALOUS
     assert fingerprint(*samples) == fingerprint(*rest, replace(last, key="another"))

@@ -65,14 +65,9 @@ def most_above(count: int, quantile: float) -> float:
 def thresholds_from_file(path: Path, scoring: Scoring, weights: str) -> Thresholds:
     """Thresholds from ``--threshold-from``, the metrics.json of an earlier inference.
 
-    Args:
-        path: the file.
-        scoring: how this run scores.
-        weights: the fingerprint of this model.
-
     Raises:
-        UserError: the file cannot be read, contains no thresholds, or is about another model,
-            another score or other maps.
+        UserError: the file cannot be read, contains no thresholds, or is about a model with another
+            fingerprint of its weights, another score or other maps.
     """
     try:
         earlier = read_metrics(path)

@@ -11,14 +11,10 @@ from crn.system.files import written_whole
 
 
 def refuse_other(place: str, known: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Refuse to continue with other settings, since the results would not compare.
-
-    Args:
-        place: the flag and folder or storage, for the message.
-        known, settings: the settings before and now. The order of parameters counts.
+    """Refuse to continue with other settings than known, since the results would not compare.
 
     Raises:
-        UserError: they differ.
+        UserError: they differ, also in the order of parameters; begins with the flag in ``place``.
     """
     differ = [
         name for name in settings if json.dumps(known.get(name)) != json.dumps(settings[name])

@@ -32,14 +32,9 @@ def write_inference_report(
     shown: Sequence[Panels],
     scale: ColourScale,
 ) -> None:
-    """Write report.html; an earlier report is renamed and keeps its pictures.
+    """Write report.html in a folder; an earlier report is renamed and keeps its pictures.
 
-    Args:
-        folder: folder of the page.
-        files: folder of its pictures, from `files_folder`.
-        results: results of the run.
-        shown: the pictures of all images.
-        scale: the colours of overlays.
+    The pictures of all images are in ``files``, from `files_folder`.
     """
     path, metrics = folder / REPORT_FILE, results.metrics
     write_page(

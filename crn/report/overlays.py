@@ -75,12 +75,7 @@ def outline(region: np.ndarray, width: int) -> np.ndarray:
 
 
 def legend(scale: ColourScale, masks: bool) -> Markup:
-    """The legend of overlays as SVG, for a page or a file of its own.
-
-    Args:
-        scale: colours and threshold, which is marked on the colour bar.
-        masks: whether overlays show outlines of masks.
-    """
+    """The legend of overlays as SVG; ``masks``: whether they show outlines of masks."""
     lines, threshold = [], None
     if scale.threshold is not None:
         threshold = float(share_of_range(scale.threshold, scale.low, scale.high))

@@ -1,7 +1,6 @@
 """Writing reports as HTML pages from templates, which escape their values."""
 
 import base64
-import dataclasses
 import hashlib
 from collections.abc import Iterable
 from datetime import datetime
@@ -13,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from crn.config import Options
-from crn.option import flag, has_effect
+from crn.option import flag
 from crn.system.files import set_aside, written_whole
 from crn.system.text import counted
 
@@ -64,20 +63,10 @@ def render(template: str, **values: Any) -> Markup:
 
 
 def typed_settings(options: Options, names: Iterable[str]) -> Settings:
-    """The options that had an effect in a run.
-
-    Args:
-        options: options of the run.
-        names: names of groups in `crn.config.GROUPS`.
-    """
+    """The options that had an effect in a run, of the groups with these names."""
     return {
-        group: {
-            flag(each.name): (getattr(values, each.name), each.name in options.given)
-            for each in dataclasses.fields(values)
-            if has_effect(each, options.run)
-        }
+        group: {flag(k): (v, k in options.given) for k, v in options.in_effect(group).items()}
         for group in names
-        for values in [getattr(options, group)]
     }
 
 

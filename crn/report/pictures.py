@@ -26,11 +26,7 @@ def to_bytes(pixels: Tensor) -> Tensor:
 
 
 def to_image(pixels: Tensor) -> Image.Image:
-    """An RGB picture of one image.
-
-    Args:
-        pixels: (3, H, W), uint8 or in [-1, 1].
-    """
+    """An RGB picture of one image (3, H, W), uint8 or in [-1, 1]."""
     if pixels.dtype != torch.uint8:
         pixels = to_bytes(pixels)
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
@@ -107,10 +103,7 @@ def has_same_picture(path: Path, picture: Image.Image) -> bool:
 def write_picture(picture: Image.Image, path: Path, **options: Any) -> None:
     """Write a picture in the format of its ending, whole or not at all, and make its folder.
 
-    Args:
-        picture: the picture.
-        path: the file.
-        options: options of Pillow's writer.
+    The options are those of Pillow's writer.
 
     Raises:
         UserError: the system refuses to write it.

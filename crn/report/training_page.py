@@ -41,12 +41,7 @@ _MEAN_OVER = 0.03
 
 
 def write_training_report(folder: Path, options: Options) -> None:
-    """Write report.html beside the metrics.csv that it shows.
-
-    Args:
-        folder: logged_metrics/version_N.
-        options: the resolved options of the run.
-    """
+    """Write report.html beside the metrics.csv that it shows, in logged_metrics/version_N."""
     series, data = read_series(folder / "metrics.csv"), options.data.dataset_path
     path = folder / REPORT_FILE
     write_page(

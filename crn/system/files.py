@@ -53,14 +53,10 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def require_writable_folder(folder: Path, name: str) -> None:
-    """Make a folder and check that files can be created in it.
-
-    Args:
-        folder: made with its parents if it does not exist.
-        name: the flag that asked for it, for the message.
+    """Make a folder with its parents, and check that files can be created in it.
 
     Raises:
-        UserError: the folder or a file in it cannot be made.
+        UserError: they cannot; names the flag ``name`` that asked for the folder.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -73,14 +69,10 @@ def require_writable_folder(folder: Path, name: str) -> None:
 
 
 def require_writable_file(path: Path, name: str) -> None:
-    """Make the folder of a file and check that the file can be created or replaced.
-
-    Args:
-        path: the file, which may exist.
-        name: the flag that asked for it, for the message.
+    """Make the folder of a file, and check that the file can be created or replaced.
 
     Raises:
-        UserError: it cannot be made, or is a folder or a device.
+        UserError: it cannot, or is a folder or a device; names the flag ``name`` that asked for it.
     """
     require_writable_folder(path.parent, name)
     if path.exists() and not path.is_file():
@@ -112,7 +104,7 @@ def claimed(*paths: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(path: Path, wait: bool = False) -> Iterator[list[int]]:
+def locked(path: Path) -> Iterator[list[int]]:
     """Keep other processes from ``path`` by a lock on .NAME.lock beside it.
 
     The system releases the lock however the process ends, so no lock outlives its run. On a file
@@ -120,7 +112,6 @@ def locked(path: Path, wait: bool = False) -> Iterator[list[int]]:
 
     Args:
         path: a file or folder; its parent folder exists.
-        wait: wait until it is free, instead of refusing at once.
 
     Yields:
         The lock's file descriptor; a program that inherits it also holds the lock until it ends.
@@ -133,12 +124,8 @@ def locked(path: Path, wait: bool = False) -> Iterator[list[int]]:
 
     name = path.with_name(file_name(f".{path.name}", ".lock"))
     held: list[int] = []
-    lock = FileLock(
-        # A moment, in case the holder is just removing its file.
-        *(name, -1 if wait else 0.2),
-        fallback_to_soft=False,
-        on_acquired=held.append,
-    )
+    # A moment, in case the holder is just removing its file.
+    lock = FileLock(name, timeout=0.2, fallback_to_soft=False, on_acquired=held.append)
     with writing(path):
         try:
             lock.acquire()
@@ -165,12 +152,8 @@ def locked(path: Path, wait: bool = False) -> Iterator[list[int]]:
 
 def _remove_unfinished(path: Path) -> None:
     """Remove unfinished files of killed runs at ``path`` and, if it is a folder, below it."""
-    unfinished = f".{_TOKEN}.tmp"
-    files = [
-        *path.parent.glob(f".{glob.escape(path.name)}{unfinished}"),
-        *path.rglob(f".*{unfinished}"),
-    ]
-    for file in files:
+    beside = path.parent.glob(f".{glob.escape(path.name)}.{_TOKEN}.tmp")
+    for file in [*beside, *path.rglob(f".*.{_TOKEN}.tmp")]:
         with writing(file):
             file.unlink()
         log.info("removed %s, left unfinished by a killed run", file)
@@ -240,11 +223,7 @@ def hard_link(path: Path, name: Path) -> bool:
 
 
 def append_whole(path: Path, text: str) -> None:
-    """Add text to the end of a file, all of it or nothing.
-
-    Raises:
-        UserError: the system refuses to.
-    """
+    """Add text to the end of a file, all or nothing; a `UserError` if it cannot be written."""
     with writing(path), open(path, "ab", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
         rest = text.encode()
@@ -257,11 +236,7 @@ def append_whole(path: Path, text: str) -> None:
 
 
 def claim_version(folder: Path) -> int:
-    """Make the folder version_N with the lowest free N, and return N.
-
-    Raises:
-        UserError: the system refuses to.
-    """
+    """Make the folder version_N with the lowest free N, and return N; a `UserError` if not."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for version in itertools.count():

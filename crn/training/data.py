@@ -23,7 +23,7 @@ class InMemoryData(pl.LightningDataModule):
     """Both splits, decoded once, as tensors on the training device."""
 
     def __init__(
-        self, samples: Sequence[Sample], size: int, workers: int, place: Place, interval: int = 1
+        self, samples: Sequence[Sample], size: int, workers: int, place: Place, interval: int
     ) -> None:
         """Decode all images.
 
@@ -100,18 +100,7 @@ class InMemoryData(pl.LightningDataModule):
             yield normalize(batch.to(self._device, non_blocking=True))
 
     def test_images(self, index: Tensor, size: int | None = None) -> Tensor:
-        """Some test images.
-
-        Args:
-            index: (B,), which ones.
-            size: width and height; images of another size than those in memory are read again.
-
-        Returns:
-            (B, 3, size, size) in [-1, 1].
-
-        Raises:
-            UserError: a file cannot be read.
-        """
+        """The test images with the indices (B,): (B, 3, size, size) in [-1, 1], as `images`."""
         pixels = self.test_pixels[index]
         if size not in (None, pixels.shape[-1]):
             samples = [self.test[each] for each in index]

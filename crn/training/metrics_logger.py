@@ -17,14 +17,13 @@ class MetricsLogger(pl.loggers.logger.Logger):
 
     The file is whole whenever the run is killed. Lightning's CSVLogger empties it for a moment when
     a report has new columns, and leaves half a row on a full disk.
+
+    Raises:
+        UserError: by all methods, if the system refuses to write.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Make version_N in a folder, with the lowest free N.
-
-        Raises:
-            UserError: it cannot be made.
-        """
+        """Make version_N in a folder, with the lowest free N."""
         super().__init__()
         self._version = claim_version(folder)
         self.folder = folder / f"version_{self._version}"
@@ -42,20 +41,12 @@ class MetricsLogger(pl.loggers.logger.Logger):
         return self._version
 
     def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
-        """Write hparams.yaml.
-
-        Raises:
-            UserError: it cannot be written.
-        """
+        """Write hparams.yaml."""
         with written_whole(self.folder / "hparams.yaml", "w", encoding="utf-8") as file:
             yaml.safe_dump(params, file)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Add a row.
-
-        Raises:
-            UserError: it cannot be written.
-        """
+        """Add a row."""
         row = {**metrics, "step": step}
         if row.keys() <= set(self._columns):
             append_whole(self._table, self._lines([row]))

@@ -75,11 +75,6 @@ class TrainingModule(pl.LightningModule):
         self._scored: list[tuple[Maps, Tensor]] = []
 
     @property
-    def trained(self) -> tuple[int, ...]:
-        """The networks that the next training step updates."""
-        return self.method.trained_in(self.config.seed, self.step)
-
-    @property
     def images(self) -> "InMemoryData":
         """The data of the trainer."""
         trainer: Any = self.trainer
@@ -101,7 +96,7 @@ class TrainingModule(pl.LightningModule):
 
     def training_step(self, batch: Tensor, batch_idx: int) -> None:  # noqa: ARG002
         """Update the networks of this step with one batch."""
-        trained = self.trained
+        trained = self.method.trained_in(self.config.seed, self.step)
         undo = self._snapshot(trained)
         seed_dropout(self.config.seed, self.step)
         total, losses = self.method.training_losses(self.method.contrast(batch), trained)
@@ -173,14 +168,6 @@ class TrainingModule(pl.LightningModule):
 
         Reading a number makes a GPU wait, so there losses are checked only when they are logged. By
         then the weights may have diverged, and the last good state is last.ckpt.
-
-        Args:
-            total: the sum of all losses.
-            trained: the networks that are trained.
-            undo: see `_snapshot`.
-
-        Raises:
-            Diverged: a loss is not finite.
         """
         self._unseen = self._unseen + total
         if undo is None and (self.step + 1) % LOG_INTERVAL:
@@ -340,13 +327,7 @@ class TrainingModule(pl.LightningModule):
 def make_module(
     config: ModelConfig, resumed: Checkpoint | None, place: Place, device: torch.device
 ) -> TrainingModule:
-    """The module of a run, with pretrained weights and the state of a checkpoint.
-
-    Args:
-        config: of the model.
-        resumed: what training goes on from, if anything.
-        place: of this process.
-        device: where it will be trained.
+    """The module of a run, with pretrained weights and the state of the resumed checkpoint, if any.
 
     Raises:
         UserError: the network of the pretrained features, or its weights, cannot be had.

@@ -16,13 +16,7 @@ from crn.config import Optimization
 def make_optimizer(
     config: Optimization, parameters: Iterable[Parameter], fused: bool = True
 ) -> Optimizer:
-    """The optimizer that ``config.optimizer`` names.
-
-    Args:
-        config: its name and settings.
-        parameters: what it updates.
-        fused: whether one kernel may do a whole step, if torch has one.
-    """
+    """The optimizer that ``config.optimizer`` names; ``fused``: one kernel may do a whole step."""
     kinds: dict[str, Callable[..., Optimizer]] = {
         "adam": partial(torch.optim.Adam, fused=fused),
         "adamw": partial(torch.optim.AdamW, fused=fused),

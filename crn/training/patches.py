@@ -44,11 +44,7 @@ def fit_patches(
     """Fit the patches to the normal training images, and measure both splits.
 
     The features of all training images are in memory until then; afterwards only distances are.
-
-    Args:
-        patches: what is fitted.
-        images: both splits.
-        add_up: the sum of a tensor over all processes.
+    ``add_up`` gives the sum of a tensor over all processes.
 
     Raises:
         UserError: a file cannot be read.

@@ -1,6 +1,5 @@
 """What a training run says about itself: its options, how it ended, and its report."""
 
-import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from crn.command_line import uses_demo_sample
 from crn.config import GROUPS, Options
 from crn.errors import Diverged, UserError
 from crn.evaluation.results import AUROC_UNDEFINED
-from crn.option import has_effect
 from crn.report.training_page import write_training_report
 from crn.training.batches import steps_of_epochs
 from crn.training.callbacks import Stopped
@@ -23,15 +21,9 @@ log = logging.getLogger(__name__)
 
 
 class RunReport(pl.Callback):
-    """Logs what the run does, and writes its report.html."""
+    """Logs what the run does, and writes report.html beside its metrics.csv in ``logs``."""
 
     def __init__(self, plan: Plan, logs: Path) -> None:
-        """Write nothing yet.
-
-        Args:
-            plan: the run.
-            logs: folder of its metrics.csv, and of the report.
-        """
         self._plan = plan
         self._logs = logs
 
@@ -80,12 +72,8 @@ class RunReport(pl.Callback):
 
 
 def _log_options(options: Options) -> None:
-    for name, group in GROUPS.items():
-        values = {
-            each.name: getattr(getattr(options, name), each.name)
-            for each in dataclasses.fields(group)
-            if has_effect(each, options.run)
-        }
+    for name in GROUPS:
+        values = options.in_effect(name)
         shown = [f"{k}={v}" for k, v in values.items() if v not in (None, "")]
         if shown:
             log.info("%s: %s", name, "  ".join(shown))

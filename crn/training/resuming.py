@@ -64,17 +64,11 @@ def read_training(path: Path) -> Checkpoint:
 def keep_best_state(
     checkpoint: Checkpoint, options: Options, test_images: str, is_first: bool
 ) -> bool:
-    """Copy the best state so far to ``--checkpoint-path``.
-
-    Args:
-        checkpoint: what training goes on from.
-        options: of the run.
-        test_images: the fingerprint of the test images.
-        is_first: whether this process writes the files.
+    """Copy the best state so far to ``--checkpoint-path``, if this is the first process.
 
     Returns:
         Whether the best validation so far still counts: its state exists, and neither the score nor
-        the test images have changed.
+        the fingerprint of the test images has changed.
     """
     folder, progress = options.output.checkpoint_path, checkpoint.progress
     if progress["max_roc_auc"] < 0:
@@ -138,14 +132,7 @@ def _check_random_state(path: Path, state: dict[str, Any]) -> None:
 def _check_optimizer_states(
     path: Path, states: list[Any], config: ModelConfig, method: Method
 ) -> None:
-    """Reject states with which the optimizers of the networks cannot make a step.
-
-    Args:
-        path: the checkpoint.
-        states: one for each network.
-        config: of the model.
-        method: its networks, which need no memory for their weights.
-    """
+    """Reject states with which the optimizers of the networks, one each, cannot make a step."""
     try:
         for network, state in zip(method.networks.values(), states, strict=True):
             optimizer = make_optimizer(config.optimization, network.parameters(), fused=False)

@@ -40,16 +40,7 @@ def make_trainer(
     loggers: Sequence[pl.loggers.Logger],
     stop: StopOnSignal,
 ) -> pl.Trainer:
-    """The trainer of a run.
-
-    Args:
-        plan: the run.
-        place: of this process; only process 0 has loggers and writes files.
-        device: where it computes.
-        data, model: what it trains.
-        loggers: a `MetricsLogger`, and others after it.
-        stop: stops the run on a signal.
-    """
+    """The trainer of a run. Only process 0 has loggers, a `MetricsLogger` first, and writes."""
     quiet_lightning()
     run, precision = plan.options.run, plan.options.optimization.precision
     return pl.Trainer(

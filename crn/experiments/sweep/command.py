@@ -15,9 +15,6 @@ from crn.system.program import Parser, split_words, typed_path, whole_number
 def run_sweep(argv: Sequence[str]) -> int:
     """Start or continue a sweep.
 
-    Args:
-        argv: the words after the program's name.
-
     Returns:
         The exit status: 0, 1 if no run has completed, 128 + N if signal N has stopped it.
 

@@ -144,10 +144,6 @@ def read_sweep(path: Path) -> Sweep:
 def check_command(sweep: Sweep, arguments: Sequence[str]) -> None:
     """Check that the program exists and that train.py accepts every value of every parameter.
 
-    Args:
-        sweep: the sweep.
-        arguments: words that follow the parameters.
-
     Raises:
         UserError: there is no such program, or it refuses a parameter.
     """

@@ -138,14 +138,13 @@ class Study:
 
     def _repeat(self, trial: Trial | FrozenTrial) -> None:
         """Queue the run of a trial."""
-        self._study.add_trial(
-            optuna.create_trial(
-                state=TrialState.WAITING,
-                params=trial.params,
-                distributions=trial.distributions,
-                user_attrs={_RUN: _number(trial)},
-            )
+        waiting = optuna.create_trial(
+            state=TrialState.WAITING,
+            params=trial.params,
+            distributions=trial.distributions,
+            user_attrs={_RUN: _number(trial)},
         )
+        self._study.add_trial(waiting)
 
     @property
     def _place(self) -> str:
@@ -165,20 +164,15 @@ class Study:
         return kind(seed=random.Random(f"{self._seed} {runs}").randrange(2**32))
 
 
-class _GridInOrder(BaseSampler):
+class _GridInOrder(RandomSampler):
     """Gives the first run the first configuration; the last parameter changes fastest.
 
     Optuna's GridSampler shuffles them, may give two machines the same one, and needs `optimize`.
     """
 
     def __init__(self, grid: Mapping[str, Distribution]) -> None:
+        super().__init__()
         self._grid = grid
-
-    def infer_relative_search_space(self, *_: Any) -> dict[str, Any]:
-        return {}
-
-    def sample_relative(self, *_: Any) -> dict[str, Any]:
-        return {}
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, name: str, distribution: Any

@@ -45,10 +45,7 @@ _DESCRIPTIONS = {
 def baseline_aurocs(data: DataSet, size: int, folder: Path) -> dict[str, list[float]] | str:
     """AUROCs of each of `BASELINES` on the test images of a data set; the error if that fails.
 
-    Args:
-        data: the data set.
-        size: width and height of the images.
-        folder: keeps the results, which are used again for the same files only.
+    Images have ``size`` pixels a side. The folder keeps the results for the same files.
     """
     path = folder / "baselines" / f"{data.name}-{size}.json"
     try:
@@ -80,14 +77,11 @@ def baseline_aurocs(data: DataSet, size: int, folder: Path) -> dict[str, list[fl
 
 
 def scores_of_numbers(train: Tensor, test: Tensor) -> dict[str, Tensor]:
-    """Anomaly scores by single numbers of an image; higher is more anomalous.
+    """Anomaly scores (M,) by single numbers of an image, for the first four of `BASELINES`.
 
     Args:
-        train: normal images, (N, 3, S, S).
-        test: images, (M, 3, S, S).
-
-    Returns:
-        For each of the first four of `BASELINES` the scores (M,).
+        train: normal images, (N, 3, S, S) in [-1, 1].
+        test: images, (M, 3, S, S), in the same range.
     """
     scores = {}
     for name, describe in _DESCRIPTIONS.items():
@@ -100,15 +94,7 @@ def scores_of_numbers(train: Tensor, test: Tensor) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def scores_of_maps(train: Tensor, test: Tensor) -> dict[str, Tensor]:
-    """Anomaly scores by maps without a network.
-
-    Args:
-        train: normal images, (N, 3, S, S) in [-1, 1].
-        test: images, (M, 3, S, S), in the same range.
-
-    Returns:
-        For each of the other `BASELINES`, except the features, the scores (M,).
-    """
+    """As `scores_of_numbers`, by maps without a network, for the others except the features."""
     size, mean = train.shape[-1], train.mean(0)
     local = smoothing_matrix(_balanced(size).network.local_contrast, size)
     from_mean, high_pass = (
@@ -129,7 +115,7 @@ def scores_of_maps(train: Tensor, test: Tensor) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def scores_of_features(train: Tensor, test: Tensor, seed: int) -> dict[str, Tensor]:
-    """As `scores_of_maps`, by features of an untrained network; the seed is of its weights."""
+    """As `scores_of_numbers`, by features of an untrained network; the seed is of its weights."""
     features = _UntrainedFeatures(_balanced(train.shape[-1]).network, seed)
     maps = _distances(features, train, test)
     return {

@@ -38,9 +38,6 @@ _SET_BY_TABLE = (
 def run_tables(argv: Sequence[str]) -> int:
     """Do the remaining training runs of a table, and write the table.
 
-    Args:
-        argv: the words after the program's name.
-
     Returns:
         The exit status: 0, 1 if a run has failed, 128 + N if signal N has stopped it.
 

@@ -12,12 +12,7 @@ _COLOURS = ("C0", "C2", "C4")
 
 
 def write_plot(path: Path, summary: Summary) -> None:
-    """Draw mean and standard deviation over seeds, beside the models without units.
-
-    Args:
-        path: the PNG file; an existing one is replaced.
-        summary: the results on one data set.
-    """
+    """Draw mean and standard deviation over seeds, of one data set, as PNG."""
     from matplotlib.figure import Figure
 
     (data,) = summary.data

@@ -10,10 +10,7 @@ TRAIN_AND_SCORE = "train-and-score"
 
 
 def train_and_score(argv: Sequence[str]) -> int:
-    """Run train.py twice.
-
-    Args:
-        argv: the flags for training, ``--``, and the flags for inference.
+    """Run train.py with the flags before ``--``, and then with those after it.
 
     Returns:
         The exit status of the first that fails, or 0.
