@@ -35,7 +35,7 @@ from crn.system.files import claimed
 from crn.system.hardware import pick_device, set_up_cpu, to_device_if_it_fits
 from crn.system.program import print_result
 from datasets.masks import read_masks
-from datasets.reader import Images, image_batches, normalize, read_images, say_how_many_are_small
+from datasets.reader import Images, image_batches, normalize, read_images
 from datasets.samples import TRAIN, Sample
 
 log = logging.getLogger(__name__)
@@ -152,7 +152,7 @@ def patch_distances(
         log.info("%d normal training images are not those that the model was fitted to", strangers)
     batches: Iterable[Tensor] = images.pixels[new].split(_BATCH)
     if size != images.pixels.shape[-1]:
-        say_how_many_are_small(images.sizes, size)
+        patches.features.say_how_many_are_small(images.sizes)
         some = [samples[index] for index in new]
         batches = image_batches(some, size, workers)
     measured = []

@@ -37,8 +37,7 @@ def option(
         default: the value if the flag is not given.
         help: what it does, with its unit; the command line adds the range and the default.
         choices: the allowed values.
-        low: the smallest allowed number.
-        high: the largest allowed number.
+        low, high: the smallest and the largest allowed number.
         above: numbers have to be larger than this.
         mode: the values of ``--mode`` with which the flag has an effect; empty for all.
         model: the same for ``--model``.

@@ -105,20 +105,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Fetch, verify and extract a public data set; nothing is overwritten.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "name",
-        choices=("mvtec", "roads"),
-        help="mvtec: MVTec AD, 5 GB, to ROOT/mvtec. roads: 280 MB, to ROOT/roadimages and "
-        "ROOT/panorama",
+    names = (
+        "mvtec: MVTec AD, 5 GB, to ROOT/mvtec. roads: 280 MB, to ROOT/roadimages and ROOT/panorama"
     )
-    parser.add_argument(
-        "--root",
-        type=typed_path,
-        default=Path("datasets"),
-        metavar="DIR",
-        help="folder for archives and data sets; an archive that is already there is used "
-        "(default: datasets)",
+    parser.add_argument("name", choices=("mvtec", "roads"), help=names)
+    root = (
+        "folder for archives and data sets; an archive that is already there is used "
+        "(default: datasets)"
     )
+    default = Path("datasets")
+    parser.add_argument("--root", type=typed_path, default=default, metavar="DIR", help=root)
     parser.add_argument("--url", help="mirror of the archive of mvtec")
     args = parser.parse_args(argv)
     if args.url is not None and args.name != "mvtec":

@@ -133,14 +133,10 @@ def image_batches(
 ) -> Iterator[Tensor]:
     """Decode and resize images batch by batch, so that memory does not grow with their number.
 
-    Args:
-        samples: what to read.
-        size: width and height of the result in pixels; smaller images are enlarged.
-        workers: threads that decode; 0: the calling thread decodes.
-        batch: images in a batch.
+    The arguments are as for `read_images`; smaller images are enlarged.
 
     Yields:
-        (B, 3, size, size), 0 to 255, as from `read_images`.
+        (B, 3, size, size) float32, 0 to 255.
 
     Raises:
         UserError: a file cannot be read.
@@ -153,16 +149,6 @@ def image_batches(
         for start in range(0, len(samples), batch):
             some = samples[start : start + batch]
             yield torch.stack(list(pool.map(read, some) if workers else map(read, some)))
-
-
-def say_how_many_are_small(sizes: Sequence[tuple[int, int]], size: int) -> None:
-    """Log how many images, by (height, width), are smaller than the size for the features."""
-    small = sum(max(each) < size for each in sizes)
-    if small:
-        log.info(
-            "%d of %d images are smaller than the %d pixels of the features: they are enlarged",
-            *(small, len(sizes), size),
-        )
 
 
 def _check_ranges(files: Sequence[FileFacts]) -> None:

@@ -52,11 +52,7 @@ class Sample:
 
 
 def list_samples(layout: Callable[[Path], Iterable[Sample]], root: Path) -> list[Sample]:
-    """List and check a data set.
-
-    Args:
-        layout: the function that lists the samples of a layout.
-        root: folder of the data set.
+    """List and check the data set in a folder.
 
     Returns:
         Samples with unique keys: normal ones to train on, and normal and perhaps anomalous ones to

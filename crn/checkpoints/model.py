@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -99,11 +98,6 @@ def load_model(path: Path, device: torch.device, **scoring: Any) -> TrainedModel
 def model_of(checkpoint: Checkpoint, scoring: Scoring, device: torch.device) -> TrainedModel:
     """The model in a checkpoint; networks that do not score are not read from the disk.
 
-    Args:
-        checkpoint: as it was read.
-        scoring: how the model is to score.
-        device: where it computes.
-
     Raises:
         UserError: the weights do not fit or are not finite, or the checkpoint lacks statistics of
             normal images that ``scoring`` needs.
@@ -119,7 +113,11 @@ def model_of(checkpoint: Checkpoint, scoring: Scoring, device: torch.device) -> 
 
     # The state of the method beside its networks decides which of them score.
     of_networks = tuple(f"{name}." for name in networks)
-    load(method, *(_without(each, of_networks) for each in (state, method.state_dict())))
+    beside = (
+        {key: value for key, value in each.items() if not key.startswith(of_networks)}
+        for each in (state, method.state_dict())
+    )
+    load(method, *beside)
     load(scorer, below(content["state_dict"], SCORER), scorer.state_dict())
     if scorer.kind.is_measured:
         _check_statistics(checkpoint, scorer)
@@ -192,7 +190,3 @@ def _check_statistics(checkpoint: Checkpoint, scorer: Scorer) -> None:
         log.warning(
             "%s: its statistics of normal images are of step %d, of the last validation", path, step
         )
-
-
-def _without(state: dict[str, Any], prefixes: Sequence[str]) -> dict[str, Any]:
-    return {key: value for key, value in state.items() if not key.startswith(tuple(prefixes))}

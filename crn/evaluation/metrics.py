@@ -53,14 +53,11 @@ def average_precision(scores: ArrayLike, labels: ArrayLike) -> float:
 
 
 def auroc_interval(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
-    """95 % confidence interval of the AUROC over the choice of the test images.
+    """95 % confidence interval of the AUROC, over the choice of test images; arguments as `auroc`.
 
     A percentile bootstrap, stratified: every resample draws as many normal and as many anomalous
     images as there are, with replacement. It does not cover variation between training runs, and
     is too narrow for a few images, or if the AUROC is 1.
-
-    Args:
-        scores, labels: as `auroc`.
     """
     from scipy.stats import bootstrap
 
@@ -88,12 +85,9 @@ def _aurocs(normal: np.ndarray, anomalous: np.ndarray, axis: int = -1) -> np.nda
 
 
 def max_f1(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
-    """The highest F1 of any threshold, and that threshold.
+    """The highest F1 of any threshold, and that threshold; arguments as `auroc`.
 
     The labels choose the threshold, so it is an upper bound and not a result.
-
-    Args:
-        scores, labels: as `auroc`.
 
     Returns:
         F1 from 0 to 1, and the threshold; images above it are called anomalous.
@@ -136,9 +130,8 @@ def evaluate(
     """All metrics of a run.
 
     Args:
-        options: options of the run.
-        model: the model that scored.
-        thresholds: thresholds of the score that was asked for.
+        options, model: of the run.
+        thresholds: of the score that was asked for.
         images: the N images that were scored.
         maps: their anomaly maps (N, S, S).
         masks: their masks (H, W) bool; None for an image without one.

@@ -74,19 +74,18 @@ def pixel_metrics(counts: np.ndarray) -> PixelMetrics | None:
     )
 
 
-def aupro(counts: np.ndarray, limit: float = FALSE_POSITIVE_LIMIT) -> float:
+def aupro(counts: np.ndarray) -> float:
     """Area under the per-region overlap (Bergmann et al. 2021), from 0 to 1.
 
     The overlap is the share of an anomalous region that is above the threshold, averaged over
     regions, so that small ones count as much as large ones. It is integrated over the false
-    positive rate of the pixels from 0 to ``limit`` and divided by ``limit``.
+    positive rate of the pixels from 0 to `FALSE_POSITIVE_LIMIT` and divided by that.
 
     Args:
         counts: (3, BINS), as in `pixel_metrics`.
-        limit: the highest false positive rate.
     """
     false, _, overlap = (np.append(0, each[::-1].cumsum()) / each.sum() for each in counts)
-    inside = false <= limit
-    x = np.append(false[inside], limit)
-    y = np.append(overlap[inside], np.interp(limit, false, overlap))
-    return float(np.trapezoid(y, x) / limit)
+    inside = false <= FALSE_POSITIVE_LIMIT
+    x = np.append(false[inside], FALSE_POSITIVE_LIMIT)
+    y = np.append(overlap[inside], np.interp(FALSE_POSITIVE_LIMIT, false, overlap))
+    return float(np.trapezoid(y, x) / FALSE_POSITIVE_LIMIT)

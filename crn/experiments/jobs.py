@@ -75,7 +75,7 @@ def run_jobs(
     stop; the second time, they are killed.
 
     Args:
-        jobs: what to run; the next one is taken when it is about to start.
+        jobs: what to run; the next one is taken when one of the workers is free.
         workers: jobs at a time.
         report: writes the results so far and returns them as text.
         command: what the user types to go on.

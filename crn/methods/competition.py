@@ -49,7 +49,7 @@ class CompetitiveReconstructionNetworks(Method):
     @property
     def networks(self) -> dict[str, nn.Module]:
         """All units."""
-        return {_name(index): unit for index, unit in enumerate(self.units)}
+        return {f"units.{index}": unit for index, unit in enumerate(self.units)}
 
     def trained_in(self, seed: int, step: int) -> tuple[int, ...]:
         """Two different units, or the only one, which then competes with itself."""
@@ -158,7 +158,7 @@ class CompetitiveReconstructionNetworks(Method):
 
     def scoring_networks(self, pairs: Sequence[Pair]) -> list[str]:
         """The units in the pairs."""
-        return [_name(index) for index in sorted({index for pair in pairs for index in pair})]
+        return [f"units.{unit}" for unit in sorted({unit for pair in pairs for unit in pair})]
 
     def anomaly_maps(self, x: Tensor, pairs: Sequence[Pair]) -> Iterator[tuple[Tensor, Maps]]:
         """Yield reconstructions and the maps of `maps_of`; each generator reconstructs once."""
@@ -166,7 +166,3 @@ class CompetitiveReconstructionNetworks(Method):
             r = self.units[generator](x)
             for _, discriminator in group:
                 yield r, maps_of(x, r, self.units[discriminator](r, RECONSTRUCTIONS))
-
-
-def _name(unit: int) -> str:
-    return f"units.{unit}"

@@ -1,6 +1,7 @@
 """The encoder-decoder of all methods: a U-Net or, without skip connections, an autoencoder."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,10 @@ _WIDEST = 8
 # The kinds of input. Batch norm keeps running statistics of each, since the two differ by design:
 # adversaries are trained to tell them apart.
 IMAGES, RECONSTRUCTIONS = "images", "reconstructions"
+
+
+# It doubles height and width.
+_TransposedConv = partial(nn.ConvTranspose2d, kernel_size=4, stride=2, padding=1)
 
 
 class EncoderDecoder(nn.Module):
@@ -49,14 +54,10 @@ class EncoderDecoder(nn.Module):
             norm = network.norm if level else "none"
             skip = width if skips and level < innermost else 0
             is_wide_inner = 0 < level < innermost and above == network.width * _WIDEST
-            self.up.append(
-                _Level(
-                    _upsample(width + skip, above, norm != "batch", network.improved),
-                    norm,
-                    above,
-                    dropout=network.use_dropout and is_wide_inner,
-                )
-            )
+            upsample = NearestConv if network.improved else _TransposedConv
+            convolution = upsample(width + skip, above, bias=norm != "batch")
+            dropout = network.use_dropout and is_wide_inner
+            self.up.append(_Level(convolution, norm, above, dropout))
         if not next(self.parameters()).is_meta:
             for each in (*self.down, *self.up):
                 each.initialize()
@@ -124,10 +125,3 @@ class _Level(nn.Module):
         norm = self.norms[IMAGES]
         if isinstance(norm, nn.BatchNorm2d):
             nn.init.normal_(norm.weight, 1.0, 0.02)
-
-
-def _upsample(channels: int, width: int, bias: bool, improved: bool) -> nn.Module:
-    """Double height and width."""
-    if improved:
-        return NearestConv(channels, width, bias)
-    return nn.ConvTranspose2d(channels, width, 4, stride=2, padding=1, bias=bias)

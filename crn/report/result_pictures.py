@@ -33,11 +33,9 @@ PICTURES = (*FOLDERS, MAPS_FOLDER, COLOUR_SCALE_FILE)
 
 @dataclass(frozen=True)
 class ResultPictures:
-    """The sources of the pictures of a run, all in the same order.
+    """The sources of the pictures of a run: the scored samples and, in this order, what is shown.
 
     Attributes:
-        samples: the scored samples.
-        images: their images.
         reconstructions: (N, 3, S, S) uint8; None for a model without networks.
         maps: (N, S, S), of the score that was asked for.
         masks: their masks; None for a sample without one.

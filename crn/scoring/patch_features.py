@@ -1,10 +1,14 @@
 """Features of the patches of an image: coarse pixels, or channels of a network."""
 
+import logging
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, pad, unfold
+
+log = logging.getLogger(__name__)
 
 # Width and height in pixels of the image that `CoarsePatches` are cut from.
 _COARSE = 16
@@ -37,6 +41,14 @@ class PatchFeatures(nn.Module, ABC):
 
     def load_pretrained(self) -> None:
         """Load published weights, if the features need any."""
+
+    def say_how_many_are_small(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Log how many images, by (height, width), are smaller than those for the features."""
+        if small := sum(max(size) < self.image_size for size in sizes):
+            log.info(
+                "%d of %d images are smaller than the %d pixels of the features: they are enlarged",
+                *(small, len(sizes), self.image_size),
+            )
 
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:

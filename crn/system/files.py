@@ -35,10 +35,7 @@ _TOKEN = "[0-9a-f]" * 8
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an error of the system in writing into a `UserError`; used around all writes.
-
-    Args:
-        path: the file or folder, for the message.
+    """Turn an error of the system in writing a path into a `UserError`; used around all writes.
 
     Raises:
         UserError: the disk is full or broken, or must not be written to.

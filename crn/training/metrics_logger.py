@@ -56,9 +56,9 @@ class MetricsLogger(pl.loggers.logger.Logger):
             with open(self._table, newline="", encoding="utf-8") as file:
                 rows = list(csv.DictReader(file))
         self._columns = sorted({*self._columns, *row})
+        header = dict(zip(self._columns, self._columns, strict=True))
         with written_whole(self._table, "w", newline="", encoding="utf-8") as file:
-            file.write(self._lines([dict(zip(self._columns, self._columns, strict=True))]))
-            file.write(self._lines([*rows, row]))
+            file.write(self._lines([header, *rows, row]))
 
     def _lines(self, rows: Iterable[Mapping[str, Any]]) -> str:
         text = io.StringIO()

@@ -13,7 +13,6 @@ from tqdm import tqdm
 from crn.scoring.held_out import HeldOut
 from crn.scoring.patch_distribution import PatchDistribution
 from crn.training.distributed import gather
-from datasets.reader import say_how_many_are_small
 from datasets.samples import TEST, TRAIN
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def fit_patches(
     start, size = time.monotonic(), patches.features.image_size
     reads_files = size != images.train_pixels.shape[-1]
     if reads_files:
-        say_how_many_are_small(images.sizes, size)
+        patches.features.say_how_many_are_small(images.sizes)
     share = images.share(TRAIN)
     train = images.train[share]
     count = len(train) + len(images.test[images.share(TEST)])

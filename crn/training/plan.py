@@ -10,7 +10,7 @@ import torch
 
 from crn.checkpoints.reading import Checkpoint
 from crn.command_line import DEMO_LIMITS, uses_demo_sample, warn_of_flags_without_effect
-from crn.config import BEST, LAST, UNTRAINED_MODELS, Options, Output, Run
+from crn.config import BEST, LAST, UNTRAINED_MODELS, Options, Run
 from crn.errors import UserError
 from crn.system.files import claimed
 from crn.training.batches import steps_of_epochs
@@ -66,7 +66,10 @@ def planned(options: Options, samples: Sequence[Sample], place: Place) -> Iterat
     Raises:
         UserError: the checkpoint, the processes or the outputs cannot be used.
     """
-    with claimed(*(_outputs(options.output) if place.rank == 0 else ())):
+    output = options.output
+    folders = (output.checkpoint_path, output.checkpoint_path, output.image_output_path)
+    outputs = [folder / n for folder, n in zip(folders, (BEST, LAST, GRIDS), strict=True) if folder]
+    with claimed(*(outputs if place.rank == 0 else ())):
         options, resumed = resume(options)
         images = {split: sum(s.split == split for s in samples) for split in (TRAIN, TEST)}
         if place.count > 1:
@@ -81,11 +84,6 @@ def planned(options: Options, samples: Sequence[Sample], place: Place) -> Iterat
         epoch = steps_of_epochs(1, images[TRAIN], batch_size)
         interval = options.output.validation_interval or max(epoch, steps // MOST_VALIDATIONS)
         yield Plan(options.replace(training_steps=steps), resumed, interval)
-
-
-def _outputs(output: Output) -> list[Path]:
-    folders = {output.checkpoint_path: (BEST, LAST), output.image_output_path: (GRIDS,)}
-    return [folder / name for folder, names in folders.items() if folder for name in names]
 
 
 def _check_processes(run: Run, batch_size: int, images: dict[str, int], count: int) -> None:

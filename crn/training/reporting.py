@@ -7,7 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from crn.command_line import uses_demo_sample
-from crn.config import GROUPS, Options
+from crn.config import GROUPS
 from crn.errors import Diverged, UserError
 from crn.evaluation.results import AUROC_UNDEFINED
 from crn.report.training_page import write_training_report
@@ -30,7 +30,10 @@ class RunReport(pl.Callback):
     def setup(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
         """Log the options, the images and the device."""
         options, data = self._plan.options, module_of(trainer).images
-        _log_options(options)
+        for name in GROUPS:
+            values = options.in_effect(name)
+            if shown := [f"{k}={v}" for k, v in values.items() if v not in (None, "")]:
+                log.info("%s: %s", name, "  ".join(shown))
         if options.output.auto_set_name:
             log.info("run: %s", run_name(options))
         if uses_demo_sample(options):
@@ -69,11 +72,3 @@ class RunReport(pl.Callback):
                 write_training_report(self._logs, self._plan.options)
             except UserError as error:
                 log.warning("%s", error)
-
-
-def _log_options(options: Options) -> None:
-    for name in GROUPS:
-        values = options.in_effect(name)
-        shown = [f"{k}={v}" for k, v in values.items() if v not in (None, "")]
-        if shown:
-            log.info("%s: %s", name, "  ".join(shown))
