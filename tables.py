@@ -3,9 +3,6 @@
 ``python tables.py --help`` lists the options.
 """
 
-import sys
-from collections.abc import Sequence
-
 from crn.experiments.tables.command import run_tables
 from crn.experiments.tables.train_and_score import TRAIN_AND_SCORE, train_and_score
 from crn.system.program import program
@@ -13,12 +10,11 @@ from crn.system.startup import leave
 
 
 @program("tables.py")
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Run the program, or one of the jobs that it starts."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == [TRAIN_AND_SCORE]:
-        return train_and_score(words[1:])
-    return run_tables(words)
+    if argv[:1] == [TRAIN_AND_SCORE]:
+        return train_and_score(argv[1:])
+    return run_tables(argv)
 
 
 if __name__ == "__main__":

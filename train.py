@@ -4,16 +4,14 @@
 and the data set have been checked.
 """
 
-from collections.abc import Sequence
-
 from crn.command_line import parse_options
 from crn.system.program import program
 from crn.system.startup import leave
 
 
 @program("train.py")
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program with the words of ``argv``, by default those of the process.
+def main(argv: list[str]) -> int:
+    """Run the program.
 
     Returns:
         Exit status: 0, 2 for bad input, 128 + N where signal N ended it.

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import importlib.util
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 from crn.config import GROUPS, RECIPES, UNTRAINED_MODELS, Network, Optimization, Options, Run
 from crn.errors import UserError
 from crn.option import allowed, counts, flag, is_list, missing_for, option_names, value_type
-from crn.system.program import Parser, typed_path
+from crn.system.program import Parser, require_packages, typed_path
 from crn.system.text import quoted
 from datasets.layouts import LABELLED, LAYOUTS
 
@@ -30,8 +29,8 @@ DEMO_RECIPE = "balanced"
 DEMO_ON_SAMPLE = {"model": "crn", "imsize": 64, "width": 16, "anomaly_score": "discrimination"}
 
 
-def parse_options(argv: Sequence[str] | None = None) -> Options:
-    """The options of a command line, by default that of the process, with the demo profile applied.
+def parse_options(argv: Sequence[str]) -> Options:
+    """The options of a command line, with the demo profile applied.
 
     Raises:
         UserError: a flag is unknown, out of range, or contradicts another one.
@@ -208,18 +207,15 @@ def _check_combinations(options: Options) -> None:
         )
     if {"epochs", "training_steps"} <= options.given:
         raise UserError("--epochs and --training-steps both set the length of training: give one")
-    if options.output.wandb and importlib.util.find_spec("wandb") is None:
-        raise UserError("--wandb needs the package wandb: pip install wandb")
+    if options.output.wandb:
+        require_packages("--wandb needs", "wandb", install="wandb")
 
 
 def _check_export(options: Options) -> None:
     if options.output.export_path is None:
         raise UserError("--mode export needs --export-path: give the file to write, as model.onnx")
-    for package in ("onnx", "onnxscript"):
-        if importlib.util.find_spec(package) is None:
-            raise UserError(
-                f"--mode export needs the package {package}: pip install -r requirements-export.txt"
-            )
+    requirements = "-r requirements-export.txt"
+    require_packages("--mode export needs", "onnx", "onnxscript", install=requirements)
 
 
 def _check_images(options: Options) -> None:

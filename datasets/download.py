@@ -6,7 +6,6 @@ it is complete. Nothing is overwritten.
 
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,7 +97,7 @@ def _extract(data: _DataSet, archive: Path, folder: Path) -> None:
 
 
 @program("datasets.download", "interrupted; run it again")
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Run the command and return its exit status: 0, 2 for an error, 130 after Ctrl-C."""
     parser = Parser(
         prog="python -m datasets.download",

@@ -1,7 +1,7 @@
 """Masks of anomalous pixels, read once and kept compressed."""
 
+import io
 import logging
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,27 +50,24 @@ _EMPTY, _FULL = "no pixel is anomalous", "all pixels are anomalous"
 
 
 class Masks(Sequence[np.ndarray | None]):
-    """Compressed masks (H, W) bool; None for a sample without one."""
+    """Masks (H, W) bool, kept as PNG files in memory; None for a sample without one."""
 
     def __init__(self) -> None:
-        self._packed: list[tuple[bytes, tuple[int, ...]] | None] = []
+        self._files: list[bytes] = []
 
     def append(self, mask: np.ndarray | None) -> None:
         """Add a mask (H, W) bool, or None."""
-        packed = None
+        file = io.BytesIO()
         if mask is not None:
-            packed = zlib.compress(np.packbits(mask).tobytes(), 1), mask.shape
-        self._packed.append(packed)
+            Image.fromarray(mask).save(file, "PNG", compress_level=1)
+        self._files.append(file.getvalue())
 
     def __len__(self) -> int:
-        return len(self._packed)
+        return len(self._files)
 
     def __getitem__(self, index: int) -> np.ndarray | None:  # type: ignore[override]  # no slices
-        if (packed := self._packed[index]) is None:
-            return None
-        content, shape = packed
-        bits = np.frombuffer(zlib.decompress(content), np.uint8)
-        return np.unpackbits(bits, count=int(np.prod(shape))).view(bool).reshape(shape)
+        content = self._files[index]
+        return np.array(Image.open(io.BytesIO(content))) if content else None
 
 
 def read_masks(

@@ -314,46 +314,6 @@ def run_train(run_python) -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
-# As on Lustre without the mount option: neither kind of lock is there.
-_NO_LOCKS = """
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <stdarg.h>
-#include <string.h>
-int flock(int file, int operation) { errno = ENOSYS; return -1; }
-static int call(const char *name, int file, int command, void *argument) {
-    int (*real)(int, int, ...) = (int (*)(int, int, ...))dlsym(RTLD_NEXT, name);
-    if (command == F_SETLK || command == F_SETLKW || command == F_OFD_SETLK) {
-        errno = ENOSYS;
-        return -1;
-    }
-    return real(file, command, argument);
-}
-#define FORWARD(name) int name(int file, int command, ...) { \\
-    va_list rest; va_start(rest, command); void *argument = va_arg(rest, void *); va_end(rest); \\
-    return call(#name, file, command, argument); }
-FORWARD(fcntl)
-FORWARD(fcntl64)
-"""
-
-
-@pytest.fixture(scope="session")
-def without_locks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An environment in which programs find no locks on any file system."""
-    compiler = shutil.which("cc")
-    if compiler is None or sys.platform != "linux":
-        pytest.skip("needs a C compiler, and LD_PRELOAD")
-    folder = tmp_path_factory.mktemp("without_locks")
-    (folder / "locks.c").write_text(_NO_LOCKS)
-    library = folder / "locks.so"
-    subprocess.run(
-        [compiler, "-shared", "-fPIC", "-o", library, folder / "locks.c", "-ldl"], check=True
-    )
-    return {"LD_PRELOAD": str(library)}
-
-
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """One headless Chromium for all tests."""

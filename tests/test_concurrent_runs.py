@@ -185,6 +185,17 @@ def test_without_locks_nothing_is_claimed_or_removed(tmp_path, monkeypatch):
     assert contents(tmp_path) == {Path(unfinished.name)}
 
 
+def test_checkpoints_are_claimed_beside_pictures_in_one_folder(
+    run_main, read_only_road_images, tmp_path
+):
+    words = (*SMALL, "--dataset-path", read_only_road_images, *KEPT, "--image-output-path", "kept")
+    (tmp_path / "kept").mkdir()
+    with claimed(tmp_path / "kept/best.ckpt"):
+        finished = run_main(*map(str, words), "--training-steps", "1")
+    assert finished.status == 2
+    assert "kept/best.ckpt: another run is writing it" in finished.err
+
+
 @pytest.mark.parametrize(
     ("words", "mention"),
     [

@@ -282,7 +282,7 @@ def test_without_its_libraries_the_program_names_the_command(monkeypatch, capsys
     monkeypatch.setitem(sys.modules, "lazrs", None)
     assert pointcloud.main(["--help"]) == 2
     assert capsys.readouterr().err == (
-        "pointcloud.py: error: point clouds need the packages lazrs: pip install -r "
+        "pointcloud.py: error: point clouds need the package lazrs: pip install -r "
         "requirements-pointcloud.txt\n"
     )
 

@@ -61,7 +61,7 @@ def score_in_a_process(scan: Path, out: Path, file_size: int | None = None) -> i
     """To be the ``act`` of a `Victim`: score where files may have ``file_size`` bytes."""
 
     @program("pointcloud.py")
-    def main() -> int:
+    def main(_: list[str]) -> int:
         print("began", flush=True)
         run_score([scan], out)
         return 0
@@ -75,7 +75,7 @@ def draw_in_a_process(folder: Path, file_size: int) -> int:
     """To be the ``act`` of a `Victim`: draw layers where files may have ``file_size`` bytes."""
 
     @program("pointcloud.py")
-    def main() -> int:
+    def main(_: list[str]) -> int:
         chance = np.random.default_rng(0)
         blocks = [(0, 0), (0, 1)]
         noise = [Mosaic(*chance.normal(0, 1, (3, 320, 320)).astype("f4")) for _ in blocks]

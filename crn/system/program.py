@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import importlib.util
 import io
 import logging
 import os
@@ -10,14 +11,14 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn, ParamSpec
+from typing import NoReturn
 
 from crn.errors import UserError
 from crn.system.files import writing
 from crn.system.startup import let_idle_threads_sleep
 from crn.system.text import printable, quoted
 
-P = ParamSpec("P")
+Main = Callable[[list[str]], int]
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,6 +35,18 @@ class PrintableLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The message, line by line."""
         return "\n".join(map(printable, super().format(record).split("\n")))
+
+
+def require_packages(use: str, *packages: str, install: str) -> None:
+    """Refuse a use of packages that are not installed.
+
+    Raises:
+        UserError: names them and what pip has to install.
+    """
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        noun = "package" if len(missing) == 1 else "packages"
+        raise UserError(f"{use} the {noun} {', '.join(missing)}: pip install {install}")
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -64,9 +77,7 @@ def typed_path(text: str) -> Path:
     return Path(os.path.expanduser(text))
 
 
-def program(
-    name: str, interrupted: str = "interrupted"
-) -> Callable[[Callable[P, int]], Callable[P, int]]:
+def program(name: str, interrupted: str = "interrupted") -> Callable[[Main], Callable[..., int]]:
     """Decorate a main function so that a `UserError` ends it with one line, not a traceback.
 
     Args:
@@ -74,16 +85,17 @@ def program(
         interrupted: the rest of the line after Ctrl-C.
 
     Returns:
-        The decorator. The exit status that the function returns becomes 2 for a `UserError` and 130
-        after Ctrl-C.
+        The decorator. The function then takes the words after the program's name, by default those
+        of the process. The exit status that it returns becomes 2 for a `UserError` and 130 after
+        Ctrl-C.
     """
 
-    def decorate(main: Callable[P, int]) -> Callable[P, int]:
+    def decorate(main: Main) -> Callable[..., int]:
         @functools.wraps(main)
-        def run(*args: P.args, **kwargs: P.kwargs) -> int:
+        def run(argv: Sequence[str] | None = None) -> int:
             _prepare()
             try:
-                return main(*args, **kwargs)
+                return main(list(sys.argv[1:] if argv is None else argv))
             except UserError as error:
                 if not is_told_by_another():
                     print(f"{name}: error:", printable(str(error)), file=sys.stderr)

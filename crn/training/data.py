@@ -25,17 +25,12 @@ class InMemoryData(pl.LightningDataModule):
     def __init__(
         self, samples: Sequence[Sample], size: int, workers: int, place: Place, interval: int
     ) -> None:
-        """Decode all images.
+        """Decode the images of both splits, as `read_images` does.
 
         Args:
-            samples: of both splits.
-            size: width and height of the images in pixels.
-            workers: threads that decode; 0: the calling thread does.
+            samples, size, workers: as for `read_images`.
             place: of this process among those that train together.
             interval: training steps between two validations, which Lightning calls an epoch.
-
-        Raises:
-            UserError: a file cannot be read.
         """
         super().__init__()
         self.train, self.test = ([s for s in samples if s.split == x] for x in (TRAIN, TEST))

@@ -1,7 +1,6 @@
 """The command line of sweep.py, and its main function."""
 
 import argparse
-import importlib.util
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 from crn.errors import UserError
 from crn.experiments.jobs import add_arguments, run_jobs
 from crn.system.files import locked, require_writable_folder
-from crn.system.program import Parser, split_words, typed_path, whole_number
+from crn.system.program import Parser, require_packages, split_words, typed_path, whole_number
 
 
 def run_sweep(argv: Sequence[str]) -> int:
@@ -22,8 +21,7 @@ def run_sweep(argv: Sequence[str]) -> int:
         UserError: the command line, the file, the folder or the storage cannot be used.
     """
     options, arguments = _parse(argv)
-    if importlib.util.find_spec("optuna") is None:
-        raise UserError("sweeps need the package optuna: pip install -r requirements-sweep.txt")
+    require_packages("sweeps need", "optuna", install="-r requirements-sweep.txt")
     # These import Optuna, which --help need not wait for.
     from crn.experiments.sweep.file import check_command, read_sweep
     from crn.experiments.sweep.report import write_results

@@ -132,11 +132,9 @@ def _balanced(size: int) -> ModelConfig:
 
 
 def _scores(maps: tuple[Tensor, Tensor], kind: str) -> Tensor:
-    """Scores (M,) of images by a kind of ``--maps``.
+    """Scores (M,) by a kind of ``--maps``, from those of normal and tested images: (N or M, S, S).
 
-    Args:
-        maps: of normal images, (N, S, S), and of the images, (M, S, S).
-        kind: centred maps are pooled as by the recipe; of others the highest value counts.
+    Centred maps are pooled as by the recipe; of others the highest value counts.
     """
     config = _balanced(maps[0].shape[-1])
     pooling = config.scoring.pooling if kind == "centred" else "max"

@@ -1,7 +1,6 @@
 """The command line of tables.py, and its main function."""
 
 import argparse
-import importlib.util
 import shlex
 from collections.abc import Sequence
 from functools import partial
@@ -15,7 +14,7 @@ from crn.experiments.jobs import add_arguments, run_jobs
 from crn.experiments.tables.pages import write_results
 from crn.experiments.tables.runs import RECIPES_OF, DataSet, Table, TableMethod, TableRun
 from crn.system.files import locked, require_writable_folder
-from crn.system.program import Parser, split_words, typed_path, whole_number
+from crn.system.program import Parser, require_packages, split_words, typed_path, whole_number
 from datasets.layouts import CATEGORIES, layout_of
 
 _LAYOUTS = {"mvtec": "MVTec", "panorama": "Panorama", "roadimages": "RoadImages"}
@@ -109,11 +108,9 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     is_plot = options.table == "units"
     if options.categories and options.table != "mvtec":
         raise UserError("--categories are for --table mvtec only: leave them out here")
-    if is_plot and importlib.util.find_spec("matplotlib") is None:
-        raise UserError(
-            "the plot of --table units needs the package matplotlib: "
-            "pip install -r requirements-benchmark.txt"
-        )
+    if is_plot:
+        plot, requirements = "the plot of --table units needs", "-r requirements-benchmark.txt"
+        require_packages(plot, "matplotlib", install=requirements)
     for name, default in (_OF_PLOT if is_plot else _DEFAULTS).items():
         setattr(options, name, getattr(options, name) or default)
     for word in flags:

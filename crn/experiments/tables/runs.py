@@ -122,8 +122,7 @@ class Table:
     Attributes:
         runs: all training runs, in the order in which they start.
         folder: where everything is written.
-        name: value of ``--table``.
-        root: folder of the data.
+        name, root: values of ``--table`` and ``--root``.
         extra: flags of train.py that all runs have.
         command: what the user has typed.
         results: the results of the runs that have ended.
