@@ -8,7 +8,7 @@ works with.
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from crn.option import ALWAYS, WHEN_SCORING, OptionGroup, has_effect, option, option_names
 from datasets.layouts import LAYOUTS
@@ -49,10 +49,8 @@ MANY = 1_000_000_000
 
 
 @dataclass(frozen=True)
-class Run(OptionGroup):
+class Run(OptionGroup, title="what to do"):
     """What the program is to do."""
-
-    title: ClassVar = "what to do"
 
     mode: str = option(
         "train",
@@ -111,10 +109,8 @@ class Run(OptionGroup):
 
 
 @dataclass(frozen=True)
-class Data(OptionGroup):
+class Data(OptionGroup, title="images"):
     """Which images."""
-
-    title: ClassVar = "images"
 
     dataset: str | None = option(
         None,
@@ -137,11 +133,8 @@ class Data(OptionGroup):
 
 
 @dataclass(frozen=True)
-class Network(OptionGroup):
+class Network(OptionGroup, title="networks", fixed=ALWAYS):
     """The shape of every network."""
-
-    title: ClassVar = "networks"
-    fixed: ClassVar = ALWAYS
 
     imsize: int = option(128, "width and height of the images in pixels", choices=IMAGE_SIZES)
     max_network_depth: int = option(
@@ -171,11 +164,8 @@ class Network(OptionGroup):
 
 
 @dataclass(frozen=True)
-class Competition(OptionGroup):
+class Competition(OptionGroup, title="competition of crn", fixed=WHEN_SCORING):
     """What competitive units minimise."""
-
-    title: ClassVar = "competition of crn"
-    fixed: ClassVar = WHEN_SCORING
 
     num_competitive_units: int = option(
         12, "networks that compete", low=1, high=1000, model="crn", fixed=ALWAYS
@@ -206,11 +196,8 @@ class Competition(OptionGroup):
 
 
 @dataclass(frozen=True)
-class Adversarial(OptionGroup):
+class Adversarial(OptionGroup, title="adversaries of dagan", fixed=WHEN_SCORING):
     """What DAGAN's two networks minimise."""
-
-    title: ClassVar = "adversaries of dagan"
-    fixed: ClassVar = WHEN_SCORING
 
     adversarial_loss_weight: float = option(
         1.0,
@@ -227,11 +214,8 @@ class Adversarial(OptionGroup):
 
 
 @dataclass(frozen=True)
-class Optimization(OptionGroup):
+class Optimization(OptionGroup, title="optimization", fixed=WHEN_SCORING):
     """How long and how fast to train."""
-
-    title: ClassVar = "optimization"
-    fixed: ClassVar = WHEN_SCORING
 
     training_steps: int = option(
         20_000,
@@ -295,10 +279,8 @@ class Optimization(OptionGroup):
 
 
 @dataclass(frozen=True)
-class Scoring(OptionGroup):
+class Scoring(OptionGroup, title="scores"):
     """How to score."""
-
-    title: ClassVar = "scores"
 
     anomaly_score: str = option(
         "residual", "anomaly score for metrics and decisions", choices=SCORES
@@ -332,11 +314,8 @@ class Scoring(OptionGroup):
 
 
 @dataclass(frozen=True)
-class Pretrained(OptionGroup):
+class Pretrained(OptionGroup, title="pretrained features", fixed=ALWAYS):
     """The pretrained network whose features combined maps measure."""
-
-    title: ClassVar = "pretrained features"
-    fixed: ClassVar = ALWAYS
 
     features: str | None = option(
         None,
@@ -353,10 +332,8 @@ class Pretrained(OptionGroup):
 
 
 @dataclass(frozen=True)
-class Decision(OptionGroup):
+class Decision(OptionGroup, title="decisions"):
     """Which images are called anomalous."""
-
-    title: ClassVar = "decisions"
 
     threshold_quantile: float = option(
         0.99,
@@ -375,10 +352,8 @@ class Decision(OptionGroup):
 
 
 @dataclass(frozen=True)
-class Output(OptionGroup):
+class Output(OptionGroup, title="output"):
     """What is written, and where."""
-
-    title: ClassVar = "output"
 
     checkpoint_path: Path | None = option(
         None,

@@ -139,7 +139,10 @@ class OptionGroup:
     """
 
     title: ClassVar[str]
-    fixed: ClassVar[str] = ""
+    fixed: ClassVar[str]
+
+    def __init_subclass__(cls, title: str, fixed: str = "") -> None:
+        cls.title, cls.fixed = title, fixed
 
     def __post_init__(self) -> None:
         for option_field in dataclasses.fields(self):

@@ -4,6 +4,7 @@ import logging
 import signal
 import time
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -239,22 +240,21 @@ class StepProgress(pl.Callback):
         self.on_train_end()
 
 
+@dataclass(eq=False)
 class PictureGrids(pl.Callback):
-    """Write reconstructions and anomaly maps of some test images, every ``interval`` steps."""
+    """Writes reconstructions and anomaly maps of some test images.
 
-    def __init__(self, folder: Path, images: Tensor, interval: int, large: Tensor) -> None:
-        """Write nothing yet.
+    Attributes:
+        folder: for step_000500.png and so on.
+        images: (B, 3, S, S) in [-1, 1].
+        interval: training steps between two grids.
+        large: the same images, (B, 3, L, L) in [-1, 1], for the features of patches.
+    """
 
-        Args:
-            folder: for step_000500.png and so on.
-            images: (B, 3, S, S) in [-1, 1].
-            interval: training steps between two grids.
-            large: the same images, (B, 3, L, L) in [-1, 1], for the features of patches.
-        """
-        self.folder = folder
-        self.images = images
-        self.interval = interval
-        self.large = large
+    folder: Path
+    images: Tensor
+    interval: int
+    large: Tensor
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Write a grid at the end of an interval."""
