@@ -78,7 +78,7 @@ def read_masks(
     """Read the masks of some samples, and log which had to be interpreted.
 
     Args:
-        samples: the samples.
+        samples: what the masks belong to.
         sizes: the (height, width) of their images, upright.
         orientations: the EXIF orientations of their images, None without one.
 

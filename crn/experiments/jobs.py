@@ -76,7 +76,6 @@ def run_jobs(
 
     Args:
         jobs: what to run; the next one is taken when one of the workers is free.
-        workers: jobs at a time.
         report: writes the results so far and returns them as text.
         command: what the user types to go on.
         lock: file descriptors of the folder's lock. If this process is killed, its jobs go on, and

@@ -79,7 +79,6 @@ class Chart:
     """A chart with its title and legend.
 
     Attributes:
-        title: its title.
         description: its text alternative.
         x, y: the axes.
         series: drawn with the first on top, except that marks are above all others.

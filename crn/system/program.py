@@ -97,7 +97,8 @@ def program(name: str, interrupted: str = "interrupted") -> Callable[[Main], Cal
             try:
                 return main(list(sys.argv[1:] if argv is None else argv))
             except UserError as error:
-                if not is_told_by_another():
+                # Of the processes that torchrun has started, one reports the same bad input.
+                if not is_under_torchrun() or os.environ.get("LOCAL_RANK", "0") == "0":
                     print(f"{name}: error:", printable(str(error)), file=sys.stderr)
                 return 2
             except KeyboardInterrupt:
@@ -129,11 +130,6 @@ def _prepare() -> None:
 def is_under_torchrun() -> bool:
     """Whether torchrun has started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
-
-
-def is_told_by_another() -> bool:
-    """Whether torchrun has also started a process that reports the same bad input."""
-    return is_under_torchrun() and os.environ.get("LOCAL_RANK", "0") != "0"
 
 
 def print_result(text: str) -> None:

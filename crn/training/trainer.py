@@ -23,7 +23,7 @@ from crn.training.callbacks import (
 )
 from crn.training.data import InMemoryData
 from crn.training.distributed import UnwrappedDDPStrategy
-from crn.training.metrics_logger import MetricsLogger
+from crn.training.loggers import MetricsLogger
 from crn.training.module import TrainingModule
 from crn.training.plan import GRIDS, Plan
 from crn.training.processes import Place
