@@ -24,8 +24,8 @@ from crn.config import SCORES, ModelConfig, Scoring
 from crn.errors import UserError
 from crn.methods import Method, Pair, make_method
 from crn.option import flag
-from crn.scoring.held_out import HeldOut
 from crn.scoring.kinds import KINDS
+from crn.scoring.patch_distribution import HeldOut
 from crn.scoring.scorer import Scored, Scorer
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from crn.scoring.held_out import HeldOut
-from crn.scoring.patch_distribution import PatchDistribution
+from crn.scoring.patch_distribution import HeldOut, PatchDistribution
 from crn.training.distributed import gather
 from datasets.samples import TEST, TRAIN
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from crn.command_line import parse_options
-from crn.config import RECIPES, UNTRAINED_MODELS
+from crn.config import LAST, RECIPES, UNTRAINED_MODELS
 from crn.errors import UserError
 from crn.evaluation.results import METRICS_FILE, read_metrics
 from crn.experiments.folder import log_dir, logged, refuse_other, write_json
@@ -181,7 +181,7 @@ class Table:
             if run in self.results:
                 continue
             folder, flags = self.run_folder(run), self.flags(run)
-            last = folder / "checkpoints" / "last.ckpt"
+            last = folder / "checkpoints" / LAST
             resumed = ["--model-input", last] if last.exists() else []
             options = parse_options(flags)
             words = [
