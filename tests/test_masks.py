@@ -305,4 +305,4 @@ def test_masks_take_little_memory(tmp_path: Path) -> None:
     Image.fromarray(large).save(sample.mask)
     masks, _ = read_masks([sample], [large.shape], [None])
     np.testing.assert_array_equal(masks[0], large > 0)
-    assert len(masks._packed[0][0]) < large.size / 500
+    assert len(masks._files[0]) < large.size / 500
