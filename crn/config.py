@@ -96,7 +96,7 @@ class Run(OptionGroup, title="what to do"):
         "processes that train together on this machine: one per GPU, or on the CPU with --cpu; "
         "batch norm sees the images of all processes on GPUs, only those of its own on a CPU",
         low=1,
-        mode="train",
+        mode=("train",),
     )
     num_nodes: int = option(
         1,
@@ -104,31 +104,24 @@ class Run(OptionGroup, title="what to do"):
         "Lightning knows, or by hand with MASTER_ADDR, MASTER_PORT and NODE_RANK (from 0) in the "
         "environment; needs --seed",
         low=1,
-        mode="train",
+        mode=("train",),
     )
 
 
 @dataclass(frozen=True)
-class Data(OptionGroup, title="images"):
+class Data(OptionGroup, title="images", mode=_WITH_IMAGES):
     """Which images."""
 
     dataset: str | None = option(
         None,
         "layout of the data set; Folder: any images without labels, for inference",
         choices=tuple(LAYOUTS),
-        mode=_WITH_IMAGES,
     )
     dataset_path: Path | None = option(
-        None,
-        "folder of the data set; for MVTec that of one category, such as datasets/mvtec/cable",
-        mode=_WITH_IMAGES,
+        None, "folder of the data set; for MVTec that of one category, such as datasets/mvtec/cable"
     )
     num_workers: int = option(
-        0,
-        "threads that decode images at the start (0: decode in the main thread)",
-        low=0,
-        high=256,
-        mode=_WITH_IMAGES,
+        0, "threads that decode images at the start (0: decode in the main thread)", low=0, high=256
     )
 
 
@@ -164,26 +157,20 @@ class Network(OptionGroup, title="networks", fixed=ALWAYS):
 
 
 @dataclass(frozen=True)
-class Competition(OptionGroup, title="competition of crn", fixed=WHEN_SCORING):
+class Competition(OptionGroup, title="competition of crn", fixed=WHEN_SCORING, model=("crn",)):
     """What competitive units minimise."""
 
-    num_competitive_units: int = option(
-        12, "networks that compete", low=1, high=1000, model="crn", fixed=ALWAYS
-    )
+    num_competitive_units: int = option(12, "networks that compete", low=1, high=1000, fixed=ALWAYS)
     reconstruction_weight: float = option(
-        0.5, "weight w_rec of |x - r|: a generator reproduces the image", low=0, model="crn"
+        0.5, "weight w_rec of |x - r|: a generator reproduces the image", low=0
     )
     feedback_weight: float = option(
-        1.0,
-        "weight w_fb of |r - f|: the discriminator reproduces what a generator makes",
-        low=0,
-        model="crn",
+        1.0, "weight w_fb of |r - f|: the discriminator reproduces what a generator makes", low=0
     )
     discrimination_weight: float = option(
         2.0,
         "weight w_disc of -|r - f|: a discriminator distorts reconstructions",
         low=0,
-        model="crn",
         needs=("balance", (0.0,)),
     )
     balance: float = option(
@@ -191,25 +178,23 @@ class Competition(OptionGroup, title="competition of crn", fixed=WHEN_SCORING):
         "gamma > 0 adapts w_disc of every unit, as in BEGAN: it grows while |r - f| is below "
         "gamma |x - r|, else it falls (0: --discrimination-weight is used)",
         low=0,
-        model="crn",
     )
 
 
 @dataclass(frozen=True)
-class Adversarial(OptionGroup, title="adversaries of dagan", fixed=WHEN_SCORING):
+class Adversarial(OptionGroup, title="adversaries of dagan", fixed=WHEN_SCORING, model=("dagan",)):
     """What DAGAN's two networks minimise."""
 
     adversarial_loss_weight: float = option(
         1.0,
         "weight w_adv of |r - D(r)|^2, minimised by the generator, maximised by the discriminator",
         low=0,
-        model="dagan",
     )
     contextual_loss_weight: float = option(
-        40.0, "weight w_con of |x - r|^2: the generator reproduces the image", low=0, model="dagan"
+        40.0, "weight w_con of |x - r|^2: the generator reproduces the image", low=0
     )
     discriminator_reconstruction_loss_weight: float = option(
-        1.0, "weight w_d of |x - D(x)|^2: the discriminator does so as well", low=0, model="dagan"
+        1.0, "weight w_d of |x - D(x)|^2: the discriminator does so as well", low=0
     )
 
 
@@ -222,14 +207,14 @@ class Optimization(OptionGroup, title="optimization", fixed=WHEN_SCORING):
         "training steps; a step is one batch, and with crn it updates two units",
         low=1,
         high=MANY,
-        mode="train",
+        mode=("train",),
     )
     epochs: int | None = option(
         None,
         "number of passes over the images, instead of --training-steps",
         low=1,
         high=MANY,
-        mode="train",
+        mode=("train",),
     )
     batch_size: int = option(
         64, "images in a training step, over all processes", low=1, high=MANY, fixed=""
@@ -274,7 +259,7 @@ class Optimization(OptionGroup, title="optimization", fixed=WHEN_SCORING):
         "arithmetic of training: 32: float32; bf16: bfloat16 with float32 parameters; auto: bf16 "
         "if the hardware supports it; scores are always computed in float32",
         choices=("auto", "32", "bf16"),
-        mode="train",
+        mode=("train",),
     )
 
 
@@ -332,7 +317,7 @@ class Pretrained(OptionGroup, title="pretrained features", fixed=ALWAYS):
 
 
 @dataclass(frozen=True)
-class Decision(OptionGroup, title="decisions"):
+class Decision(OptionGroup, title="decisions", mode=("inference",)):
     """Which images are called anomalous."""
 
     threshold_quantile: float = option(
@@ -341,32 +326,26 @@ class Decision(OptionGroup, title="decisions"):
         "training images",
         low=0,
         high=1,
-        mode="inference",
     )
     threshold_from: Path | None = option(
         None,
         "take the thresholds from this metrics.json of an earlier inference with the same model "
         "instead of normal training images",
-        mode="inference",
     )
 
 
 @dataclass(frozen=True)
-class Output(OptionGroup, title="output"):
+class Output(OptionGroup, title="output", mode=("train",)):
     """What is written, and where."""
 
     checkpoint_path: Path | None = option(
-        None,
-        "folder for best.ckpt and last.ckpt (default: none are stored)",
-        mode="train",
-        writes="folder",
+        None, "folder for best.ckpt and last.ckpt (default: none are stored)", writes="folder"
     )
     validation_interval: int | None = option(
         None,
         "training steps between validations (default: an epoch, but at most 20 validations)",
         low=1,
         high=MANY,
-        mode="train",
     )
     image_output_path: Path | None = option(
         None, "folder for pictures", mode=_WITH_IMAGES, writes="folder"
@@ -375,34 +354,33 @@ class Output(OptionGroup, title="output"):
         None,
         "CSV file of the scores, with metrics.json beside it (default: anomaly_scores.csv in "
         "--image-output-path)",
-        mode="inference",
+        mode=("inference",),
         writes="file",
     )
     export_path: Path | None = option(
-        None, "ONNX file to write, e.g. model.onnx", mode="export", writes="file"
+        None, "ONNX file to write, e.g. model.onnx", mode=("export",), writes="file"
     )
     save_maps: bool = option(
         False,
         "also store the smoothed anomaly maps in --image-output-path, as 32-bit TIFF",
-        mode="inference",
+        mode=("inference",),
     )
     image_output_interval: int = option(
-        500, "training steps between picture grids", low=1, high=MANY, mode="train"
+        500, "training steps between picture grids", low=1, high=MANY
     )
     log_dir: Path = option(
-        Path("logged_metrics"), "folder for version_N/metrics.csv", mode="train", writes="folder"
+        Path("logged_metrics"), "folder for version_N/metrics.csv", writes="folder"
     )
-    log_file: Path | None = option(None, "also write the messages of the run to this file")
+    log_file: Path | None = option(None, "also write the messages of the run to this file", mode=())
     log_level: str = option(
-        "info", "least severe messages to show", choices=("debug", "info", "warning", "error")
+        "info",
+        "least severe messages to show",
+        choices=("debug", "info", "warning", "error"),
+        mode=(),
     )
-    wandb: bool = option(False, "also log to Weights & Biases", mode="train")
-    experiment: str | None = option(
-        None, "name of the W&B project", mode="train", needs=("wandb", (True,))
-    )
-    auto_set_name: bool = option(
-        False, "name the run after model, dataset, category and seed", mode="train"
-    )
+    wandb: bool = option(False, "also log to Weights & Biases")
+    experiment: str | None = option(None, "name of the W&B project", needs=("wandb", (True,)))
+    auto_set_name: bool = option(False, "name the run after model, dataset, category and seed")
 
 
 @dataclass(frozen=True)

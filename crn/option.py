@@ -5,7 +5,7 @@ import sys
 import typing
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
-from types import NoneType
+from types import MappingProxyType, NoneType
 from typing import Any, ClassVar, Literal
 
 from crn.system.text import quoted
@@ -25,8 +25,8 @@ def option(
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
-    mode: str | tuple[str, ...] = (),
-    model: str | tuple[str, ...] = (),
+    mode: tuple[str, ...] | None = None,
+    model: tuple[str, ...] | None = None,
     needs: tuple[str, tuple] | None = None,
     fixed: str | None = None,
     writes: Literal["", "file", "folder"] = "",
@@ -39,21 +39,14 @@ def option(
         choices: the allowed values.
         low, high: the smallest and the largest allowed number.
         above: numbers have to be larger than this.
-        mode: the values of ``--mode`` with which the flag has an effect; empty for all.
-        model: the same for ``--model``.
+        mode, model, fixed: as in `OptionGroup`, if the option differs from its group.
         needs: another option, and its values with which the flag has an effect.
-        fixed: `ALWAYS` or `WHEN_SCORING` if a checkpoint fixes it then, "" if never; None: as
-            the group says.
         writes: what the option names, if the run writes it.
     """
     limits = {"choices": choices, "low": low, "high": high, "above": above}
-    only = {
-        kind: (names,) if isinstance(names, str) else names
-        for kind, names in (("mode", mode), ("model", model))
-    }
-    metadata = {"help": help, "needs": needs, "writes": writes, **only, **limits}
-    if fixed is not None:
-        metadata["fixed"] = fixed
+    own = {"mode": mode, "model": model, "fixed": fixed}
+    metadata = {"help": help, "needs": needs, "writes": writes, **limits}
+    metadata |= {name: value for name, value in own.items() if value is not None}
     return field(default=default, metadata=metadata)
 
 
@@ -68,7 +61,7 @@ def fixed_options(groups: Iterable[type["OptionGroup"]], kinds: Container[str]) 
         option_field.name
         for group in groups
         for option_field in dataclasses.fields(group)
-        if option_field.metadata.get("fixed", group.fixed) in kinds
+        if option_field.metadata["fixed"] in kinds
     ]
 
 
@@ -130,19 +123,26 @@ def missing_for(option_field: dataclasses.Field, values: dict[str, Any]) -> str 
 class OptionGroup:
     """Base class of groups of options; refuses values of the wrong type or out of range.
 
-    Attributes:
+    Args of a subclass:
         title: heading of the group in the help.
         fixed: `ALWAYS` or `WHEN_SCORING` if a checkpoint fixes its options then, else "".
+        mode: the values of ``--mode`` with which its options have an effect; empty for all.
+        model: the same for ``--model``.
 
     Raises:
         ValueError: on construction; one line that names the flag and what it takes.
     """
 
     title: ClassVar[str]
-    fixed: ClassVar[str]
 
-    def __init_subclass__(cls, title: str, fixed: str = "") -> None:
-        cls.title, cls.fixed = title, fixed
+    def __init_subclass__(
+        cls, title: str, fixed: str = "", mode: tuple[str, ...] = (), model: tuple[str, ...] = ()
+    ) -> None:
+        cls.title = title
+        of_all = {"fixed": fixed, "mode": mode, "model": model}
+        for each in vars(cls).values():
+            if isinstance(each, dataclasses.Field):
+                each.metadata = MappingProxyType({**of_all, **each.metadata})
 
     def __post_init__(self) -> None:
         for option_field in dataclasses.fields(self):
