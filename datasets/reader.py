@@ -133,7 +133,7 @@ def image_batches(
 ) -> Iterator[Tensor]:
     """Decode and resize images batch by batch, so that memory does not grow with their number.
 
-    The arguments are as for `read_images`; smaller images are enlarged.
+    Arguments are as for `read_images`, and the size of a batch; smaller images are enlarged.
 
     Yields:
         (B, 3, size, size) float32, 0 to 255.

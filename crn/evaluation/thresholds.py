@@ -66,8 +66,8 @@ def thresholds_from_file(path: Path, scoring: Scoring, weights: str) -> Threshol
     """Thresholds from ``--threshold-from``, the metrics.json of an earlier inference.
 
     Raises:
-        UserError: the file cannot be read, contains no thresholds, or is about a model with another
-            fingerprint of its weights, another score or other maps.
+        UserError: the file cannot be read, contains no thresholds, or is about another model (by
+            the fingerprint ``weights``), another score or other maps.
     """
     try:
         earlier = read_metrics(path)

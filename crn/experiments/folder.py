@@ -14,7 +14,7 @@ def refuse_other(place: str, known: Mapping[str, Any], settings: Mapping[str, An
     """Refuse to continue with other settings than known, since the results would not compare.
 
     Raises:
-        UserError: they differ, also in the order of parameters; begins with the flag in ``place``.
+        UserError: they differ, also in the order of parameters; ``place`` begins the message.
     """
     differ = [
         name for name in settings if json.dumps(known.get(name)) != json.dumps(settings[name])

@@ -53,7 +53,7 @@ def require_writable_folder(folder: Path, name: str) -> None:
     """Make a folder with its parents, and check that files can be created in it.
 
     Raises:
-        UserError: they cannot; names the flag ``name`` that asked for the folder.
+        UserError: either cannot be made; ``name`` is the flag that asked for the folder.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def require_writable_file(path: Path, name: str) -> None:
     """Make the folder of a file, and check that the file can be created or replaced.
 
     Raises:
-        UserError: it cannot, or is a folder or a device; names the flag ``name`` that asked for it.
+        UserError: it cannot, or is a folder or a device; ``name`` is the flag that asked for it.
     """
     require_writable_folder(path.parent, name)
     if path.exists() and not path.is_file():
@@ -233,7 +233,7 @@ def append_whole(path: Path, text: str) -> None:
 
 
 def claim_version(folder: Path) -> int:
-    """Make the folder version_N with the lowest free N, and return N; a `UserError` if not."""
+    """Make version_N with the lowest free N, and return N; a `UserError` if it cannot be made."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for version in itertools.count():

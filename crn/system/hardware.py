@@ -25,7 +25,7 @@ def set_up_cpu(processes: int = 1) -> None:
     """Use the cores that the process really has, and keep the memory of freed tensors.
 
     Every training step allocates and frees tensors of megabytes; by default the system would get
-    each of them back and hand it out again page by page. The cores are shared by ``processes``.
+    each of them back and hand it out again page by page. This many processes share the cores.
     """
     if "OMP_NUM_THREADS" not in os.environ:
         from joblib import cpu_count

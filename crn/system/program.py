@@ -38,10 +38,10 @@ class PrintableLines(logging.Formatter):
 
 
 def require_packages(use: str, *packages: str, install: str) -> None:
-    """Refuse a use of packages that are not installed.
+    """Refuse to go on without packages; ``use`` begins the message, as in "sweeps need".
 
     Raises:
-        UserError: names them and what pip has to install.
+        UserError: names those that are not installed, and what pip has to install.
     """
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:

@@ -95,7 +95,7 @@ class InMemoryData(pl.LightningDataModule):
             yield normalize(batch.to(self._device, non_blocking=True))
 
     def test_images(self, index: Tensor, size: int | None = None) -> Tensor:
-        """The test images with the indices (B,): (B, 3, size, size) in [-1, 1], as `images`."""
+        """Some test images by their indices (B,): (B, 3, size, size) in [-1, 1], as `images`."""
         pixels = self.test_pixels[index]
         if size not in (None, pixels.shape[-1]):
             samples = [self.test[each] for each in index]

@@ -66,9 +66,9 @@ def planned(options: Options, samples: Sequence[Sample], place: Place) -> Iterat
     Raises:
         UserError: the checkpoint, the processes or the outputs cannot be used.
     """
-    output = options.output
-    folders = (output.checkpoint_path, output.checkpoint_path, output.image_output_path)
-    outputs = [folder / n for folder, n in zip(folders, (BEST, LAST, GRIDS), strict=True) if folder]
+    folder, pictures = options.output.checkpoint_path, options.output.image_output_path
+    outputs = [folder / BEST, folder / LAST] if folder else []
+    outputs += [pictures / GRIDS] if pictures else []
     with claimed(*(outputs if place.rank == 0 else ())):
         options, resumed = resume(options)
         images = {split: sum(s.split == split for s in samples) for split in (TRAIN, TEST)}

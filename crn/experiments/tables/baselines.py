@@ -45,7 +45,7 @@ _DESCRIPTIONS = {
 def baseline_aurocs(data: DataSet, size: int, folder: Path) -> dict[str, list[float]] | str:
     """AUROCs of each of `BASELINES` on the test images of a data set; the error if that fails.
 
-    Images have ``size`` pixels a side. The folder keeps the results for the same files.
+    The images are ``size`` pixels wide and high. The folder keeps the results for the same files.
     """
     path = folder / "baselines" / f"{data.name}-{size}.json"
     try:
@@ -94,7 +94,7 @@ def scores_of_numbers(train: Tensor, test: Tensor) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def scores_of_maps(train: Tensor, test: Tensor) -> dict[str, Tensor]:
-    """As `scores_of_numbers`, by maps without a network, for the others except the features."""
+    """As `scores_of_numbers`, by maps without a network: the other ones except the features."""
     size, mean = train.shape[-1], train.mean(0)
     local = smoothing_matrix(_balanced(size).network.local_contrast, size)
     from_mean, high_pass = (
