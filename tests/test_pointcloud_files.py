@@ -13,26 +13,18 @@ pyproj = pytest.importorskip("pyproj")
 from laspy.vlrs.vlrlist import VLRList  # noqa: E402
 
 from crn.errors import UserError  # noqa: E402
-from crn.pointcloud.las import Scan, check_scans, read_points  # noqa: E402
-from crn.pointcloud.paint import name_of_copy, paint, refuse_unfit  # noqa: E402
-from crn.pointcloud.partition import BLOCK, SOURCES, BlockArrays, Partition, centimetres  # noqa: E402
-from crn.pointcloud.roadway import Roadway  # noqa: E402
-from crn.pointcloud.surface import Road  # noqa: E402
+from crn.pointcloud.las import CHUNK, Scan, check_scans, read_points  # noqa: E402
+from crn.pointcloud.paint import PointScores, name_of_copy, paint, refuse_unfit  # noqa: E402
+from crn.pointcloud.partition import BLOCK, Partition, centimetres  # noqa: E402
 
 POINTS = 2500
 ROAD = 11
 CELL = 4
 
 
-class Columns:
-    """Scores that tell the cell: a number for every cell of a block."""
-
-    def of(self, block):
-        side = BLOCK // CELL
-        return np.arange(side * side, dtype=np.float32).reshape(side, side)
-
-
-def random_file(path: Path, version: str, point_format: int, extra: bool = True) -> Path:
+def random_file(
+    path: Path, version: str, point_format: int, extra: bool = True, count: int = POINTS
+) -> Path:
     """A file in which every dimension has every kind of value."""
     chance = np.random.default_rng(point_format)
     header = laspy.LasHeader(version=version, point_format=point_format)
@@ -51,18 +43,18 @@ def random_file(path: Path, version: str, point_format: int, extra: bool = True)
             ]
         )
     size = header.point_format.dtype().itemsize
-    bytes_ = chance.integers(0, 256, (POINTS, size), np.uint8)
+    bytes_ = chance.integers(0, 256, (count, size), np.uint8)
     array = bytes_.view(header.point_format.dtype()).ravel()
     points = laspy.ScaleAwarePointRecord(array, header.point_format, header.scales, header.offsets)
-    for name, most in (("X", 10**6), ("Y", 10**6), ("Z", 1000)):
-        points[name] = chance.integers(-most, most, POINTS)
-    points.return_number[:] = chance.integers(1, 3, POINTS)
+    for name, most in (("X", 10**5), ("Y", 10**5), ("Z", 1000)):
+        points[name] = chance.integers(-most, most, count)
+    points.return_number[:] = chance.integers(1, 3, count)
     points.number_of_returns[:] = 2
-    points.classification[:] = chance.choice((ROAD, 1, 7, 18), POINTS)
+    points.classification[:] = chance.choice((ROAD, 1, 7, 18), count)
     if "gps_time" in array.dtype.names:
-        points["gps_time"] = chance.normal(1e5, 10, POINTS)
+        points["gps_time"] = chance.normal(1e5, 10, count)
     if extra:
-        points.array["pulse"] = chance.normal(0, 1, (POINTS, 3))
+        points.array["pulse"] = chance.normal(0, 1, (count, 3))
     with laspy.open(path, "w", header=header) as writer:
         writer.write_points(points)
         if version == "1.4":
@@ -71,14 +63,17 @@ def random_file(path: Path, version: str, point_format: int, extra: bool = True)
 
 
 def painted(path: Path, out: Path, threshold: float | None = 1e5, crs: str | None = None) -> Scan:
+    """Paint the points of class `ROAD` with scores that tell the cell: its number in the block."""
     (scan,) = check_scans([path], crs)
     refuse_unfit(scan)
-    allowed, filtered = np.zeros((SOURCES, 256), bool), np.zeros(SOURCES, bool)
-    allowed[:, ROAD] = True
-    road = Road("classes", allowed, filtered)
-    points, levels = Partition(out.with_suffix(".points")), BlockArrays(out.with_suffix(".levels"))
-    roadway = Roadway("a test", points, road, levels, (), np.ones(1), np.zeros(1 << 16, np.int64))
-    paint(scan, out, roadway, Columns(), CELL, threshold)
+    work, side = out.with_suffix(".work"), BLOCK // CELL
+    points, scores = Partition(work / "points"), PointScores(work / "scores")
+    points.fill(scan, (), 0, work / "stored")
+    for block in points.blocks:
+        records = points.points(block)
+        numbers = np.arange(side * side, dtype=np.float32).reshape(side, side)
+        scores.add(records[records["kind"] == ROAD], numbers)
+    paint(scan, work / "stored", out, scores, threshold)
     return scan
 
 
@@ -127,14 +122,26 @@ def test_nothing_is_lost(tmp_path, version, point_format, suffix):
     scan = painted(path, tmp_path / name)
     assert name_of_copy(scan) == name.replace("after", "before")
     assert_same_but_for_scores(path, tmp_path / name)
-    after = laspy.read(tmp_path / name)
-    scores = np.array(after.crn_score)
     (points,) = read_points(scan)
+    assert_scores_tell_cells(scan, points, laspy.read(tmp_path / name))
+
+
+def test_a_file_of_several_chunks(tmp_path):
+    path = random_file(tmp_path / "before.laz", "1.4", 6, extra=False, count=2 * CHUNK + 7)
+    scan = painted(path, tmp_path / "after.laz")
+    after = laspy.read(tmp_path / "after.laz")
+    assert len(after) == 2 * CHUNK + 7
+    assert_scores_tell_cells(scan, laspy.read(path).points, after)
+
+
+def assert_scores_tell_cells(scan: Scan, points, after) -> None:
+    """The points of the road have scores as `painted` gives them, and no others have any."""
+    scores = np.array(after.crn_score)
     i, j = (each % BLOCK // CELL for each in centimetres(scan, points))
-    road = np.array(after.classification) == ROAD
-    road &= np.array(after.withheld) == 0
-    road &= np.array(after.return_number) == 2
-    assert 0 < road.sum() < POINTS / 2
+    road = np.array(points.classification) == ROAD
+    road &= np.array(points.withheld) == 0
+    road &= np.array(points.return_number) == 2
+    assert 0 < road.sum() < len(points) / 2
     np.testing.assert_array_equal(scores[road], (j * (BLOCK // CELL) + i)[road])
     assert np.isnan(scores[~road]).all()
     assert np.isnan(np.array(after.crn_anomalous)[~road]).all()

@@ -22,10 +22,12 @@ from reports import DESKTOP, PHONE  # noqa: E402
 from scans import run_score, small_street  # noqa: E402
 from victims import Victim  # noqa: E402
 
+from crn.pointcloud import score  # noqa: E402
 from crn.pointcloud.drawing import draw_layers  # noqa: E402
 from crn.pointcloud.las import check_scans  # noqa: E402
 from crn.pointcloud.layers import FILES, Grid  # noqa: E402
 from crn.pointcloud.mosaic import Mosaic  # noqa: E402
+from crn.pointcloud.paint import paint  # noqa: E402
 from crn.pointcloud.street import write_scan  # noqa: E402
 from crn.pointcloud.vectors import DAMAGED, IGNORED, read_areas  # noqa: E402
 from crn.system.files import written_whole  # noqa: E402
@@ -71,6 +73,17 @@ def score_in_a_process(scan: Path, out: Path, file_size: int | None = None) -> i
     return main()
 
 
+def paint_in_a_process(scan: Path, out: Path, file_size: int) -> int:
+    """As `score_in_a_process`, but only what painting writes has a limit."""
+
+    def limited(*arguments):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+        return paint(*arguments)
+
+    score.paint = limited
+    return score_in_a_process(scan, out)
+
+
 def draw_in_a_process(folder: Path, file_size: int) -> int:
     """To be the ``act`` of a `Victim`: draw layers where files may have ``file_size`` bytes."""
 
@@ -100,11 +113,18 @@ def assert_all_or_nothing(out: Path) -> None:
     assert names in (set(), OF_THE_SCAN, RESULTS), names
 
 
-# Below the size of the points of a block, and of the painted points.
-@pytest.mark.parametrize(("file_size", "path"), [(400_000, ".points"), (2_700_000, "scan.laz")])
-def test_a_full_disk(scan, scored, tmp_path, file_size, path):
+# Below the size of the points of a block, of all points, and of the painted points.
+@pytest.mark.parametrize(
+    ("act", "file_size", "path"),
+    [
+        (score_in_a_process, 400_000, ".points"),
+        (score_in_a_process, 4_000_000, "stored"),
+        (paint_in_a_process, 2_700_000, "scan.laz"),
+    ],
+)
+def test_a_full_disk(scan, scored, tmp_path, act, file_size, path):
     assert (scored / "scan.laz").stat().st_size > 2_700_000
-    ended = Victim(tmp_path, score_in_a_process, scan, tmp_path / "out", file_size).end()
+    ended = Victim(tmp_path, act, scan, tmp_path / "out", file_size).end()
     assert_refused(ended, path)
     assert_all_or_nothing(tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())

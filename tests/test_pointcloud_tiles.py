@@ -349,16 +349,9 @@ def road_points(path: Path, work: Path, crs: str | None = None) -> np.ndarray:
     (scan,) = check_scans([path], crs)
     work.mkdir()
     roadway = find_road(scan, None, work)
-    points = laspy.read(path)
-    i, j = centimetres(scan, points.points)
-    z = heights(scan, points.points)
-    road = np.zeros(len(i), bool)
-    for block, index in groups(i // BLOCK, j // BLOCK):
-        east, north = i[index] - block[0] * BLOCK, j[index] - block[1] * BLOCK
-        level = roadway.levels.of(block)
-        road[index] = roadway.road.of_road(
-            0, np.zeros(len(east), int), east, north, z[index], level
-        )
+    road = np.zeros(scan.points, bool)
+    for block in roadway.own:
+        road[roadway.points.points(block)["index"]] = True
     return road
 
 

@@ -39,7 +39,7 @@ _WORKER_ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "TQDM_DISABLE": "1",
 }
-BYTES_PER_POINT = 24  # on disk while a scan is worked on: all its points, and those of the road
+BYTES_PER_POINT = 32  # on disk while a scan is worked on: all its points, and those of the road
 
 
 @dataclass(frozen=True)
@@ -203,10 +203,15 @@ def show_index(tasks: Sequence[Task], command: str, workers: Workers, dry: bool)
 
 def disk_needed(tasks: Sequence[Task], command: str, workers: Workers) -> int:
     """About the bytes that a command writes: what it keeps, and what its jobs need for a while."""
-    sizes = sorted(sum(s.points for s in (task.scan, *task.neighbours)) for task in tasks)
-    at_once = len(sizes) if command == "tiles" else workers.jobs
-    kept = sum(task.scan.path.stat().st_size for task in tasks) if command == "score" else 0
-    return BYTES_PER_POINT * sum(sizes[-at_once:]) + kept
+    scores = command == "score"
+    sizes = sorted(
+        BYTES_PER_POINT * sum(scan.points for scan in (task.scan, *task.neighbours))
+        + scores * task.scan.points * task.scan.header.point_format.size  # uncompressed
+        for task in tasks
+    )
+    at_once = workers.jobs if scores else len(sizes)
+    kept = scores * sum(task.scan.path.stat().st_size for task in tasks)
+    return sum(sizes[-at_once:]) + kept
 
 
 def run_tasks(

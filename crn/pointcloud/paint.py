@@ -12,10 +12,9 @@ from laspy.point.record import ScaleAwarePointRecord
 from tqdm import tqdm
 
 from crn.errors import UserError
-from crn.pointcloud.las import Scan, read_points, reading
-from crn.pointcloud.partition import BLOCK, BlockArrays, centimetres, groups, heights, usable
-from crn.pointcloud.roadway import Roadway
-from crn.system.files import written_whole
+from crn.pointcloud.las import CHUNK, Scan, reading
+from crn.pointcloud.partition import BLOCK
+from crn.system.files import writing, written_whole
 from crn.system.interrupts import ctrl_c_waits
 
 _HEADER, _VLR, _EVLR = 375, 54, 60  # bytes of headers: of LAS 1.4, and of its records
@@ -23,6 +22,7 @@ _TEXT = slice(26, 94)
 _EXTENDED_AT = 235
 _MOST_BYTES = 300  # undescribed bytes of a point that become dimensions
 _WITH_WAVEFORMS = (4, 5, 9, 10)  # point formats
+_SCORED = np.dtype([("place", "<u4"), ("score", "<f4")])
 SCORE, ANOMALOUS = "crn_score", "crn_anomalous"
 
 
@@ -59,13 +59,47 @@ def name_of_copy(scan: Scan) -> str:
     return name
 
 
+class PointScores:
+    """The scores of the points of a scan: added by blocks, and read in the order of the points.
+
+    There is a file for each `CHUNK` points.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Make the folder."""
+        self._folder = folder
+        with writing(folder):
+            folder.mkdir(parents=True)
+
+    def add(self, records: np.ndarray, cells: np.ndarray) -> None:
+        """Give the points of a block, (N,) of `partition.RECORD`, the scores of its cells (S, S).
+
+        Raises:
+            UserError: the system refuses to write them.
+        """
+        index, cell = records["index"], BLOCK // len(cells)
+        scored = np.empty(len(index), _SCORED)
+        scored["place"] = index % CHUNK
+        scored["score"] = cells[records["j"] // cell, records["i"] // cell]
+        numbers = index // CHUNK
+        for number in np.unique(numbers):
+            with writing(self._folder), self._path(number).open("ab") as file:
+                file.write(scored[numbers == number].data)
+
+    def of(self, number: int, count: int) -> np.ndarray:
+        """The scores (N,) float32 of the points of a chunk; NaN if they have none."""
+        values = np.full(count, np.nan, np.float32)
+        if self._path(number).exists():
+            scored = np.fromfile(self._path(number), _SCORED)
+            values[scored["place"]] = scored["score"]
+        return values
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{number}.scores"
+
+
 def paint(
-    scan: Scan,
-    path: Path,
-    roadway: Roadway,
-    scores: BlockArrays,
-    cell: int,
-    threshold: float | None,
+    scan: Scan, stored: Path, path: Path, scores: PointScores, threshold: float | None
 ) -> int:
     """Write a copy of a file with ``crn_score`` and, with a threshold, ``crn_anomalous``.
 
@@ -75,31 +109,31 @@ def paint(
 
     Args:
         scan: the file.
+        stored: a file of its points, uncompressed.
         path: path of the copy; it is compressed if its name ends in .laz.
-        roadway, scores: the road and the scores of all files.
-        cell: side of a cell in centimetres.
+        scores: the scores of its points.
         threshold: threshold of the scores.
 
     Returns:
         How many points have a score.
 
     Raises:
-        UserError: the file is damaged, or the system refuses to write.
+        UserError: the system refuses to write.
     """
     copy = _Copy.of(scan, threshold is not None)
     header = copy.header
     own = scan.header.point_format.size
     scored = 0
     bar = tqdm(total=scan.points, unit="points", unit_scale=True, desc="paint", disable=None)
-    with written_whole(path, "w+b") as file, bar:
+    with written_whole(path, "w+b") as file, stored.open("rb") as points, bar:
         writer = copy.writer(file, path.suffix.lower() == ".laz")
         try:
-            for points in read_points(scan):
-                values = _scores_of(scan, points, roadway, scores, cell)
-                array = np.empty(len(points), header.point_format.dtype())
+            for number in range(-(-scan.points // CHUNK)):
+                before = np.fromfile(points, np.uint8, CHUNK * own).reshape(-1, own)
+                array = np.empty(len(before), header.point_format.dtype())
                 # The new dimensions follow the old ones, whose bytes are copied.
-                content = array.view(np.uint8).reshape(len(array), -1)
-                content[:, :own] = points.array.view(np.uint8).reshape(len(array), -1)
+                array.view(np.uint8).reshape(len(array), -1)[:, :own] = before
+                values = scores.of(number, len(array))
                 array[SCORE] = values
                 if threshold is not None:
                     array[ANOMALOUS] = np.where(np.isnan(values), np.nan, values > threshold)
@@ -110,33 +144,12 @@ def paint(
                 # lazrs would report Ctrl-C during a write as an error of the disk.
                 with ctrl_c_waits():
                     writer.write_points(record)
-                bar.update(len(points))
+                bar.update(len(array))
         finally:
             with ctrl_c_waits():
                 writer.close()
         copy.finish(file)
     return scored
-
-
-def _scores_of(
-    scan: Scan, points: ScaleAwarePointRecord, roadway: Roadway, scores: BlockArrays, cell: int
-) -> np.ndarray:
-    """The scores (N,) float32 of points; NaN for points that are not of the road."""
-    values = np.full(len(points), np.nan, np.float32)
-    may_be = usable(points)
-    i, j = centimetres(scan, points)
-    z, kinds = heights(scan, points), np.asarray(points.classification)
-    for block, index in groups(i // BLOCK, j // BLOCK):
-        mosaic = scores.of(block)
-        if mosaic is None:
-            continue
-        east, north = i[index] - block[0] * BLOCK, j[index] - block[1] * BLOCK
-        road = roadway.road.of_road(
-            0, kinds[index], east, north, z[index], roadway.levels.of(block)
-        )
-        found = mosaic[north // cell, east // cell]
-        values[index] = np.where(road & may_be[index], found, np.nan)
-    return values
 
 
 @dataclass(frozen=True)

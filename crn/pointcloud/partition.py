@@ -6,7 +6,6 @@ share one grid. Points are stored by centimetres, so that the size of cells can 
 
 import logging
 from collections.abc import Collection, Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import laspy
@@ -31,8 +30,8 @@ _BORDER = 1e-3
 _HIGHEST = 2e5  # metres; larger numbers are not heights
 RECORD = np.dtype(
     {
-        "names": ["i", "j", "z", "intensity", "kind", "source"],
-        "formats": ["<u2", "<u2", "<i4", "<u2", "u1", "u1"],
+        "names": ["i", "j", "z", "intensity", "kind", "source", "index"],  # in its scan
+        "formats": ["<u2", "<u2", "<i4", "<u2", "u1", "u1", "<u4"],
     }
 )
 _NEEDED = (
@@ -103,21 +102,29 @@ class Partition:
         """The blocks with points, as numbers east and north, sorted."""
         return sorted(self._blocks)
 
-    def fill(self, scan: Scan, neighbours: Sequence[Scan], reach: int) -> None:
+    def fill(
+        self, scan: Scan, neighbours: Sequence[Scan], reach: int, stored: Path | None = None
+    ) -> None:
         """Read a scan, and the points of its neighbours near it.
 
         Args:
             scan: the scan.
             neighbours: other scans; one that is damaged is left out.
             reach: number of blocks around those of the scan for which neighbours are read.
+            stored: a file that receives the points of the scan, uncompressed.
 
         Raises:
             UserError: the scan is damaged, no point is usable, or the disk is full.
         """
         total = scan.points + sum(each.points for each in neighbours)
         with tqdm(total=total, unit="points", unit_scale=True, desc="read", disable=None) as bar:
-            for points in read_points(scan, _NEEDED):
-                self._add(scan, 0, points, None)
+            done = 0
+            for points in read_points(scan, None if stored else _NEEDED):
+                self._add(scan, 0, points, done, None)
+                if stored:
+                    with writing(stored), stored.open("ab") as file:
+                        file.write(points.array.data)
+                done += len(points)
                 bar.update(len(points))
             if not self._blocks:
                 raise UserError(
@@ -129,7 +136,7 @@ class Partition:
             for number, neighbour in enumerate(neighbours, 1):
                 try:
                     for points in read_points(neighbour, _NEEDED):
-                        self._add(neighbour, min(number, SOURCES - 1), points, wanted)
+                        self._add(neighbour, min(number, SOURCES - 1), points, 0, wanted)
                         bar.update(len(points))
                 except UserError as error:
                     log.warning("%s: without its neighbour: %s", scan.path, error)
@@ -139,6 +146,7 @@ class Partition:
         scan: Scan,
         source: int,
         points: ScaleAwarePointRecord,
+        done: int,
         wanted: set[Block] | None,
     ) -> None:
         z = heights(scan, points)
@@ -150,24 +158,26 @@ class Partition:
         if wanted is not None:
             for places, numbers in zip((i, j), zip(*wanted, strict=True), strict=True):
                 keep &= (places >= min(numbers) * BLOCK) & (places < (max(numbers) + 1) * BLOCK)
-        values = [i, j, z, points.array["intensity"], kinds]
+        index = np.arange(done, done + len(z), dtype=np.uint32)
+        values = [i, j, z, points.array["intensity"], kinds, index]
         if not keep.all():
             values = [each.compress(keep) for each in values]  # faster than by an index
-        i, j, z, intensity, kinds = values
+        i, j, z, intensity, kinds, index = values
         if not len(i):
             return
         columns, rows = i // BLOCK, j // BLOCK
         records = np.empty(len(i), RECORD)
         records["i"], records["j"] = i - columns * BLOCK, j - rows * BLOCK
         records["z"], records["intensity"], records["kind"] = z, intensity, kinds
-        records["source"] = source
-        for block, index in groups(columns, rows):
+        records["source"], records["index"] = source, index
+        for block, which in groups(columns, rows):
             if wanted is None or block in wanted:
-                self.add(block, records if isinstance(index, slice) else records.take(index))
+                self.add(block, records if isinstance(which, slice) else records.take(which))
 
     def points(self, block: Block) -> np.ndarray:
         """The points of a block, (N,) of `RECORD`."""
-        return np.fromfile(self._path(block), RECORD)
+        known = block in self._blocks
+        return np.fromfile(self._path(block), RECORD) if known else np.empty(0, RECORD)
 
     def add(self, block: Block, records: np.ndarray) -> None:
         """Add points to a block."""
@@ -203,37 +213,6 @@ class Partition:
 
     def _path(self, block: Block) -> Path:
         return self._folder / f"{block[0]}_{block[1]}.points"
-
-
-class BlockArrays:
-    """An array for each block, each in a file of a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        """Make the folder."""
-        self._folder = folder
-        with writing(folder):
-            folder.mkdir(parents=True)
-
-    def keep(self, block: Block, array: np.ndarray) -> None:
-        """Write the array of a block; all are written before any is read.
-
-        Raises:
-            UserError: the system refuses to.
-        """
-        with writing(self._folder):
-            np.save(self._path(block), array)
-
-    def of(self, block: Block) -> np.ndarray | None:
-        """The array of a block; None if it has none."""
-        return _mapped(self._path(block))
-
-    def _path(self, block: Block) -> Path:
-        return self._folder / f"{block[0]}_{block[1]}.npy"
-
-
-@lru_cache(maxsize=32)
-def _mapped(path: Path) -> np.ndarray | None:
-    return np.load(path, mmap_mode="r") if path.exists() else None
 
 
 def groups(columns: np.ndarray, rows: np.ndarray) -> Iterator[tuple[Block, np.ndarray | slice]]:

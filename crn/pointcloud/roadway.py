@@ -1,9 +1,10 @@
-"""The road in a scan: its points by blocks, its levels and its density."""
+"""The road in a scan: its points by blocks, and its density."""
 
 import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,9 @@ from tqdm import tqdm
 
 from crn.errors import UserError
 from crn.pointcloud.las import Scan
-from crn.pointcloud.partition import BLOCK, Block, BlockArrays, Partition, around
+from crn.pointcloud.partition import BLOCK, Block, Partition, around
 from crn.pointcloud.raster import FEWEST_POINTS, PATCH_AREA, densities
-from crn.pointcloud.surface import Road, choose_road, lowest_heights
+from crn.pointcloud.surface import choose_road, lowest_heights
 from crn.pointcloud.vectors import Areas
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ AROUND = 2  # blocks around those of a scan in which its neighbours are read
 _PERCENT = (1.0, 99.0)  # percentiles of intensity that are black and white
 _PATCH = 32  # centimetres on a side, in which two scans are compared
 _LEAST_SHARED = 20.0  # square metres of these, from which on their heights are brought together
+_BLOCKS_HELD = 64  # whose lowest heights are in memory
 _LEAST_AREA = 8  # square metres; less road, with nothing around it, is stray points
 
 
@@ -32,8 +34,7 @@ class Roadway:
     Attributes:
         where: what was read, for messages.
         points: the points of the road, those of neighbours among them.
-        road: the rule that selects them.
-        levels: the `Road.level` of every block.
+        rule: the rule that selects the road, in words.
         own: the blocks in which the scan itself has points of the road.
         density: points per square metre of all patches of the road in these.
         intensities: (65536,), number of its points of the road with each intensity.
@@ -41,8 +42,7 @@ class Roadway:
 
     where: str
     points: Partition
-    road: Road
-    levels: BlockArrays
+    rule: str
     own: tuple[Block, ...]
     density: np.ndarray
     intensities: np.ndarray
@@ -50,7 +50,7 @@ class Roadway:
     @property
     def summary(self) -> str:
         """The area and density of the road, and the rule by which it was found."""
-        return summary(self.density, [self.road.rule])
+        return summary(self.density, [self.rule])
 
 
 def summary(density: np.ndarray, rules: Sequence[str]) -> str:
@@ -84,7 +84,11 @@ def intensity_range(intensities: np.ndarray, where: str) -> tuple[float, float]:
 
 
 def find_road(
-    scan: Scan, areas: Areas | None, folder: Path, neighbours: Sequence[Scan] = ()
+    scan: Scan,
+    areas: Areas | None,
+    folder: Path,
+    neighbours: Sequence[Scan] = (),
+    stored: Path | None = None,
 ) -> Roadway:
     """Read a scan and the points of its neighbours near it, and keep those of the road.
 
@@ -96,19 +100,20 @@ def find_road(
         areas: areas of ``--road``; None: classes or the filter select the road.
         folder: a folder for temporary files.
         neighbours: the scans around it.
+        stored: a file that receives the points of the scan, uncompressed.
 
     Raises:
         UserError: the scan is damaged, it has no road, or the disk is full.
     """
     where = str(scan.path)
     everything, points = Partition(folder / "all"), Partition(folder / "road")
-    levels = BlockArrays(folder / "levels")
-    everything.fill(scan, neighbours, AROUND)
+    everything.fill(scan, neighbours, AROUND, stored)
     road = choose_road(scan.path, everything.classes, areas)
-    lowest = BlockArrays(folder / "lowest")
-    if road.filtered.any():
-        for block in everything.blocks:
-            lowest.keep(block, lowest_heights(everything.points(block)))
+
+    @lru_cache(_BLOCKS_HELD)
+    def lowest(block: Block) -> np.ndarray:
+        return lowest_heights(everything.points(block))
+
     density: dict[Block, np.ndarray] = {}
     counts: dict[Block, int] = {}
     intensities = np.zeros(1 << 16, np.int64)
@@ -119,9 +124,7 @@ def find_road(
         level = None
         if road.filtered.any():
             level = road.level(lowest, block)
-            levels.keep(block, level)
-        source, kind, i, j, z = (records[name] for name in ("source", "kind", *"ijz"))
-        records = records.compress(road.of_road(source, kind, i, j, z, level))
+        records = records.compress(road.of_road(records, level))
         points.add(block, records)
         counts[block] = len(records)
         for each, differences in _higher(records).items():
@@ -130,8 +133,7 @@ def find_road(
         if len(mine):
             density[block] = densities(records)
             intensities += np.bincount(mine, minlength=1 << 16)
-    for name in ("all", "lowest"):
-        shutil.rmtree(folder / name)
+    shutil.rmtree(folder / "all")
     for each, parts in higher.items():
         differences = np.concatenate(parts)
         if len(differences) * (_PATCH / 100) ** 2 >= _LEAST_SHARED:
@@ -153,10 +155,8 @@ def find_road(
             f"{where}: no road was found by {road.rule}, in {count:,} points of class "
             f"{', '.join(map(str, found[:9]))}; give its areas with --road"
         )
-    own = tuple(sorted(density))
-    return Roadway(
-        where, points, road, levels, own, np.concatenate(list(density.values())), intensities
-    )
+    own, each_density = tuple(sorted(density)), np.concatenate(list(density.values()))
+    return Roadway(where, points, road.rule, own, each_density, intensities)
 
 
 def _higher(records: np.ndarray) -> dict[int, np.ndarray]:

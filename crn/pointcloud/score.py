@@ -30,8 +30,8 @@ from crn.pointcloud.folders import publish, working_in
 from crn.pointcloud.joined import join_layers, write_cogs
 from crn.pointcloud.layers import FILES, LAYERS, Grid
 from crn.pointcloud.mosaic import Mosaic, Scorer, score_block
-from crn.pointcloud.paint import name_of_copy, paint, refuse_unfit
-from crn.pointcloud.partition import Block, BlockArrays
+from crn.pointcloud.paint import PointScores, name_of_copy, paint, refuse_unfit
+from crn.pointcloud.partition import Block
 from crn.pointcloud.places import LEAST_AREA
 from crn.pointcloud.raster import CELLS, choose_cell, typical_density
 from crn.pointcloud.results import Wanted, write_results
@@ -232,16 +232,18 @@ def _score_scan(scoring: _Scoring) -> dict[str, Any]:
     with writing(results):
         for file in scoring.files:
             (results / file).parent.mkdir(parents=True, exist_ok=True)
-    roadway = find_road(scan, scoring.areas, scoring.work, scoring.task.neighbours)
+    stored, neighbours = scoring.work / "stored", scoring.task.neighbours
+    roadway = find_road(scan, scoring.areas, scoring.work, neighbours, stored)
     _require_dense(roadway, tiles.cell)
-    scores = BlockArrays(scoring.work / "scores")
+    scores = PointScores(scoring.work / "scores")
     count = 0
 
     def mosaics() -> Iterator[tuple[Block, Mosaic]]:
         nonlocal count
         for block in tqdm(roadway.own, unit="blocks", desc="score", disable=None):
             mosaic = score_block(roadway, block, tiles, scoring.scorer, scoring.ignored)
-            scores.keep(block, mosaic.score)
+            records = roadway.points.points(block)
+            scores.add(records.compress(records["source"] == 0), mosaic.score)
             count += np.count_nonzero(np.isfinite(mosaic.score))
             yield block, mosaic
 
@@ -249,8 +251,8 @@ def _score_scan(scoring: _Scoring) -> dict[str, Any]:
     draw_layers(results, grid, mosaics(), scoring.stem, scoring.scorer.tags)
     if not count:
         raise UserError(f"{scan.path}: no tile is full enough to be scored: {roadway.summary}")
-    copy = results / scoring.copy
-    scored = paint(scan, copy, roadway, scores, tiles.cell, scoring.threshold)
+    path = results / scoring.copy
+    scored = paint(scan, stored, path, scores, scoring.threshold)
     return {
         "points": scan.points,
         "scored": int(scored),

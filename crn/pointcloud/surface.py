@@ -6,13 +6,14 @@ without a kerb for road; given classes or areas are better.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
-from crn.pointcloud.partition import BLOCK, HEIGHT_STEP, SOURCES, Block, BlockArrays
+from crn.pointcloud.partition import BLOCK, HEIGHT_STEP, SOURCES, Block
 from crn.pointcloud.vectors import Areas
 
 log = logging.getLogger(__name__)
@@ -51,11 +52,11 @@ class Road:
     filtered: np.ndarray
     areas: Areas | None = None
 
-    def level(self, lowest: BlockArrays, block: Block) -> np.ndarray:
+    def level(self, lowest: Callable[[Block], np.ndarray], block: Block) -> np.ndarray:
         """The height of the road (S, S) in a block, float32 metres, NaN where there is none.
 
         Args:
-            lowest: `lowest_heights` of all blocks.
+            lowest: gives the `lowest_heights` of any block.
             block: the block.
         """
         heights = _without_strays(lowest, block)
@@ -66,30 +67,19 @@ class Road:
             road = ground & self.areas.burn(block, _MARGIN, CELL, _WIDE)
         return _smoothed(heights, road).astype(np.float32)[_EDGE:-_EDGE, _EDGE:-_EDGE]
 
-    def of_road(
-        self,
-        source: np.ndarray | int,
-        kind: np.ndarray,
-        i: np.ndarray,
-        j: np.ndarray,
-        z: np.ndarray,
-        level: np.ndarray | None,
-    ) -> np.ndarray:
+    def of_road(self, records: np.ndarray, level: np.ndarray | None) -> np.ndarray:
         """Which points (N,) of a block belong to the road.
 
         Args:
-            source: number of their scan: 0, or of a neighbour.
-            kind: their classes.
-            i, j: centimetres from the lower left corner of the block.
-            z: heights in steps of `HEIGHT_STEP`.
-            level: the `level` of the block.
+            records: the points, of `partition.RECORD`.
+            level: the `level` of the block; None if heights decide in no scan.
         """
-        of_class = self.allowed[source, kind]
+        of_class = self.allowed[records["source"], records["kind"]]
         if level is None:
             return of_class
-        above = z * HEIGHT_STEP - level[j // CELL, i // CELL]
+        above = records["z"] * HEIGHT_STEP - level[records["j"] // CELL, records["i"] // CELL]
         near = (above <= ABOVE) & (above >= -BELOW)  # not where the level is NaN
-        return np.where(self.filtered[source], near, of_class)
+        return np.where(self.filtered[records["source"]], near, of_class)
 
 
 def choose_road(path: Path, classes: np.ndarray, areas: Areas | None) -> Road:
@@ -129,15 +119,14 @@ def lowest_heights(records: np.ndarray) -> np.ndarray:
     return np.where(lowest < none, lowest * HEIGHT_STEP, np.inf).reshape(_SIDE, _SIDE)
 
 
-def _without_strays(arrays: BlockArrays, block: Block) -> np.ndarray:
+def _without_strays(heights: Callable[[Block], np.ndarray], block: Block) -> np.ndarray:
     """The lowest heights of a block and its margin, without single points below the road.
 
     These, as by multipath, have nothing as low around them.
     """
     east, north = block
-    empty = np.full((_SIDE, _SIDE), np.inf)
-    blocks = [[arrays.of((east + i, north + j)) for i in (-1, 0, 1)] for j in (-1, 0, 1)]
-    whole = np.block([[empty if each is None else each for each in row] for row in blocks])
+    rows = [[heights((east + i, north + j)) for i in (-1, 0, 1)] for j in (-1, 0, 1)]
+    whole = np.block(rows)
     lowest = whole[_SIDE - _EDGE : 2 * _SIDE + _EDGE, _SIDE - _EDGE : 2 * _SIDE + _EDGE]
     near = ndimage.rank_filter(lowest, _WITHOUT_STRAYS, size=5, mode="nearest")
     with np.errstate(invalid="ignore"):  # of infinite heights

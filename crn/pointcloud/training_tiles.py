@@ -106,7 +106,7 @@ def make_tiles(
         if not roads:
             raise next(iter(failed.values()))
         density = np.concatenate([each.density for each in roads.values()])
-        found = summary(density, [each.road.rule for each in roads.values()])
+        found = summary(density, [each.rule for each in roads.values()])
         where = f"{scans[0].path}{f' and {len(scans) - 1} more' if len(scans) > 1 else ''}"
         log.info("%s", found)
         ends = intensity_range(total, where) if with_intensity else None
