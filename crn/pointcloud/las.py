@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 # This module reports the problems that laspy finds, once.
 logging.getLogger("laspy").setLevel(logging.CRITICAL + 1)
 
-CHUNK = 1_000_000  # points in memory at a time
+CHUNK = 500_000  # points in memory at a time
 COARSEST_HEIGHT = 0.005  # metres; a coarser z shows no damage
 
 _HEADER, _OFFSET_AT, _VLRS_AT = 227, 96, 100  # bytes: its size, and the positions of numbers in it

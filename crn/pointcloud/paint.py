@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from crn.errors import UserError
 from crn.pointcloud.las import CHUNK, Scan, reading
-from crn.pointcloud.partition import BLOCK
+from crn.pointcloud.partition import BLOCK, append
 from crn.system.files import writing, written_whole
 from crn.system.interrupts import ctrl_c_waits
 
@@ -83,8 +83,7 @@ class PointScores:
         scored["score"] = cells[records["j"] // cell, records["i"] // cell]
         numbers = index // CHUNK
         for number in np.unique(numbers):
-            with writing(self._folder), self._path(number).open("ab") as file:
-                file.write(scored[numbers == number].data)
+            append(self._path(number), scored[numbers == number])
 
     def of(self, number: int, count: int) -> np.ndarray:
         """The scores (N,) float32 of the points of a chunk; NaN if they have none."""

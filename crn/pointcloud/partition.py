@@ -28,9 +28,10 @@ SOURCES = 256  # a scan and its neighbours; those beyond are one
 # A point on the border between cells belongs to the upper one, whatever its rounding.
 _BORDER = 1e-3
 _HIGHEST = 2e5  # metres; larger numbers are not heights
+# A point: centimetres from the corner of its block, its scan, and its place in that.
 RECORD = np.dtype(
     {
-        "names": ["i", "j", "z", "intensity", "kind", "source", "index"],  # in its scan
+        "names": ["i", "j", "z", "intensity", "kind", "source", "index"],
         "formats": ["<u2", "<u2", "<i4", "<u2", "u1", "u1", "<u4"],
     }
 )
@@ -78,6 +79,16 @@ def around(blocks: Collection[Block], reach: int) -> set[Block]:
     return {(east + i, north + j) for east, north in blocks for i in steps for j in steps}
 
 
+def append(path: Path, array: np.ndarray) -> None:
+    """Add an array to the end of a file.
+
+    Raises:
+        UserError: the system refuses to.
+    """
+    with writing(path), path.open("ab") as file:
+        file.write(np.ascontiguousarray(array).data)
+
+
 class Partition:
     """The points of all blocks, each block in a file of `RECORD`.
 
@@ -122,8 +133,7 @@ class Partition:
             for points in read_points(scan, None if stored else _NEEDED):
                 self._add(scan, 0, points, done, None)
                 if stored:
-                    with writing(stored), stored.open("ab") as file:
-                        file.write(points.array.data)
+                    append(stored, points.array)
                 done += len(points)
                 bar.update(len(points))
             if not self._blocks:
@@ -183,8 +193,7 @@ class Partition:
         """Add points to a block."""
         if len(records):
             self._blocks.add(block)
-            with writing(self._path(block)), open(self._path(block), "ab") as file:
-                file.write(np.ascontiguousarray(records).data)
+            append(self._path(block), records)
 
     def drop(self, block: Block) -> None:
         """Leave out the points of a block."""
