@@ -374,6 +374,14 @@ def test_a_deep_pothole_is_no_kerb(tmp_path):
     assert road[street.truth == NOT_ROAD].mean() < 0.01
 
 
+def test_pavement_at_the_ends_of_parked_cars_is_no_road(tmp_path):
+    """The street climbs, so that the mean of one side is off."""
+    street = make_street(32, [], seed=1)
+    road = road_points(write_las(tmp_path / "cars.laz", street), tmp_path / "work")
+    assert street.truth[road].all()
+    assert road[street.truth != NOT_ROAD].mean() > 0.99
+
+
 def test_the_street_of_the_demo_has_what_it_says():
     street = small_street()
     road = street.truth != NOT_ROAD

@@ -174,6 +174,15 @@ def _is_above_kerbs(part: np.ndarray, raised: np.ndarray, height: np.ndarray) ->
 
 def _smoothed(lowest: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The height in a mask (S, S), smoothed within it; NaN outside."""
-    weight = ndimage.gaussian_filter(mask.astype(float), 3)
-    total = ndimage.gaussian_filter(np.where(mask, lowest, 0.0), 3)
-    return np.divide(total, weight, where=mask, out=np.full(mask.shape, np.nan))
+    level = np.full(mask.shape, np.nan)
+    places = np.argwhere(mask)
+    if not len(places):
+        return level
+    # Relative to a plane: at the border of the mask, the mean of a slope is off by centimetres.
+    terms = np.column_stack((np.ones(len(places)), places - places.mean(0)))
+    plane = terms @ np.linalg.lstsq(terms, lowest[mask])[0]
+    rest = np.zeros(mask.shape)
+    rest[mask] = lowest[mask] - plane
+    smooth, weight = (ndimage.gaussian_filter(each, 3)[mask] for each in (rest, mask.astype(float)))
+    level[mask] = plane + smooth / weight
+    return level
