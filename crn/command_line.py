@@ -188,11 +188,6 @@ def _check_combinations(options: Options) -> None:
     # Otherwise the checkpoint decides the model.
     if options.run.model_input is None:
         refuse_flags_of_others(options, "model")
-        if options.run.model in UNTRAINED_MODELS and options.pretrained.features is None:
-            raise UserError(
-                f"--model {options.run.model} needs features: leave --recipe out, or give "
-                "--features with the name of a network"
-            )
     if mode != "train" and options.run.model_input is None:
         use = "score with" if mode == "inference" else "write"
         raise UserError(f"--mode {mode} needs --model-input: give the checkpoint to {use}")

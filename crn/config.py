@@ -61,7 +61,8 @@ class Run(OptionGroup, title="what to do"):
         "crn",
         "crn: competitive reconstruction networks; or a baseline: dagan: two autoencoders against "
         "each other; autoencoder: a plain one; features: frozen features of a pretrained network, "
-        "nothing to train (with --recipe pretrained by default)",
+        "nothing to train (with --recipe pretrained by default; with balanced, coarse patches of "
+        "the image)",
         choices=MODELS,
         fixed=ALWAYS,
     )

@@ -327,10 +327,14 @@ def test_features_that_contradict_a_checkpoint(run_main, alone: Path, easy_set, 
     refuse(finished, f"{words[0]} {words[1]} contradicts {alone}")
 
 
-@pytest.mark.parametrize("recipe", ["published", "balanced"])
-def test_a_model_of_features_needs_some(run_main, easy_set: Path, recipe: str) -> None:
-    words = ("--model", "features", "--recipe", recipe)
-    refuse(run_main(*data_of("Panorama", easy_set), *words), "--model features needs features")
+def test_the_coarse_patches_of_the_balanced_recipe_alone(use, tmp_path: Path) -> None:
+    words = ("--model", "features", "--recipe", "balanced", "--cpu", "--imsize", 16)
+    use(*words, "--log-dir", "logs", "--checkpoint-path", "kept")
+    (row,) = read_table(tmp_path / "logs/version_0/metrics.csv")
+    assert float(row["metrics/roc_auc"]) > 0.9
+    state = load(tmp_path / "kept")["state_dict"]
+    assert {name.split(".")[0] for name in state} == {"scorer"}
+    assert state["scorer.patches.mean"].shape == (64, 1, 48)
 
 
 @pytest.mark.parametrize("recipe", ["published", "balanced"])
