@@ -25,7 +25,8 @@ from laspy.point.record import ScaleAwarePointRecord
 from crn.pointcloud.campaign import Workers
 from crn.pointcloud.las import CHUNK
 from crn.pointcloud.score import score_scans
-from crn.pointcloud.street import CRS, SLOPE, make_street
+from crn.pointcloud.street import CRS, make_street
+from crn.pointcloud.street_ground import SLOPE
 from crn.pointcloud.tiles import TileSet
 from crn.pointcloud.training_tiles import make_tiles
 

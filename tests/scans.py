@@ -9,7 +9,8 @@ import rasterio
 
 from crn.pointcloud.layers import layer_path
 from crn.pointcloud.score import score_scans
-from crn.pointcloud.street import CRS, Damage, Street, make_street
+from crn.pointcloud.street import CRS, Street, make_street
+from crn.pointcloud.street_ground import Damage
 from crn.pointcloud.tiles import TileSet
 
 POTHOLE = Damage("pothole", 8.0, -1.4, (0.4,), 0.04)
@@ -78,7 +79,7 @@ def write_las(
 
 
 def run_score(
-    scans: list[Path], out: Path, threshold: float | None = 16.0, tiles: TileSet = TILES, **more
+    scans: list[Path], out: Path, threshold: float | None = 20.0, tiles: TileSet = TILES, **more
 ) -> Depth:
     """Score scans by their depth, as the command does."""
     scorer = Depth()

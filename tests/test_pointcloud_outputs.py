@@ -193,7 +193,7 @@ def test_what_a_killed_run_leaves_is_gone_after_the_next(scan, tmp_path):
 def test_results_of_earlier_runs_are_kept(scan, scored, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(scored, out)
-    run_score([scan], out, 20.0)
+    run_score([scan], out, 30.0)
     for name in RESULTS - {"scans.jsonl"}:
         aside = out / f"{Path(name).stem}-v1{Path(name).suffix}"
         before = (scored / name).read_bytes()
