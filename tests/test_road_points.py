@@ -21,8 +21,9 @@ def test_the_table(run_python, tmp_path):
     damaged = make_street(16, damages, seed=1)
     write_scan(demo / "damaged.laz", damaged)
     write_truth(demo / "damages.gpkg", damaged)
-    for number in (2, 3):
-        write_scan(demo / f"sound_{number}.laz", make_street(16, [], seed=number))
+    # The second has a gully, which the first has not.
+    for name, seed in (("sound_2", 2), ("sound_3", 10)):
+        write_scan(demo / f"{name}.laz", make_street(16, [], seed=seed))
     words = ("-m", "benchmarks.road_points", demo, tmp_path / "heights-1", "--heights")
     finished = run_python(*words, cwd=tmp_path)
     assert finished.returncode == 0, finished.stderr
@@ -34,4 +35,4 @@ def test_the_table(run_python, tmp_path):
     assert ranks[0] > 0.95
     assert ranks[0] > ranks[3] > min(ranks[1:3]) > 0.5
     assert found[0] == 1
-    assert found[3] in [round(count / LENGTH * 100, 1) for count in range(9)]
+    assert found[3] in [round(count / LENGTH * 100, 1) for count in range(1, 9)]
