@@ -41,12 +41,13 @@ class Heights:
         return abs(gaussian_filter(mm, (0, deviation, deviation)))
 
 
-def score_heights(demo: Path, folder: Path) -> None:
+def score_heights(demo: Path, folder: Path, ignore: Path | None) -> None:
     """Score the demo's scans by their heights, as the program does it by a model."""
     tiles, threshold = TileSet(4, intensity=False), None
     for name in ("sound_2", "sound_3", "damaged"):
         out = folder / name
-        score_scans([demo / f"{name}.laz"], out, tiles, Heights(), threshold=threshold)
+        scan = demo / f"{name}.laz"
+        score_scans([scan], out, tiles, Heights(), threshold=threshold, ignore=ignore)
         if threshold is None:
             threshold, _ = sound_threshold(out, Heights.tags, FALSE_PLACES, LEAST_AREA)
 
@@ -90,9 +91,10 @@ def main() -> None:
     parser.add_argument("demo", type=Path, help="what pointcloud.py demo has written")
     parser.add_argument("results", type=Path, nargs="+")
     parser.add_argument("--heights", action="store_true", help="first make the last of RESULTS")
+    parser.add_argument("--ignore", type=Path, help="with --heights: as in pointcloud.py")
     options = parser.parse_args()
     if options.heights:
-        score_heights(options.demo, options.results[-1])
+        score_heights(options.demo, options.results[-1], options.ignore)
     truth = geopandas.read_file(options.demo / PLACES_FILE)
     groups: dict[str, list[Path]] = {}
     for folder in options.results:

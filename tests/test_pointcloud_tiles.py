@@ -418,6 +418,7 @@ def test_sound_road_is_not_even():
     manholes = [each for each in ground.covers if each.kind == "manhole" and each.u < 31]
     assert len(manholes) == 2
     for each in manholes:
+        assert any(np.allclose(corners.mean(0), (each.u, each.v)) for corners in street.covers)
         away = np.hypot(u - each.u, v - each.v)
         assert is_metal[away < 0.25].mean() > 0.95
         assert level(abs(away - 0.3) < 0.01) - level(away < 0.25) == pytest.approx(-10, abs=3)

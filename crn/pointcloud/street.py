@@ -4,6 +4,7 @@ Its `Ground` is scanned in two passes, each with its own scan lines, height erro
 cars and posts stand on it; behind a car the ground is hidden.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,7 @@ class Street:
         seconds: (N,) float64.
         damages: its damages.
         outlines: corners of each damage on the map, (n, 2).
+        covers: corners of each manhole and gully on the map, (n, 2).
     """
 
     xyz: np.ndarray
@@ -53,6 +55,7 @@ class Street:
     seconds: np.ndarray
     damages: tuple[Damage, ...]
     outlines: tuple[np.ndarray, ...]
+    covers: tuple[np.ndarray, ...] = ()
 
 
 def make_street(
@@ -80,10 +83,12 @@ def make_street(
     u, v, z, intensity, truth, seconds = (np.concatenate(each) for each in zip(*parts, strict=True))
     forward = turned(np.radians(angle))
     xy = np.stack((u, v), 1) @ forward + place[:2]
-    corners = (shapely.get_coordinates(each.outline)[:-1] for each in damages)
-    outlines = tuple(each @ forward + place[:2] for each in corners)
+    outlines, covers = (
+        tuple(shapely.get_coordinates(each.outline)[:-1] @ forward + place[:2] for each in parts)
+        for parts in (damages, [each for each in ground.covers if each.u < length])
+    )
     xyz = np.column_stack((xy, z + place[2]))
-    return Street(xyz, intensity, truth, seconds, tuple(damages), outlines)
+    return Street(xyz, intensity, truth, seconds, tuple(damages), outlines, covers)
 
 
 def _scan(
@@ -199,3 +204,13 @@ def write_truth(path: Path, street: Street) -> None:
     }
     shapes = [shapely.Polygon(corners) for corners in street.outlines]
     write_layer(path, "truth", geopandas.GeoDataFrame(columns, geometry=shapes, crs=CRS))
+
+
+def write_covers(path: Path, streets: Sequence[Street]) -> None:
+    """Write the outlines of manholes and gullies as a GeoPackage, as a city's register has them.
+
+    Raises:
+        UserError: the system refuses to write it.
+    """
+    shapes = [shapely.Polygon(corners) for street in streets for corners in street.covers]
+    write_layer(path, "covers", geopandas.GeoDataFrame(geometry=shapes, crs=CRS))

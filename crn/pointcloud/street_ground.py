@@ -72,6 +72,14 @@ class Cover:
     v: float
     proud: float
 
+    @property
+    def outline(self) -> shapely.Polygon:
+        """Its border in u and v."""
+        if self.kind == "manhole":
+            return shapely.Point(self.u, self.v).buffer(_FRAME)
+        long, wide = _GRATE
+        return shapely.box(self.u - long, self.v - wide, self.u + long, self.v + wide)
+
 
 def some_damages(rng: Generator, length: float) -> list[Damage]:
     """Potholes, patches and cracks in turn, one every four metres."""
