@@ -136,7 +136,7 @@ def copy_in_a_process(folder: Path, file_size: int) -> int:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
 
     @program("pointcloud.py")
-    def main() -> int:
+    def main(_: list[str]) -> int:
         joined.draw_layers = draw_then_limit
         grid = Grid.around([(0, 0)], 8, 1.0, None)
         noise = np.random.default_rng(0).normal(0, 1, (3, 320, 320)).astype("f4")
