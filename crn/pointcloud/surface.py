@@ -125,8 +125,7 @@ def _without_strays(heights: Callable[[Block], np.ndarray], block: Block) -> np.
     These, as by multipath, have nothing as low around them.
     """
     east, north = block
-    rows = [[heights((east + i, north + j)) for i in (-1, 0, 1)] for j in (-1, 0, 1)]
-    whole = np.block(rows)
+    whole = np.block([[heights((east + i, north + j)) for i in (-1, 0, 1)] for j in (-1, 0, 1)])
     lowest = whole[_SIDE - _EDGE : 2 * _SIDE + _EDGE, _SIDE - _EDGE : 2 * _SIDE + _EDGE]
     near = ndimage.rank_filter(lowest, _WITHOUT_STRAYS, size=5, mode="nearest")
     with np.errstate(invalid="ignore"):  # of infinite heights
