@@ -376,7 +376,7 @@ def test_a_deep_pothole_is_no_kerb(tmp_path):
     assert road[street.truth == NOT_ROAD].mean() < 0.01
 
 
-def test_pavement_at_the_ends_of_parked_cars_is_no_road(tmp_path):
+def test_pavement_beside_parked_cars_is_not_road(tmp_path):
     """The street climbs, so that the mean of one side is off."""
     street = make_street(32, [], seed=1)
     road = road_points(write_las(tmp_path / "cars.laz", street), tmp_path / "work")
