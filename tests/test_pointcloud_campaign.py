@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+geopandas = pytest.importorskip("geopandas")
 laspy = pytest.importorskip("laspy")
 pytest.importorskip("rasterio")
 
@@ -336,21 +337,40 @@ def found_road(path: Path, tmp_path: Path) -> np.ndarray:
     return np.isfinite(scores(tmp_path / "out" / path.name))
 
 
-@pytest.mark.parametrize("count", [1, 3, 10, 30, 110])
-def test_points_below_the_road_cost_nothing(street, whole, tmp_path, count):
-    """By multipath, 0.3 to 2 m deep, and not classified."""
+def with_multipath(street: Street, count: int) -> tuple[Street, np.ndarray]:
+    """The street with points 0.3 to 2 m below the road, and which these are."""
     chance = np.random.default_rng(count)
     which = chance.choice(np.flatnonzero(street.truth != NOT_ROAD), count, replace=False)
     xyz = street.xyz.copy()
     xyz[which, 2] -= chance.uniform(0.3, 2, count)
-    path = write_las(tmp_path / "a.laz", replace(street, xyz=xyz))
-    road = found_road(path, tmp_path)
+    return replace(street, xyz=xyz), which
+
+
+@pytest.mark.parametrize("count", [1, 3, 10, 30, 110])
+def test_points_below_the_road_cost_nothing(street, whole, tmp_path, count):
+    strayed, which = with_multipath(street, count)
+    road = found_road(write_las(tmp_path / "a.laz", strayed), tmp_path)
     expected = np.isfinite(scores(whole / "whole.laz"))
     assert road[expected].mean() > 0.998
     assert road[~expected].mean() < 0.002
     assert not road[which].any()
     hot = scores(tmp_path / "out/a.laz") > 16
     assert hot.sum() == pytest.approx((scores(whole / "whole.laz") > 16).sum(), rel=0.02)
+
+
+@pytest.mark.parametrize("count", [1, 10, 110])
+def test_points_below_the_road_that_are_classified_as_ground_are_no_damage(street, tmp_path, count):
+    kinds = np.where(street.truth == NOT_ROAD, 1, 2)
+    for name, each in (("sound", street), ("strayed", with_multipath(street, count)[0])):
+        path = write_las(tmp_path / f"{name}.laz", each, classification=kinds)
+        run_score([path], tmp_path / name)
+    sound, strayed = (scores(tmp_path / name / f"{name}.laz") for name in ("sound", "strayed"))
+    assert (strayed > 16).sum() == pytest.approx((sound > 16).sum(), rel=0.02)
+    depths = [
+        geopandas.read_file(tmp_path / name / "damages.gpkg", layer="places")["depth_mm"]
+        for name in ("sound", "strayed")
+    ]
+    assert depths[1].to_list() == pytest.approx(depths[0].to_list(), abs=2)
 
 
 def test_a_stray_point_far_away_is_left_out(street, tmp_path, caplog):

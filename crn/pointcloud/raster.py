@@ -12,6 +12,10 @@ from crn.pointcloud.partition import BLOCK, HEIGHT_STEP, Block, Partition
 CELLS = {1: 8000, 2: 2000, 4: 500, 8: 125}
 FEWEST_POINTS = 100  # per square metre
 
+_FAR = 0.15  # metres from the mean height around; such a cell with few others near it is a stray
+_AROUND = 32  # centimetres on a side of the squares of that mean
+_FEWEST_FAR = 5  # in squares of five by five cells; holes have more
+
 _PATCH = 80  # centimetres on a side, over which densities are counted
 PATCH_AREA = (_PATCH / 100) ** 2  # square metres
 
@@ -63,8 +67,29 @@ def rasterise(partition: Partition, block: Block, margin: int, cell: int, max_ga
         height /= count
         intensity /= count
     raster = Raster(count > 0, height, intensity.astype(np.float32))
+    _drop_strays(raster, _AROUND // cell)
     _fill_gaps(raster, max(1.0, max_gap * 100 / cell))
     return raster
+
+
+def _drop_strays(raster: Raster, size: int) -> None:
+    """Leave out single cells far from the road, such as multipath that was classified as ground.
+
+    Args:
+        raster: before gaps are filled.
+        size: cells on a side of the squares around whose mean heights are compared.
+    """
+    squares = len(raster.height) // size
+    shape = squares, size, squares, size
+    known = np.maximum(1, raster.measured.reshape(shape).sum((1, 3), keepdims=True))
+    height = np.where(raster.measured, raster.height, 0.0).reshape(shape)
+    mean = height.sum((1, 3), keepdims=True) / known
+    far = (abs(height - mean) > _FAR).reshape(raster.height.shape) & raster.measured
+    if far.any():
+        near = ndimage.convolve(far.astype(np.uint8), np.ones((5, 5), np.uint8), mode="constant")
+        strays = far & (near < _FEWEST_FAR)
+        raster.measured[strays] = False
+        raster.height[strays] = raster.intensity[strays] = np.nan
 
 
 def _fill_gaps(raster: Raster, reach: float) -> None:
