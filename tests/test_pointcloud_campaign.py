@@ -337,6 +337,14 @@ def found_road(path: Path, tmp_path: Path) -> np.ndarray:
     return np.isfinite(scores(tmp_path / "out" / path.name))
 
 
+def test_earlier_results_that_do_not_fit_are_refused_before_scoring(campaign, whole, tmp_path):
+    with pytest.raises(UserError, match="its cells are of 4 cm, those of this model of 8 cm"):
+        run_score(
+            [campaign / "whole.laz"], tmp_path / "out", tiles=replace(TILES, cell=8), against=whole
+        )
+    assert not (tmp_path / "out").exists()
+
+
 def with_multipath(street: Street, count: int) -> tuple[Street, np.ndarray]:
     """The street with points 0.3 to 2 m below the road, and which these are."""
     chance = np.random.default_rng(count)

@@ -336,8 +336,16 @@ def test_surveys_that_cannot_be_compared(road, tmp_path):
     listed = survey(tmp_path / "listed", HOLES, threshold=None)
     with pytest.raises(UserError, match="score that survey with a threshold"):
         Earlier.read(listed)
-    with pytest.raises(UserError, match="the system differ"):
-        survey(tmp_path / "out", HOLES, crs="EPSG:25833", earlier=Earlier.read(road))
+    earlier = Earlier.read(road)
+    renamed = pyproj.CRS(CRS).to_wkt().replace("ETRS89 / UTM zone 32N", "UTM32")
+    for same in (CRS, f"{CRS}+7837", renamed):
+        earlier.require_same_grid(4, pyproj.CRS(same))
+    with pytest.raises(UserError, match=r"its cells are of 4 cm, those of this model of 2 cm"):
+        earlier.require_same_grid(2, pyproj.CRS(CRS))
+    with pytest.raises(UserError, match=r"is ETRS89 / UTM zone 32N, here it is ETRS89 .* 33N"):
+        earlier.require_same_grid(4, pyproj.CRS("EPSG:25833"))
+    with pytest.raises(UserError, match="here it is none"):
+        earlier.require_same_grid(4, None)
 
 
 def test_the_threshold_of_a_sound_road(tmp_path):

@@ -149,6 +149,8 @@ def score_scans(
     ignored = read_areas(ignore, "--ignore", scans, IGNORED)
     axes = None if axis is None else named_axes(read_shapes(axis, "--axis", scans))
     earlier = None if against is None else Earlier.read(against)
+    if earlier:
+        earlier.require_same_grid(tiles.cell, scans[0].crs)
     wanted = Wanted(threshold, threshold_source, least_area, axes, earlier, cog)
     copies = _names_of_copies(tasks, out)
     require_writable_folder(out, "--out")

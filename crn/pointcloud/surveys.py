@@ -12,11 +12,13 @@ from typing import Any
 
 import geopandas
 import numpy as np
+import pyproj
 import rasterio
 import shapely
 from rasterio.mask import mask
 
 from crn.errors import UserError
+from crn.pointcloud.crs import same_on_the_map
 from crn.pointcloud.drawing import draw_layers
 from crn.pointcloud.layers import GDAL, Grid, grid_of, layer_path
 from crn.pointcloud.partition import Block
@@ -58,6 +60,26 @@ class Earlier:
             )
         return cls(folder, grid, blocks, geopandas.read_file(folder / PLACES_FILE, layer="places"))
 
+    def require_same_grid(self, cell: int, crs: pyproj.CRS | None) -> None:
+        """Refuse results whose layers do not fit those of the later survey.
+
+        Args:
+            cell: side of a cell there, in centimetres.
+            crs: its coordinate reference system; None if unknown.
+
+        Raises:
+            UserError: the cells or the systems differ.
+        """
+        if self.grid.cell != cell:
+            raise UserError(
+                f"--against {self.folder}: its cells are of {self.grid.cell} cm, those of this "
+                f"model of {cell} cm; score that survey with this model"
+            )
+        systems = [each for each in (self.grid.crs, crs) if each is not None]
+        if len(systems) == 1 or (systems and not same_on_the_map(*systems)):
+            there, here = (each.name if each else "none" for each in (self.grid.crs, crs))
+            raise UserError(f"--against {self.folder}: its system is {there}, here it is {here}")
+
 
 def compare(
     folder: Path,
@@ -80,17 +102,8 @@ def compare(
         places that have been repaired.
 
     Raises:
-        UserError: the surveys cannot be compared, or the system refuses to write.
+        UserError: it is of another road, or the system refuses to write.
     """
-    for what, theirs, ours in (
-        ("cells in cm", earlier.grid.cell, grid.cell),
-        ("the system", earlier.grid.crs, grid.crs),
-    ):
-        if theirs != ours:
-            there, here = (getattr(each, "name", each) for each in (theirs, ours))
-            raise UserError(
-                f"--against {earlier.folder}: {what} differ: {there} there, {here} here"
-            )
     shared = [each for each in blocks if each in earlier.blocks]
     if not shared:
         raise UserError(f"--against {earlier.folder}: is of another road")
