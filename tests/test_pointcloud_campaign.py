@@ -17,7 +17,7 @@ geopandas = pytest.importorskip("geopandas")
 laspy = pytest.importorskip("laspy")
 pytest.importorskip("rasterio")
 
-from scans import TILES, Depth, run_score, small_street, write_las  # noqa: E402
+from scans import POTHOLE, TILES, Depth, run_score, small_street, write_las  # noqa: E402
 from victims import Victim  # noqa: E402
 
 import pointcloud  # noqa: E402
@@ -379,6 +379,15 @@ def test_points_below_the_road_that_are_classified_as_ground_are_no_damage(stree
         for name in ("sound", "strayed")
     ]
     assert depths[1].to_list() == pytest.approx(depths[0].to_list(), abs=2)
+
+
+def test_a_hole_deeper_than_stray_points_stays(tmp_path):
+    street = make_street(16, [replace(POTHOLE, depth=0.25)], seed=3)
+    kinds = np.where(street.truth == NOT_ROAD, 1, 2)
+    run_score([write_las(tmp_path / "a.laz", street, classification=kinds)], tmp_path / "out")
+    (place,) = geopandas.read_file(tmp_path / "out/damages.gpkg", layer="places").itertuples()
+    assert place.depth_mm == pytest.approx(250, abs=15)
+    assert place.area_m2 == pytest.approx(np.pi * POTHOLE.size[0] ** 2, rel=0.2)
 
 
 def test_a_stray_point_far_away_is_left_out(street, tmp_path, caplog):

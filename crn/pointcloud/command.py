@@ -12,6 +12,7 @@ from typing import Any
 
 from crn.config import PAIRS, SCORES
 from crn.pointcloud.campaign import Workers
+from crn.pointcloud.places import LEAST_AREA
 from crn.pointcloud.raster import CELLS
 from crn.pointcloud.tiles import read_tile_set
 from crn.system.program import Parser, PrintableLines, typed_path, whole_number
@@ -179,8 +180,8 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
     )
     false = "places per 100 m of the sound road that may be above the threshold (default: 1)"
     add("--false-places", type=_number(0), default=1.0, metavar="NUMBER", help=false)
-    least = "smallest place in square metres (default: 0.02)"
-    add("--least-area", type=_number(0), default=0.02, metavar="M2", help=least)
+    least = f"smallest place in square metres (default: {LEAST_AREA:g})"
+    add("--least-area", type=_number(0), default=LEAST_AREA, metavar="M2", help=least)
     add("--axis", help="axes of the roads, as lines: places get stations, tables rows", **_FILE)
     earlier = "results of an earlier survey: places are new, grown, unchanged or repaired"
     add("--against", type=typed_path, metavar="DIR", help=earlier)
