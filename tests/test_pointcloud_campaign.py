@@ -22,7 +22,8 @@ from victims import Victim  # noqa: E402
 
 import pointcloud  # noqa: E402
 from crn.errors import UserError  # noqa: E402
-from crn.pointcloud.campaign import Workers, find_files, tasks_of  # noqa: E402
+from crn.pointcloud import score  # noqa: E402
+from crn.pointcloud.campaign import Workers, find_files, run_tasks, tasks_of  # noqa: E402
 from crn.pointcloud.command import run_pointcloud  # noqa: E402
 from crn.pointcloud.las import check_scans  # noqa: E402
 from crn.pointcloud.street import CRS, Street, make_street  # noqa: E402
@@ -337,6 +338,18 @@ def found_road(path: Path, tmp_path: Path) -> np.ndarray:
     return np.isfinite(scores(tmp_path / "out" / path.name))
 
 
+def test_the_page_names_scans_in_their_order_whichever_ends_first(campaign, tmp_path, monkeypatch):
+    def last_first(*arguments):
+        return reversed(list(run_tasks(*arguments)))
+
+    monkeypatch.setattr(score, "run_tasks", last_first)
+    run_score([campaign / "days"], tmp_path / "out")
+    entries = [json.loads(line)["name"] for line in (tmp_path / "out/scans.jsonl").open()]
+    assert entries == ["two/new.laz", "one/new.laz"]
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert page.index("one/<wbr>new.laz") < page.index("two/<wbr>new.laz")
+
+
 def test_earlier_results_that_do_not_fit_are_refused_before_scoring(campaign, whole, tmp_path):
     with pytest.raises(UserError, match="its cells are of 4 cm, those of this model of 8 cm"):
         run_score(
@@ -382,11 +395,11 @@ def test_points_below_the_road_that_are_classified_as_ground_are_no_damage(stree
 
 
 def test_a_hole_deeper_than_stray_points_stays(tmp_path):
-    street = make_street(16, [replace(POTHOLE, depth=0.25)], seed=3)
+    street = make_street(16, [replace(POTHOLE, depth=0.6)], seed=3)
     kinds = np.where(street.truth == NOT_ROAD, 1, 2)
     run_score([write_las(tmp_path / "a.laz", street, classification=kinds)], tmp_path / "out")
     (place,) = geopandas.read_file(tmp_path / "out/damages.gpkg", layer="places").itertuples()
-    assert place.depth_mm == pytest.approx(250, abs=15)
+    assert place.depth_mm == pytest.approx(600, abs=15)
     assert place.area_m2 == pytest.approx(np.pi * POTHOLE.size[0] ** 2, rel=0.2)
 
 

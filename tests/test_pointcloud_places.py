@@ -195,6 +195,7 @@ def test_several_scans_are_joined(tmp_path):
     blocks = {(0, 0): 0, (1, 0): 0, (1, 1): 1}
     cells = {each: chance.normal(0, 1, (3, SIDE, SIDE)).astype("f4") for each in blocks}
     cells[1, 0][:, :100] = np.nan
+    cells[1, 1] += 3  # means that differ count in the deviation of both
     stems = []
     (tmp_path / "day1").mkdir()
     for number in (0, 1):
